@@ -1,0 +1,97 @@
+"""Frozen sections: what the user asked, before anything is resolved. None means "decide for me".
+
+Every field is a command-line flag of the same name (``max_model_len`` -> ``--max-model-len``), a keyword of ``LLM``,
+and a line of the generated flag reference; its ``flag`` metadata is the only description. Sections do not inherit
+from each other, and nobody writes to them after construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def flag(default: Any, text: str, *, choices: tuple[str, ...] = (), env: str = "", size: bool = False) -> Any:
+    """A configuration field. ``env`` names an environment variable that gives the default; ``size`` fields take
+    bytes or a string such as "4GiB"."""
+    return field(default=default, metadata={"help": text, "choices": choices, "env": env, "size": size})
+
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Which model, and how it presents itself."""
+
+    model: str = flag("smollm2", "Bundle name, local directory, local .gguf file, or hub id.")
+    tokenizer: str | None = flag(None, "Directory or hub id of another tokenizer than the model's own.")
+    revision: str | None = flag(None, "Branch, tag or commit of a hub id.")
+    load_format: str = flag(
+        "auto",
+        "Where weights come from; dummy builds random ones from the configuration alone.",
+        choices=("auto", "safetensors", "gguf", "dummy"),
+    )
+    dtype: str = flag("auto", "Type of activations and of unquantized weights.", choices=DTYPES)
+    max_model_len: int | None = flag(None, "Longest prompt plus output, in tokens. Default: what the model declares.")
+    served_model_name: tuple[str, ...] = flag((), "Names that requests may use for the model; the first is shown.")
+    generation_config: str = flag(
+        "auto", "Sampling defaults: auto reads generation_config.json, none ignores it.", choices=("auto", "none")
+    )
+    chat_template: str | None = flag(None, "File with a Jinja chat template to use instead of the model's own.")
+    seed: int = flag(0, "Seed of dummy weights and of requests that bring none.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """The KV cache."""
+
+    kv_cache_memory: int | None = flag(None, "Memory for KV blocks, e.g. 4GiB. Default: from the memory plan.", size=True)
+    block_size: int | None = flag(None, "Tokens per KV block. Default: what the attention backend prefers.")
+    enable_prefix_caching: bool = flag(True, "Reuse KV blocks of requests that begin with the same tokens.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """How steps are filled."""
+
+    max_num_seqs: int | None = flag(None, "Most requests in one step. Default: chosen for the platform.")
+    max_num_batched_tokens: int | None = flag(None, "Token budget of one step. Default: chosen for the platform.")
+    scheduling_policy: str = flag("fcfs", "Order of waiting requests.", choices=("fcfs", "priority"))
+    async_depth: int = flag(2, "Plans in flight; 1 plans a step only after the one before it has finished.")
+    check_integrity: bool = flag(False, "Check the core's invariants after every step (slow; for debugging).")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendConfig:
+    """Named backends never fall back: they run or the start fails with their reasons."""
+
+    attention_backend: str | None = flag(None, "Attention backend by name; `penstock explain` lists them.")
+    linear_backend: str | None = flag(None, "Linear method by name, for every scheme it can run.")
+    threads: int | None = flag(None, "CPU threads for kernels. Default: the cores this process may use.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """The HTTP server."""
+
+    host: str = flag("127.0.0.1", "Address to listen on.")
+    port: int = flag(8000, "Port to listen on; 0 takes a free one.")
+    api_key: tuple[str, ...] = flag((), "Keys that clients must present; repeatable.", env="PENSTOCK_API_KEY")
+    cors_origins: tuple[str, ...] = flag((), "Origins allowed by CORS; repeatable, * allows all.")
+    max_request_bytes: int = flag(32 << 20, "Largest request body.", size=True)
+    max_queue: int = flag(1024, "Open requests beyond which new ones get 429.")
+    max_n: int = flag(128, "Largest n of one request.")
+    request_timeout: float | None = flag(None, "Seconds after which a request ends with a deadline error.")
+    drain_timeout: float = flag(30.0, "Seconds that SIGTERM waits for open requests.")
+    metrics_prefix: str = flag("penstock", "Prefix of metric names; vllm serves existing dashboards.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """All sections an engine needs. ``ServerConfig`` stays apart: an engine does not know that it is served."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    backend: BackendConfig = field(default_factory=BackendConfig)

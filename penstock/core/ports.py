@@ -1,0 +1,91 @@
+"""Protocols that the core needs from outside: an executor, a clock, an output channel, and KV beyond the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Protocol
+
+from penstock.types.control import ControlCommand, ControlReply
+from penstock.types.kv import BlockHash, KvCapacity
+from penstock.types.output import OutputBatch
+from penstock.types.plan import StepPlan
+from penstock.types.result import StepResult
+
+
+class StepHandle(Protocol):
+    """One step in flight."""
+
+    def masks(self, rows: Sequence[int], bitmasks: Sequence[bytes]) -> None:
+        """Deliver the token masks of ``plan.masked_rows``: one bit per token id, little-endian 32-bit words.
+
+        Called at most once, before ``result``; the forward does not wait for it, the sampler does.
+        """
+
+    def done(self) -> bool:
+        """True when ``result`` will not block."""
+
+    def result(self) -> StepResult:
+        """Block until the step is finished. Raises EngineDeadError when the executor cannot go on."""
+
+
+class Executor(Protocol):
+    """Runs plans, strictly in order, with up to ``depth`` of them in flight. Called from one thread."""
+
+    @property
+    def depth(self) -> int:
+        """How many plans may be in flight; at least 1."""
+
+    def start(self) -> KvCapacity:
+        """Load, allocate, warm up. Called once, first. Blocks until ready."""
+
+    def step(self, plan: StepPlan) -> StepHandle:
+        """Enqueue one plan and return at once."""
+
+    def control(self, command: ControlCommand) -> ControlReply:
+        """Carry out a command between steps; called only while no plan is in flight."""
+
+    def health(self) -> str:
+        """An empty string when well, else a sentence that says what is wrong."""
+
+    def stop(self) -> None:
+        """Release everything. Idempotent; never raises."""
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+
+class OutputChannel(Protocol):
+    def emit(self, batch: OutputBatch) -> None:
+        """Hand a batch to the frontends; must not block for long."""
+
+
+class Lookup(Enum):
+    HIT = "hit"
+    MISS = "miss"
+    LATER = "later"  # a tier is being asked; ask again in a later step
+
+
+class KvTier(Protocol):
+    """KV outside the device blocks, addressed by block hash (offload tiers, remote caches).
+
+    Two-phase: every ``prepare_*`` is followed by exactly one ``complete_*``, also on abort. Prepared blocks stay.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def lookup(self, group: int, block_hash: BlockHash) -> Lookup:
+        """Free of side effects on contents."""
+
+    def prepare_load(self, group: int, block_hashes: Sequence[BlockHash]) -> bool:
+        """Pin blocks that were hits; False when one has gone meanwhile."""
+
+    def complete_load(self, group: int, block_hashes: Sequence[BlockHash]) -> None: ...
+
+    def prepare_store(self, group: int, block_hashes: Sequence[BlockHash]) -> tuple[BlockHash, ...]:
+        """Reserve room; answer those that must be copied (others are present, or there is no room)."""
+
+    def complete_store(self, group: int, block_hashes: Sequence[BlockHash], ok: bool) -> None: ...

@@ -1,0 +1,1 @@
+"""Quantized weights: canonical schemes, the formats that are converted to them, and the methods that run them."""

@@ -1,0 +1,53 @@
+"""LinearMethod: the contract between a linear layer and whatever multiplies its weight.
+
+Order of calls: the oracle asks ``can_run`` (facts and shapes only), the layer calls ``prepare`` once after its weight
+record is loaded (the only place for repacking and for dense copies), then ``apply`` in every forward. Methods are
+stateless: all that a weight needs lives in what ``prepare`` returned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from penstock.quantization.schemes import WeightRecord, WeightScheme
+from penstock.types.decision import Verdict
+from penstock.types.facts import PlatformFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearSpec:
+    """One kind of weight to multiply with. ``dtype`` is the activations' torch dtype name, e.g. "bfloat16"."""
+
+    scheme: WeightScheme
+    out_features: int
+    in_features: int
+    dtype: str
+    platform: PlatformFacts
+
+
+class PreparedWeight(Protocol):
+    """A weight in the layout that its method wants; ``nbytes`` is its whole memory, for the memory report."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class LinearMethod(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def can_run(self, spec: LinearSpec, /) -> Verdict: ...
+
+    def prepared_bytes(self, spec: LinearSpec) -> int:
+        """What ``prepare`` will keep in memory, known before anything is loaded."""
+
+    def prepare(self, record: WeightRecord, spec: LinearSpec) -> PreparedWeight: ...
+
+    def apply(self, prepared: PreparedWeight, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """x [rows, in_features] -> [rows, out_features], both in the spec's dtype; accumulates in float32."""
+
+    def embed(self, prepared: PreparedWeight, token_ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the weight, dequantized: token_ids [n] -> [n, in_features] (tied embeddings share the weight)."""

@@ -1,0 +1,56 @@
+"""What is, not what is wanted: facts about a model's files and about a machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """Read from a model's files without loading weights.
+
+    ``identity`` is a stable digest of the model's content description (config, tensor index, sizes): part of every
+    KV block hash. ``weight_schemes`` maps a canonical scheme name to the bytes stored in it.
+    """
+
+    name: str
+    source: str  # where the files are
+    format: str  # "safetensors", "gguf", "dummy", "mock"
+    architecture: str  # as the checkpoint says
+    family: str  # name of the module in models/, "" for the mock
+    identity: str
+    num_parameters: int
+    weight_bytes: int
+    weight_schemes: dict[str, int] = field(default_factory=dict)
+    num_layers: int = 0
+    hidden_size: int = 0
+    num_heads: int = 0
+    num_kv_heads: int = 0
+    head_dim: int = 0
+    vocab_size: int = 0
+    max_position: int = 0  # context length that the checkpoint declares
+    dtype: str = "float32"  # that the checkpoint declares, or the nearest to its quantized form
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceleratorFacts:
+    name: str
+    kind: str  # "cuda", "rocm"
+    capability: str  # "9.0", "gfx942"
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformFacts:
+    """One machine as seen by ``platforms.probe``, or a recorded one. Sizes in bytes."""
+
+    name: str  # "cpu", "cuda"
+    machine: str  # "x86_64", "aarch64"
+    cpu_model: str = ""
+    num_cores: int = 1  # that this process may use
+    instruction_sets: tuple[str, ...] = ()  # "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", ...
+    memory_bytes: int = 0  # limit of this process: the smaller of physical memory and the cgroup's limit
+    memory_available_bytes: int = 0
+    accelerators: tuple[AcceleratorFacts, ...] = ()
+    libraries: dict[str, str] = field(default_factory=dict)  # distribution name -> version, only installed ones
+    python: str = ""

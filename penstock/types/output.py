@@ -1,0 +1,80 @@
+"""What the engine core tells a frontend: token updates and, exactly once per request, a terminal message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from penstock.types.result import TokenLogprobs
+
+
+class FinishReason(Enum):
+    STOP = "stop"  # a stop token; stop strings are the frontend's business
+    LENGTH = "length"  # max_tokens or the context length
+    ABORT = "abort"  # the client asked
+    ERROR = "error"  # see Terminal.failure
+
+
+class FailureKind(Enum):
+    INTERNAL = "internal"
+    DEADLINE = "deadline"  # the request's deadline passed
+    TOO_LONG = "too_long"  # does not fit the KV cache even alone, or the model's context
+    ENGINE_DEAD = "engine_dead"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUpdate:
+    """New tokens of one request, in order. ``logprobs`` is empty or has one entry per token."""
+
+    request_id: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # positions 1.., in order, possibly over several updates
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """The last message of a request. Nothing follows it.
+
+    ``stop_token_id`` is set when a stop token ended the request (the token is part of the last update).
+    Times are ``time.monotonic()`` seconds: arrival, first admission, first token, end (0.0: never happened).
+    """
+
+    request_id: int
+    reason: FinishReason
+    failure: FailureKind | None = None
+    message: str = ""
+    stop_token_id: int | None = None
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    num_cached_tokens: int = 0  # prompt tokens served by the prefix cache at first admission
+    num_preemptions: int = 0
+    arrived: float = 0.0
+    admitted: float = 0.0
+    first_token: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Gauges at one moment and counters since start, from the core."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_held: int = 0  # waiting for KV, or finished and held by a transfer
+    kv_usage: float = 0.0  # share of blocks in use by requests, of the fullest pool
+    prefix_query_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    num_preemptions: int = 0
+    num_steps: int = 0
+    prompt_tokens: int = 0  # computed, without hits
+    generation_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputBatch:
+    """Everything one step produced, for one frontend. Updates of a request precede its terminal."""
+
+    updates: tuple[TokenUpdate, ...] = ()
+    terminals: tuple[Terminal, ...] = ()
+    stats: EngineStats | None = field(default=None)

@@ -1,0 +1,46 @@
+"""StepResult: all that an executor answers for one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities at one position: the chosen token first, then the most likely ones in falling order.
+
+    ``rank`` is the 1-based rank of the chosen token in the whole vocabulary. Natural logarithms of the
+    model's own distribution, before temperature, penalties and truncation.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimings:
+    """Seconds on the executor's clock; ``started`` and ``ended`` are ``time.monotonic()`` values."""
+
+    started: float = 0.0
+    ended: float = 0.0
+    forward_s: float = 0.0
+    sample_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """The answer to the StepPlan of the same ``step_id``; ``row_tokens[r]`` belongs to row r of that plan.
+
+    ``failed_rows`` maps a row to the sentence why it failed (for example: logits are not finite); the others are
+    valid. ``prompt_logprobs[r]`` has one entry per prompt position that row r predicted in this step: the entry
+    for position p describes prompt token p given those before it, so position 0 never has one.
+    """
+
+    step_id: int
+    row_tokens: tuple[tuple[int, ...], ...] = ()
+    logprobs: dict[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
+    prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
+    failed_rows: dict[int, str] = field(default_factory=dict)
+    finished_transfers: tuple[tuple[int, bool], ...] = ()  # (job_id, ok)
+    timings: StepTimings = StepTimings()
