@@ -46,7 +46,7 @@ class ModelConfig:
 class CacheConfig:
     """The KV cache."""
 
-    kv_cache_memory: int | None = flag(None, "Memory for KV blocks, e.g. 4GiB. Default: from the memory plan.", size=True)
+    kv_cache_memory: int | None = flag(None, "Memory for KV blocks, e.g. 4GiB. Default: memory plan.", size=True)
     block_size: int | None = flag(None, "Tokens per KV block. Default: what the attention backend prefers.")
     enable_prefix_caching: bool = flag(True, "Reuse KV blocks of requests that begin with the same tokens.")
 

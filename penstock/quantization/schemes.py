@@ -16,7 +16,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class ScaleLevel:
-    """One level of scales: ``bits`` and ``kind`` ("float", "uint", "int") of an entry; the weights it covers in a row."""
+    """One level of scales: type of an entry ("float", "uint", "int" of ``bits``) and the weights of a row it covers."""
 
     kind: str
     bits: int

@@ -1,0 +1,1 @@
+"""Model families, one file each, found through ``models.table``. Knows no executor."""

@@ -1,0 +1,76 @@
+"""What a family file must define. Everything around ``forward`` is data, so that others can walk it.
+
+A family is a module in this package with these names:
+
+    ARCHITECTURES       checkpoint names it answers for: hub ("LlamaForCausalLM") and GGUF ("llama")
+    read_config(reader) -> a frozen config of its own; reads with types and asserts what the code assumes
+    WEIGHTS             loader.weight_map.WeightTable
+    kv_groups(config)   -> tuple[KvGeometry, ...]; every attention layer is in exactly one
+    carry_spec(config)  -> CarrySpec: what crosses a pipeline stage or feeds a drafter
+    PARALLEL            parallel modes it supports, e.g. ("tensor",)
+    build(config, parts) -> CausalModel
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from penstock.attention.contract import AttentionBackend, AttentionSpec
+from penstock.quantization.linear import LinearMethod, LinearSpec
+from penstock.types.facts import PlatformFacts
+from penstock.types.kv import Visibility
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvGeometry:
+    """The KV of the layers in one group, before a block size is chosen."""
+
+    name: str
+    visibility: Visibility
+    layers: tuple[int, ...]
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    window: int | None = None
+    soft_cap: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarrySpec:
+    """Names and widths of the tensors [tokens, width] that a stage hands to the next one."""
+
+    widths: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelParts:
+    """What a family is built with: the answers of the oracle, and nothing concrete."""
+
+    dtype: torch.dtype
+    platform: PlatformFacts
+    linear_method: Callable[[LinearSpec], LinearMethod]
+    attention_backend: Callable[[AttentionSpec], AttentionBackend]
+
+
+class CausalModel(Protocol):
+    """The module tree of one family. Parameters are reached by the dotted targets of ``WEIGHTS``."""
+
+    def forward(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        carry: Mapping[str, torch.Tensor] | None = None,
+        embeds: torch.Tensor | None = None,
+        taps: Sequence[int] = (),
+    ) -> tuple[Mapping[str, torch.Tensor], tuple[torch.Tensor, ...]]:
+        """token_ids, positions [tokens] int64 -> (carry, hidden states after the tapped layers).
+
+        Attention layers find their step's metadata and KV through ``attention.context``, set by the runner.
+        """
+
+    def logits(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """Final norm and LM head at the batch positions ``rows`` [n] -> [n, vocab_size] float32."""
