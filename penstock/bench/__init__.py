@@ -1,0 +1,1 @@
+"""Workloads, offline, step and HTTP benchmarks, and their reports."""

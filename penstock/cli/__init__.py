@@ -1,0 +1,1 @@
+"""Verbs: serve, run, chat, pull, bench, explain, check. Knows not how a step works."""

@@ -1,0 +1,1 @@
+"""Messages to bytes, sockets, client and server. Knows no torch and no HTTP."""

@@ -1,0 +1,1 @@
+"""The stack without weights: mock executor, byte tokenizer, virtual clock. Knows no torch."""
