@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from penstock.types.control import ControlCommand, ControlReply
-from penstock.types.decision import Decision
-from penstock.types.facts import ModelFacts, PlatformFacts
+from penstock.types.facts import EngineInfo
 from penstock.types.output import EngineStats, Terminal, TokenUpdate
 from penstock.types.request import GenerateRequest
 
+__all__ = ["EngineClient", "EngineInfo", "OutputSink"]
+
 OutputSink = Callable[[Sequence[TokenUpdate], Terminal | None], None]
 """Called on the event loop's thread, once per batch in which the request has news; must not block or raise."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineInfo:
-    """What an engine is, fixed once it is ready."""
-
-    model: ModelFacts
-    platform: PlatformFacts
-    max_model_len: int
-    max_num_seqs: int
-    num_blocks: tuple[int, ...]
-    block_tokens: tuple[int, ...]
-    decisions: tuple[Decision, ...] = ()
-    eos_token_ids: tuple[int, ...] = ()
-    settings: dict[str, str] = field(default_factory=dict)  # resolved configuration, for the debug route
 
 
 class EngineClient(Protocol):

@@ -1,8 +1,10 @@
-"""What is, not what is wanted: facts about a model's files and about a machine."""
+"""What is, not what is wanted: facts about a model's files, about a machine, and about a ready engine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from penstock.types.decision import Decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,3 +56,19 @@ class PlatformFacts:
     accelerators: tuple[AcceleratorFacts, ...] = ()
     libraries: dict[str, str] = field(default_factory=dict)  # distribution name -> version, only installed ones
     python: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What an engine is, fixed once it is ready. ``block_tokens`` has one entry per KV group, ``num_blocks`` one
+    per pool."""
+
+    model: ModelFacts
+    platform: PlatformFacts
+    max_model_len: int
+    max_num_seqs: int
+    num_blocks: tuple[int, ...]
+    block_tokens: tuple[int, ...]
+    decisions: tuple[Decision, ...] = ()
+    eos_token_ids: tuple[int, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)  # resolved configuration, for the debug route
