@@ -11,10 +11,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def flag(default: Any, text: str, *, choices: tuple[str, ...] = (), env: str = "", size: bool = False) -> Any:
+def flag(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    env: str = "",
+    size: bool = False,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
     """A configuration field. ``env`` names an environment variable that gives the default; ``size`` fields take
-    bytes or a string such as "4GiB"."""
-    return field(default=default, metadata={"help": text, "choices": choices, "env": env, "size": size})
+    bytes or a string such as "4GiB"; ``minimum`` and ``maximum`` are inclusive."""
+    metadata = {
+        "help": text,
+        "choices": choices,
+        "env": env,
+        "size": size,
+        "minimum": minimum,
+        "maximum": maximum,
+    }
+    return field(default=default, metadata=metadata)
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -33,7 +50,9 @@ class ModelConfig:
         choices=("auto", "safetensors", "gguf", "dummy"),
     )
     dtype: str = flag("auto", "Type of activations and of unquantized weights.", choices=DTYPES)
-    max_model_len: int | None = flag(None, "Longest prompt plus output, in tokens. Default: what the model declares.")
+    max_model_len: int | None = flag(
+        None, "Longest prompt plus output, in tokens. Default: what the model declares.", minimum=1
+    )
     served_model_name: tuple[str, ...] = flag((), "Names that requests may use for the model; the first is shown.")
     generation_config: str = flag(
         "auto", "Sampling defaults: auto reads generation_config.json, none ignores it.", choices=("auto", "none")
@@ -46,8 +65,10 @@ class ModelConfig:
 class CacheConfig:
     """The KV cache."""
 
-    kv_cache_memory: int | None = flag(None, "Memory for KV blocks, e.g. 4GiB. Default: memory plan.", size=True)
-    block_size: int | None = flag(None, "Tokens per KV block. Default: what the attention backend prefers.")
+    kv_cache_memory: int | None = flag(
+        None, "Memory for KV blocks, e.g. 4GiB. Default: memory plan.", size=True, minimum=1
+    )
+    block_size: int | None = flag(None, "Tokens per KV block. Default: what the attention backend prefers.", minimum=1)
     enable_prefix_caching: bool = flag(True, "Reuse KV blocks of requests that begin with the same tokens.")
 
 
@@ -55,10 +76,12 @@ class CacheConfig:
 class SchedulerConfig:
     """How steps are filled."""
 
-    max_num_seqs: int | None = flag(None, "Most requests in one step. Default: chosen for the platform.")
-    max_num_batched_tokens: int | None = flag(None, "Token budget of one step. Default: chosen for the platform.")
+    max_num_seqs: int | None = flag(None, "Most requests in one step. Default: chosen for the platform.", minimum=1)
+    max_num_batched_tokens: int | None = flag(
+        None, "Token budget of one step. Default: chosen for the platform.", minimum=1
+    )
     scheduling_policy: str = flag("fcfs", "Order of waiting requests.", choices=("fcfs", "priority"))
-    async_depth: int = flag(2, "Plans in flight; 1 plans a step only after the one before it has finished.")
+    async_depth: int = flag(2, "Plans in flight; 1 plans a step only after the one before it has finished.", minimum=1)
     check_integrity: bool = flag(False, "Check the core's invariants after every step (slow; for debugging).")
 
 
@@ -68,7 +91,7 @@ class BackendConfig:
 
     attention_backend: str | None = flag(None, "Attention backend by name; `penstock explain` lists them.")
     linear_backend: str | None = flag(None, "Linear method by name, for every scheme it can run.")
-    threads: int | None = flag(None, "CPU threads for kernels. Default: the cores this process may use.")
+    threads: int | None = flag(None, "CPU threads for kernels. Default: the cores this process may use.", minimum=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +99,14 @@ class ServerConfig:
     """The HTTP server."""
 
     host: str = flag("127.0.0.1", "Address to listen on.")
-    port: int = flag(8000, "Port to listen on; 0 takes a free one.")
+    port: int = flag(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
     api_key: tuple[str, ...] = flag((), "Keys that clients must present; repeatable.", env="PENSTOCK_API_KEY")
     cors_origins: tuple[str, ...] = flag((), "Origins allowed by CORS; repeatable, * allows all.")
-    max_request_bytes: int = flag(32 << 20, "Largest request body.", size=True)
-    max_queue: int = flag(1024, "Open requests beyond which new ones get 429.")
-    max_n: int = flag(128, "Largest n of one request.")
-    request_timeout: float | None = flag(None, "Seconds after which a request ends with a deadline error.")
-    drain_timeout: float = flag(30.0, "Seconds that SIGTERM waits for open requests.")
+    max_request_bytes: int = flag(32 << 20, "Largest request body.", size=True, minimum=1)
+    max_queue: int = flag(1024, "Open requests beyond which new ones get 429.", minimum=1)
+    max_n: int = flag(128, "Largest n of one request.", minimum=1)
+    request_timeout: float | None = flag(None, "Seconds after which a request ends with a deadline error.", minimum=0)
+    drain_timeout: float = flag(30.0, "Seconds that SIGTERM waits for open requests.", minimum=0)
     metrics_prefix: str = flag("penstock", "Prefix of metric names; vllm serves existing dashboards.")
 
 

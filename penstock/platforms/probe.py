@@ -1,0 +1,109 @@
+"""Asks this machine what it is: ``probe_platform() -> PlatformFacts``.
+
+It imports no torch and starts no driver context, so it may run in any process. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+from penstock.platforms import cgroups, nvml, processor
+from penstock.types.facts import AcceleratorFacts, PlatformFacts
+
+LIBRARIES = (
+    "torch",
+    "triton",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+    "huggingface_hub",
+    "msgspec",
+    "pyzmq",
+    "uvloop",
+    "uvicorn",
+    "starlette",
+    "transformers",
+    "llguidance",
+    "xgrammar",
+    "flashinfer-python",
+    "ray",
+)
+
+
+def probe_platform(root: Path = Path("/")) -> PlatformFacts:
+    """Facts about this machine as this process may use it. ``root`` is another file system root in tests."""
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    limits = cgroups.read_limits(root)
+    model, instruction_sets = processor.read_cpu(platform.machine(), root)
+    cores = processor.count_cores(root)
+    if limits.cpus is not None:
+        # A thread more than the quota would be throttled in every step, and all threads wait for the slowest.
+        cores = min(cores, max(1, int(limits.cpus)))
+    total, available = _memory(root, limits)
+    accelerators = nvml.read_accelerators()
+    libraries = installed_libraries()
+    return PlatformFacts(
+        name=platform_name(accelerators, libraries),
+        machine=machine,
+        cpu_model=model,
+        num_cores=cores,
+        instruction_sets=instruction_sets,
+        memory_bytes=total,
+        memory_available_bytes=available,
+        accelerators=accelerators,
+        libraries=libraries,
+        python=platform.python_version(),
+    )
+
+
+def platform_name(accelerators: tuple[AcceleratorFacts, ...], libraries: dict[str, str]) -> str:
+    """ "cuda" when there is an accelerator and the installed torch is not a CPU build, else "cpu"."""
+    torch = libraries.get("torch", "+cpu")
+    return "cuda" if accelerators and not torch.endswith("+cpu") else "cpu"
+
+
+def installed_libraries(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
+    """Versions of the installed ones among ``names``, from package metadata; nothing is imported."""
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _memory(root: Path, limits: cgroups.CgroupLimits) -> tuple[int, int]:
+    """Total and available bytes, each the smaller of the machine's and the control group's."""
+    total, available = _machine_memory(root)
+    if limits.memory_bytes is not None:
+        total = min(total, limits.memory_bytes) if total else limits.memory_bytes
+        left = max(0, limits.memory_bytes - (limits.memory_used_bytes or 0))
+        available = min(available, left) if available else left
+    return total, available
+
+
+def _machine_memory(root: Path) -> tuple[int, int]:
+    values = {}
+    try:
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, rest = line.partition(":")
+        number = rest.split()[:1]
+        if number and number[0].isdigit():
+            values[key] = int(number[0]) * 1024
+    total = values.get("MemTotal") or _sysconf_memory()
+    # Kernels before 3.14 and other systems do not tell what is available; half of everything is a careful guess.
+    return total, values.get("MemAvailable", total // 2)
+
+
+def _sysconf_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
