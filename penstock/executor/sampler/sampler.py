@@ -1,0 +1,131 @@
+"""The sampler: runs the pipeline over the rows of one step. Knows no model, no seats' bookkeeping and no plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from penstock.executor.sampler.counter_random import seed_of, uniform
+from penstock.executor.sampler.draw import draw
+from penstock.executor.sampler.logprobs import RawLogprobs
+from penstock.executor.sampler.masks import AllowedTokens, BadTokens, LogitBias, MinTokens, apply_bitmask
+from penstock.executor.sampler.penalties import Penalties
+from penstock.executor.sampler.rows import SampleRow, SamplerStep, SamplingNeed, SeatSampling
+from penstock.executor.sampler.truncation import MinP, Temperature, TopK, TopP, TypicalP
+from penstock.types.request import SamplingParams
+from penstock.types.result import TokenLogprobs
+
+MASKS: tuple[SamplerStep[Any], ...] = (AllowedTokens(), BadTokens(), MinTokens())
+SHIFTS: tuple[SamplerStep[Any], ...] = (LogitBias(), Penalties())
+CUTS: tuple[SamplerStep[Any], ...] = (Temperature(), MinP(), TopK(), TopP(), TypicalP())
+STEPS = MASKS + SHIFTS + CUTS
+
+NOT_FINITE = "The model's logits are not finite; the weights, the dtype or the input overflow."
+NO_TOKEN_LEFT = "No token is allowed here: the token mask, allowed tokens, bad tokens and min_tokens exclude all."
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """``tokens[i]`` answers row i; it is meaningless where ``failed`` has a sentence."""
+
+    tokens: list[int]
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+class Sampler:
+    """``seed`` is the engine's: it seeds the requests that bring no seed of their own."""
+
+    def __init__(self, vocab_size: int, seed: int = 0) -> None:
+        self._vocab_size = vocab_size
+        self._seed = seed
+
+    def admit(self, request_id: int, params: SamplingParams, num_prompt_tokens: int) -> SeatSampling:
+        """Prepare what the request's rows will need."""
+        need = SamplingNeed(params=params, num_prompt_tokens=num_prompt_tokens, vocab_size=self._vocab_size)
+        prepared = tuple(step.prepare(need) for step in STEPS)
+        unchanged = all(own is None for own in prepared)
+        return SeatSampling(
+            params=params,
+            seed=seed_of(params.seed, self._seed, request_id),
+            num_prompt_tokens=num_prompt_tokens,
+            greedy=need.greedy,
+            prepared=prepared,
+            plain_greedy=need.greedy and unchanged and params.logprobs is None,
+        )
+
+    def sample(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> Sampled:
+        """One token per row. logits [len(rows), vocab] float32 belong to the sampler, which changes them in place."""
+        if not rows:
+            return Sampled([])
+        failed = _not_finite(logits)
+        if all(row.seat.plain_greedy and row.mask is None for row in rows):
+            return Sampled(logits.argmax(dim=-1).tolist(), failed=failed)
+        for index in failed:
+            logits[index] = 0.0  # keeps the arithmetic of the batch clean; the answer is not used
+        asked = [i for i, row in enumerate(rows) if row.seat.params.logprobs is not None and i not in failed]
+        raw = RawLogprobs(logits if len(asked) == len(rows) else logits[torch.tensor(asked)]) if asked else None
+        failed |= self._transform(logits, rows)
+        tokens = self._choose(logits, rows)
+        described: dict[int, TokenLogprobs] = {}
+        if raw is not None:
+            num_top = [rows[i].seat.params.logprobs or 0 for i in asked]
+            described = dict(zip(asked, raw.describe([tokens[i] for i in asked], num_top), strict=True))
+            described = {i: entry for i, entry in described.items() if i not in failed}
+        return Sampled(tokens, described, failed)
+
+    def _transform(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> dict[int, str]:
+        """Run the steps over the rows that need them; answers the rows that have no token left."""
+        for index, row in enumerate(rows):
+            if row.mask is not None:
+                apply_bitmask(logits[index], row.mask)
+        self._run(range(len(MASKS)), logits, rows)
+        failed = _without_tokens(logits, rows)
+        self._run(range(len(MASKS), len(STEPS)), logits, rows)
+        return failed
+
+    def _run(self, places: range, logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
+        for place in places:
+            indices = [i for i, row in enumerate(rows) if row.seat.prepared[place] is not None]
+            if indices:
+                part = [rows[i] for i in indices]
+                STEPS[place].apply(logits, indices, part, [row.seat.prepared[place] for row in part])
+
+    def _choose(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[int]:
+        random = [i for i, row in enumerate(rows) if not row.seat.greedy]
+        if not random:
+            return list(logits.argmax(dim=-1).tolist())
+        seeds = np.array([rows[i].seat.seed for i in random], dtype=np.uint64)
+        positions = np.array([rows[i].num_output for i in random], dtype=np.uint64)
+        if len(random) == len(rows):
+            return list(draw(logits, uniform(seeds, positions)).tolist())
+        at = torch.tensor(random)
+        tokens = logits.argmax(dim=-1)
+        tokens[at] = draw(logits[at], uniform(seeds, positions))
+        return list(tokens.tolist())
+
+
+def _not_finite(logits: torch.Tensor) -> dict[int, str]:
+    """Rows with a NaN or an infinity. A sum finds them in one pass; it may overflow, so suspects are looked at."""
+    suspects = torch.isfinite(logits.sum(dim=-1)).logical_not_().nonzero().flatten().tolist()
+    return {i: NOT_FINITE for i in suspects if not bool(torch.isfinite(logits[i]).all())}
+
+
+def _without_tokens(logits: torch.Tensor, rows: Sequence[SampleRow]) -> dict[int, str]:
+    """Rows whose masks left nothing; their logits are made harmless for the steps that follow."""
+    masked = [
+        i
+        for i, row in enumerate(rows)
+        if row.mask is not None or any(own is not None for own in row.seat.prepared[: len(MASKS)])
+    ]
+    if not masked:
+        return {}
+    best = logits[torch.tensor(masked)].amax(dim=-1).tolist()
+    failed = {i: NO_TOKEN_LEFT for i, value in zip(masked, best, strict=True) if value == float("-inf")}
+    for index in failed:
+        logits[index] = 0.0
+    return failed
