@@ -1,0 +1,90 @@
+"""Incremental detokenization: token ids in, text out, never half a character.
+
+Knows a tokenizer only through bytes per token; knows nothing of stop strings or requests.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from functools import lru_cache
+
+from penstock.frontend.text.tokenizer import Tokenizer
+
+
+class PieceTable:
+    """Bytes and, where they are whole characters, text of every token, filled on first use; shared by all requests.
+
+    ``texts[id]`` is None for an id not seen yet and for a token that is not UTF-8 by itself.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skipped = tokenizer.special_token_ids if skip_special_tokens else frozenset()
+        self.texts: list[str | None] = [None] * tokenizer.vocab_size
+        self._bytes: dict[int, bytes] = {}
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """Bytes of a token; none for a skipped one and for an id outside the vocabulary (padded model heads)."""
+        data = self._bytes.get(token_id)
+        if data is not None:
+            return data
+        data = b"" if token_id in self._skipped else self._tokenizer.token_bytes(token_id)
+        if 0 <= token_id < len(self.texts):
+            self._bytes[token_id] = data
+            try:
+                self.texts[token_id] = data.decode("utf-8")
+            except UnicodeDecodeError:
+                self.texts[token_id] = None
+        return data
+
+
+@lru_cache(maxsize=16)
+def piece_table(tokenizer: Tokenizer, skip_special_tokens: bool) -> PieceTable:
+    """The one table of this tokenizer and setting."""
+    return PieceTable(tokenizer, skip_special_tokens)
+
+
+class Detokenizer:
+    """Turns one request's tokens into text. All pushes and one flush, joined, equal ``tokenizer.decode`` of all ids.
+
+    ``at_start`` says that the text begins with these tokens, so that a sentencepiece leading space is dropped; a
+    continuation of a prompt keeps it. Bytes that cannot become UTF-8 turn into U+FFFD as soon as that is certain.
+    Constant work per token, whatever came before.
+    """
+
+    __slots__ = ("_at_start", "_decoder", "_pending", "_table", "_texts")
+
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True, *, at_start: bool = True) -> None:
+        self._table = piece_table(tokenizer, skip_special_tokens)
+        self._texts = self._table.texts
+        self._at_start = at_start and tokenizer.drops_first_space
+        self._pending = False  # the decoder holds the beginning of a character
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, ids: Sequence[int]) -> str:
+        """Text that became certain with these tokens; may be empty."""
+        if not (self._pending or self._at_start):
+            try:
+                if len(ids) == 1:
+                    text = self._texts[ids[0]]
+                    if text is not None:
+                        return text
+                else:
+                    return "".join([self._texts[token_id] for token_id in ids])  # type: ignore[misc]
+            except (IndexError, TypeError):  # outside the vocabulary, or a token that needs its bytes
+                pass
+        return self._push_bytes(b"".join([self._table.bytes_of(token_id) for token_id in ids]))
+
+    def flush(self) -> str:
+        """The end: a character that stayed incomplete becomes U+FFFD."""
+        self._pending = False
+        return self._decoder.decode(b"", True)
+
+    def _push_bytes(self, data: bytes) -> str:
+        text = self._decoder.decode(data)
+        self._pending = bool(self._decoder.getstate()[0])
+        if self._at_start and text:
+            self._at_start = False
+            return text[1:] if text[0] == " " else text
+        return text
