@@ -1,0 +1,77 @@
+"""The sockets of one engine: two ipc endpoints in a private directory, named by nobody but this process.
+
+The client binds, the engine connects; one endpoint per direction, so that each side can read in one thread and write
+in another. Queues are unbounded on purpose: a reader that is slow must not stop the engine's step loop, and what can
+pile up is bounded by the open requests, which the frontend limits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+import zmq
+
+# A Unix socket's path must fit sockaddr_un.sun_path: 108 bytes on Linux, 104 on macOS, with the final zero.
+_MAX_PATH = 100
+
+
+class PrivateEndpoints:
+    """A fresh directory that only this user can enter, with one socket path per direction."""
+
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="penstock-"))
+        if len(str(self._directory)) + len("/to-client") > _MAX_PATH:
+            self._directory.rmdir()
+            self._directory = Path(tempfile.mkdtemp(prefix="penstock-", dir="/tmp"))
+
+    @property
+    def address(self) -> str:
+        """What the engine process is told: the directory."""
+        return str(self._directory)
+
+    def remove(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def to_engine(address: str) -> str:
+    return f"ipc://{address}/to-engine"
+
+
+def to_client(address: str) -> str:
+    return f"ipc://{address}/to-client"
+
+
+class Writer:
+    """A PUSH socket that several threads may use. Sending never blocks."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, bind: bool) -> None:
+        self._socket = context.socket(zmq.PUSH)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        (self._socket.bind if bind else self._socket.connect)(endpoint)
+        # zmq sockets may change threads when a lock orders the uses.
+        self._lock = threading.Lock()
+
+    def send(self, data: bytes) -> bool:
+        """False when there is nobody to send to, or the socket is closed."""
+        with self._lock:
+            try:
+                self._socket.send(data, zmq.NOBLOCK)
+            except zmq.ZMQError:
+                return False
+        return True
+
+    def close(self, linger_ms: int = 0) -> None:
+        with self._lock, contextlib.suppress(zmq.ZMQError):
+            self._socket.close(linger=linger_ms)
+
+
+def make_reader(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, bind: bool) -> zmq.Socket[bytes]:
+    """A PULL socket, for use by one thread."""
+    socket = context.socket(zmq.PULL)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    (socket.bind if bind else socket.connect)(endpoint)
+    return socket

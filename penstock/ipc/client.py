@@ -1,0 +1,252 @@
+"""The frontend's end: an engine client over sockets, for one asyncio event loop.
+
+Knows no process: whoever started the engine says so with ``engine_exited`` and is asked to end it by ``on_close``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import zmq
+
+from penstock.errors import (
+    ConfigError,
+    EngineDeadError,
+    ModelSourceError,
+    NoBackendError,
+    PenstockError,
+    UnsupportedModelError,
+    UserError,
+)
+from penstock.ipc import codec
+from penstock.ipc.channel import PrivateEndpoints, Writer, make_reader, to_client, to_engine
+from penstock.ipc.open_requests import OpenRequests, Sink
+from penstock.types.control import ControlCommand, ControlReply
+from penstock.types.facts import EngineInfo
+from penstock.types.output import EngineStats
+from penstock.types.request import GenerateRequest
+
+_READS_PER_TURN = 64  # then the event loop gets a turn, however fast the engine talks
+_LAST_WORDS_S = 0.1  # for bytes that a dead process has written and nobody has read yet
+_USER_ERRORS: dict[str, type[UserError]] = {
+    error.__name__: error for error in (ConfigError, ModelSourceError, UnsupportedModelError, UserError)
+}
+
+log = logging.getLogger(__name__)
+
+
+class IpcClient:
+    """Implements ``frontend.client.EngineClient``. Make it inside the loop that will use it, tell the engine process
+    ``address``, then await ``start``.
+
+    The engine counts as dead when it says so, when ``engine_exited`` is called, or when nothing has arrived for
+    ``silence_limit_s`` (its heartbeat comes every second, whatever the step loop does).
+    """
+
+    def __init__(
+        self,
+        *,
+        silence_limit_s: float = 60.0,
+        on_progress: Callable[[str], None] | None = None,
+        on_close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._endpoints = PrivateEndpoints()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._reader = make_reader(self._context, to_client(self.address), bind=True)
+        self._writer = Writer(self._context, to_engine(self.address), bind=True)
+        self._requests = OpenRequests()
+        self._request_ids = itertools.count(1)
+        self._call_ids = itertools.count(1)
+        self._calls: dict[int, asyncio.Future[ControlReply]] = {}
+        self._hello: asyncio.Future[None] = self._loop.create_future()
+        self._ready: asyncio.Future[EngineInfo] = self._loop.create_future()
+        self._stats = EngineStats()
+        self._engine_health = ""
+        self._last_heard = time.monotonic()
+        self._silence_limit_s = silence_limit_s
+        self._on_progress = on_progress or (lambda _text: None)
+        self._on_close = on_close
+        self._closed = False
+        self._silence_timer: asyncio.TimerHandle | None = None
+        self._loop.add_reader(self._reader.fileno(), self._on_readable)
+        self._loop.call_soon(self._on_readable)  # the descriptor tells of changes only: read once without being told
+
+    @property
+    def address(self) -> str:
+        return self._endpoints.address
+
+    async def start(self, order: bytes) -> EngineInfo:
+        """Shake hands, hand over the order, wait until the engine is ready.
+
+        Raises the error that the engine reports, or EngineDeadError when it ends without a word.
+        """
+        await self._hello
+        message = codec.encode(codec.Start(codec.PROTOCOL_VERSION, order))
+        while not self._writer.send(message):  # its second connection may come a moment after its Hello
+            if self._requests.dead:
+                break
+            await asyncio.sleep(0.005)
+        info = await self._ready
+        self._watch_silence()
+        return info
+
+    @property
+    def info(self) -> EngineInfo:
+        if not self._ready.done():
+            raise EngineDeadError("The engine is not ready yet.")
+        return self._ready.result()
+
+    def new_request_id(self) -> int:
+        return next(self._request_ids)
+
+    def submit(self, request: GenerateRequest, sink: Sink) -> None:
+        message = codec.encode(codec.Submit(request))
+        self._requests.add(request.request_id, sink)
+        self._send(message)
+
+    def abort(self, request_ids: Sequence[int]) -> None:
+        if not self._requests.dead:
+            self._send(codec.encode(codec.Abort(tuple(request_ids))))
+
+    def stats(self) -> EngineStats:
+        return self._stats
+
+    def health(self) -> str:
+        if self._requests.dead or self._engine_health:
+            return self._requests.dead or self._engine_health
+        if not self._ready.done():
+            return "The engine is starting."
+        silence = time.monotonic() - self._last_heard
+        return f"The engine has been silent for {silence:.0f} seconds." if silence > self._silence_limit_s / 2 else ""
+
+    async def control(self, command: ControlCommand) -> ControlReply:
+        """Raises EngineDeadError when the engine is gone or goes before it answers."""
+        if self._requests.dead:
+            raise EngineDeadError(self._requests.dead)
+        call_id = next(self._call_ids)
+        call: asyncio.Future[ControlReply] = self._loop.create_future()
+        self._calls[call_id] = call
+        self._send(codec.encode(codec.make_control(call_id, command)))
+        try:
+            return await call
+        finally:
+            del self._calls[call_id]
+
+    async def close(self) -> None:
+        """Ask the engine to stop, wait until whoever started it has seen it end, release the sockets. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._writer.send(codec.encode(codec.Shutdown()))
+        if self._on_close is not None:
+            await self._on_close()
+        self._read(limit=None)
+        self._die("The engine was stopped.")
+        self._loop.remove_reader(self._reader.fileno())
+        self._reader.close(linger=0)
+        # A moment for the Shutdown message, when there is no process to wait for.
+        self._writer.close(linger_ms=0 if self._on_close else 200)
+        self._context.term()
+        self._endpoints.remove()
+
+    def engine_exited(self, sentence: str) -> None:
+        """The process is gone. What it wrote before is still delivered; then everything open ends with an error."""
+        self._loop.call_later(_LAST_WORDS_S, self._bury, sentence)
+
+    def _bury(self, sentence: str) -> None:
+        self._read(limit=None)
+        self._die(sentence)
+
+    def _send(self, message: bytes) -> None:
+        if not self._writer.send(message):
+            self._loop.call_soon(self._die, "The connection to the engine is lost.")
+
+    def _on_readable(self) -> None:
+        if self._read(limit=_READS_PER_TURN):
+            self._loop.call_soon(self._on_readable)
+
+    def _read(self, limit: int | None) -> bool:
+        """Handle what has arrived; True when the limit was reached and there may be more."""
+        if self._reader.closed:
+            return False
+        for _ in range(limit) if limit else itertools.count():
+            try:
+                data = self._reader.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+            self._last_heard = time.monotonic()
+            if self._hello.done():
+                self._receive(data)
+            else:
+                self._greet(data)
+        return True
+
+    def _greet(self, data: bytes) -> None:
+        version = codec.handshake_version(data)
+        if version == codec.PROTOCOL_VERSION:
+            self._hello.set_result(None)
+            return
+        self._die(
+            f"The engine process answered with version {version} of the protocol instead of {codec.PROTOCOL_VERSION}: "
+            "two installations of Penstock are mixed."
+        )
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            message = codec.decode_for_client(data)
+        except codec.MessageError as error:
+            log.error("a message of the engine was not understood and is lost: %s", error)
+            return
+        match message:
+            case codec.Batch(batch=batch):
+                if batch.stats is not None:
+                    self._stats = batch.stats
+                self._requests.deliver(batch)
+            case codec.Heartbeat(health=health):
+                self._engine_health = health
+            case codec.Reply(call_id=call_id, reply=reply):
+                call = self._calls.get(call_id)
+                if call is not None and not call.done():
+                    call.set_result(reply)
+            case codec.Progress(text=text):
+                self._on_progress(text)
+            case codec.Ready(info=info):
+                if not self._ready.done():
+                    self._ready.set_result(info)
+            case codec.Failed(message=text):
+                self._die(text, _error_of(message))
+            case codec.Hello():
+                log.warning("a second Hello of the engine was ignored")
+
+    def _die(self, sentence: str, error: PenstockError | None = None) -> None:
+        error = error or EngineDeadError(sentence)
+        waiting: list[asyncio.Future[Any]] = [self._hello, self._ready, *self._calls.values()]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # seen: nobody may be waiting
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
+        self._requests.fail_all(sentence)
+
+    def _watch_silence(self) -> None:
+        if self._closed or self._requests.dead:
+            return
+        self._read(limit=None)  # a loop that was stalled itself has not heard what lies in the socket
+        silence = time.monotonic() - self._last_heard
+        if silence > self._silence_limit_s:
+            self._die(f"The engine has been silent for {silence:.0f} seconds and counts as dead.")
+            return
+        self._silence_timer = self._loop.call_later(min(1.0, self._silence_limit_s / 4), self._watch_silence)
+
+
+def _error_of(failed: codec.Failed) -> PenstockError:
+    if failed.decision is not None:
+        return NoBackendError(failed.message, decision=failed.decision)
+    return _USER_ERRORS.get(failed.kind, EngineDeadError)(failed.message)

@@ -1,0 +1,145 @@
+"""Messages between a frontend and an engine process, and their bytes (msgpack).
+
+Knows no socket. Every message is a tagged array; the records of ``types`` travel inside as they are. Both ends check
+``PROTOCOL_VERSION`` in the handshake before anything else, and refuse to talk to another version.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar, get_args
+
+import msgspec
+
+from penstock.types.control import ControlCommand, ControlReply
+from penstock.types.decision import Decision
+from penstock.types.facts import EngineInfo
+from penstock.types.output import OutputBatch
+from penstock.types.request import GenerateRequest
+
+PROTOCOL_VERSION = 1
+T = TypeVar("T")
+
+
+class Hello(msgspec.Struct, tag="hello", array_like=True, frozen=True):
+    """Engine to client, first of all. Its first field never changes meaning, in any version."""
+
+    version: int
+    pid: int
+
+
+class Start(msgspec.Struct, tag="start", array_like=True, frozen=True):
+    """Client to engine, the answer to Hello. ``order`` says what to build; only ``engine`` reads it."""
+
+    version: int
+    order: bytes
+
+
+class Progress(msgspec.Struct, tag="progress", array_like=True, frozen=True):
+    """Engine to client while it starts: one line for a person."""
+
+    text: str
+
+
+class Ready(msgspec.Struct, tag="ready", array_like=True, frozen=True):
+    info: EngineInfo
+
+
+class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):
+    """Engine to client: the engine's last words, at start or later. ``kind`` is the name of an exception class."""
+
+    kind: str
+    message: str
+    decision: Decision | None = None
+
+
+class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
+    request: GenerateRequest
+
+
+class Abort(msgspec.Struct, tag="abort", array_like=True, frozen=True):
+    request_ids: tuple[int, ...]
+
+
+class Control(msgspec.Struct, tag="control", array_like=True, frozen=True):
+    """``command`` is the name of a class of ``types.control``, ``fields`` its encoded fields."""
+
+    call_id: int
+    command: str
+    fields: msgspec.Raw
+
+
+class Reply(msgspec.Struct, tag="reply", array_like=True, frozen=True):
+    call_id: int
+    reply: ControlReply
+
+
+class Batch(msgspec.Struct, tag="batch", array_like=True, frozen=True):
+    batch: OutputBatch
+
+
+class Heartbeat(msgspec.Struct, tag="beat", array_like=True, frozen=True):
+    """Engine to client, every second: it lives. ``health`` is empty when well."""
+
+    health: str
+
+
+class Shutdown(msgspec.Struct, tag="shutdown", array_like=True, frozen=True):
+    """Client to engine: finish nothing more, release everything, exit."""
+
+
+ToEngine = Start | Submit | Abort | Control | Shutdown
+ToClient = Hello | Progress | Ready | Failed | Reply | Batch | Heartbeat
+
+_encoder = msgspec.msgpack.Encoder()
+_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+_to_client: msgspec.msgpack.Decoder[ToClient] = msgspec.msgpack.Decoder(ToClient)
+_any = msgspec.msgpack.Decoder()
+_COMMANDS: dict[str, type[ControlCommand]] = {command.__name__: command for command in get_args(ControlCommand)}
+
+
+class MessageError(Exception):
+    """Bytes that are not a message of this protocol version. Never leaves the ipc package."""
+
+
+def encode(message: ToEngine | ToClient) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_for_engine(data: bytes) -> ToEngine:
+    """Raises MessageError."""
+    return _decode(_to_engine, data)
+
+
+def decode_for_client(data: bytes) -> ToClient:
+    """Raises MessageError."""
+    return _decode(_to_client, data)
+
+
+def handshake_version(data: bytes) -> int | None:
+    """The version in a Hello or Start of any protocol version; None when the bytes are neither."""
+    try:
+        fields = _decode(_any, data)
+    except MessageError:
+        return None
+    is_handshake = isinstance(fields, list) and len(fields) >= 2 and fields[0] in ("hello", "start")
+    return fields[1] if is_handshake and isinstance(fields[1], int) else None
+
+
+def make_control(call_id: int, command: ControlCommand) -> Control:
+    return Control(call_id, type(command).__name__, msgspec.Raw(_encoder.encode(command)))
+
+
+def control_command(message: Control) -> ControlCommand:
+    """The command inside. Raises MessageError for an unknown one."""
+    kind = _COMMANDS.get(message.command)
+    if kind is None:
+        raise MessageError(f"there is no control command {message.command!r}")
+    decoder: msgspec.msgpack.Decoder[ControlCommand] = msgspec.msgpack.Decoder(kind)
+    return _decode(decoder, bytes(message.fields))
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
+        raise MessageError(str(error)) from error

@@ -1,0 +1,139 @@
+"""The engine's end: an output channel for the core, and a thread that feeds what arrives into an inbox.
+
+Knows neither core nor executor: the composition root hands over an ``EngineInbox``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import zmq
+
+from penstock.errors import EngineDeadError, NoBackendError
+from penstock.ipc import codec
+from penstock.ipc.channel import Writer, make_reader, to_client, to_engine
+from penstock.types.control import ControlCommand, ControlReply
+from penstock.types.facts import EngineInfo
+from penstock.types.output import OutputBatch
+from penstock.types.request import GenerateRequest
+
+HEARTBEAT_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class EngineInbox(Protocol):
+    """Where requests enter an engine. Every method returns at once and may be called from any thread."""
+
+    def submit(self, request: GenerateRequest) -> None: ...
+
+    def abort(self, request_ids: Sequence[int]) -> None: ...
+
+    def control(self, command: ControlCommand, reply: Callable[[ControlReply], None]) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class IpcServer:
+    """Order of calls: ``receive_order``, then ``progress`` as wanted, then ``ready`` or ``failed``, then ``listen``
+    and any number of ``emit`` (from one or more threads), in the end ``close``."""
+
+    def __init__(self, address: str) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._reader = make_reader(self._context, to_engine(address), bind=False)
+        self._writer = Writer(self._context, to_client(address), bind=False)
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    def receive_order(self) -> bytes:
+        """Say Hello and block until the client answers. Raises EngineDeadError for a client of another version."""
+        self._send(codec.Hello(codec.PROTOCOL_VERSION, os.getpid()))
+        data = self._reader.recv()
+        version = codec.handshake_version(data)
+        if version != codec.PROTOCOL_VERSION:
+            raise EngineDeadError(
+                f"The engine speaks version {codec.PROTOCOL_VERSION} of the protocol and was started by version "
+                f"{version}: two installations of Penstock are mixed."
+            )
+        message = codec.decode_for_engine(data)
+        assert isinstance(message, codec.Start)
+        return message.order
+
+    def progress(self, text: str) -> None:
+        self._send(codec.Progress(text))
+
+    def ready(self, info: EngineInfo) -> None:
+        self._send(codec.Ready(info))
+
+    def failed(self, error: Exception) -> None:
+        """The engine's last words: why it cannot start, or cannot go on."""
+        decision = error.decision if isinstance(error, NoBackendError) else None
+        self._send(codec.Failed(type(error).__name__, str(error), decision))
+
+    def emit(self, batch: OutputBatch) -> None:
+        """core.ports.OutputChannel. Never blocks; with nobody left to listen the batch is dropped."""
+        self._send(codec.Batch(batch))
+
+    def listen(self, inbox: EngineInbox, health: Callable[[], str]) -> None:
+        """Start the thread that feeds the inbox and sends heartbeats."""
+        self._thread = threading.Thread(target=self._run, args=(inbox, health), name="penstock-ipc", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading, and send what is still queued, for two seconds at most."""
+        self._closing = True
+        if self._thread is None:
+            self._reader.close(linger=0)
+        else:
+            self._thread.join(2 * HEARTBEAT_S)
+        self._writer.close(linger_ms=2000)
+        if self._reader.closed:
+            self._context.term()
+
+    def _send(self, message: codec.ToClient) -> None:
+        self._writer.send(codec.encode(message))
+
+    def _run(self, inbox: EngineInbox, health: Callable[[], str]) -> None:
+        next_beat = 0.0
+        with contextlib.closing(self._reader):
+            while not self._closing:
+                now = time.monotonic()
+                if now >= next_beat:
+                    self._send(codec.Heartbeat(health()))
+                    next_beat = now + HEARTBEAT_S
+                if self._reader.poll(int(1000 * max(0.0, next_beat - now)) + 1):
+                    self._receive(self._reader.recv(), inbox)
+
+    def _receive(self, data: bytes, inbox: EngineInbox) -> None:
+        try:
+            self._dispatch(codec.decode_for_engine(data), inbox)
+        except Exception:  # one message must not end the thread that all others arrive by
+            log.exception("a message to the engine could not be handled")
+
+    def _dispatch(self, message: codec.ToEngine, inbox: EngineInbox) -> None:
+        match message:
+            case codec.Submit(request=request):
+                inbox.submit(request)
+            case codec.Abort(request_ids=request_ids):
+                inbox.abort(request_ids)
+            case codec.Control(call_id=call_id):
+                self._control(call_id, message, inbox)
+            case codec.Shutdown():
+                self._closing = True
+                inbox.stop()
+            case codec.Start():
+                log.warning("a second Start message was ignored")
+
+    def _control(self, call_id: int, message: codec.Control, inbox: EngineInbox) -> None:
+        try:
+            command = codec.control_command(message)
+        except codec.MessageError as error:
+            self._send(codec.Reply(call_id, ControlReply(ok=False, message=f"The engine does not understand: {error}")))
+            return
+        inbox.control(command, lambda reply: self._send(codec.Reply(call_id, reply)))
