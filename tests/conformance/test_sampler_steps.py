@@ -69,7 +69,7 @@ ROWS: dict[str, tuple[list[dict], Reference]] = {
         lambda row, p, prompt, output: reference.top_k(row, p.top_k),
     ),
     "top_p": (
-        [{"top_p": 0.9}, {"top_p": 1e-6}, {"top_p": 0.9999999}, {"top_p": 0.5}],
+        [{"top_p": 0.9}, {"top_p": 1e-6}, {"top_p": 0.999}, {"top_p": 0.5}],
         lambda row, p, prompt, output: reference.top_p(row, p.top_p),
     ),
     "typical_p": (
