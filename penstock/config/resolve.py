@@ -1,0 +1,204 @@
+"""The one resolver: what was asked + facts -> what will be, and why. Pure; knows no backend and reads no machine.
+
+Start-up calls it in two steps, because attention backends are chosen for a dtype and then declare block sizes:
+``resolve_dtype`` first, ``resolve`` when the backends have declared theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from penstock.config.sections import EngineConfig
+from penstock.errors import ConfigError
+from penstock.types.decision import Decision, Rejection
+from penstock.types.facts import ModelFacts, PlatformFacts
+
+FALLBACK_MODEL_LEN = 2048  # for checkpoints that declare no context length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvFacts:
+    """What the chosen backends and the memory plan declare. Sizes in bytes.
+
+    ``block_tokens`` are the block sizes that every attention group accepts, the preferred one first.
+    ``bytes_per_token`` counts the groups that keep every token; ``fixed_bytes`` what one request needs in groups
+    whose size does not grow with its length (windows, running states). ``memory`` is what there is for KV.
+    """
+
+    block_tokens: tuple[int, ...]
+    bytes_per_token: int
+    memory: int
+    fixed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedConfig:
+    """Every engine option with its final value. Names are those of the flags."""
+
+    dtype: str
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    kv_cache_memory: int | None  # None: the memory plan's own share
+    enable_prefix_caching: bool
+    scheduling_policy: str
+    async_depth: int
+    check_integrity: bool
+    attention_backend: str | None
+    linear_backend: str | None
+    threads: int
+    load_format: str
+    seed: int
+
+    def settings(self) -> dict[str, str]:
+        """As text, for the debug route and reports."""
+        return {field.name: str(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    why: str
+
+
+# Decode is bound by reading weights once per step, so rows are nearly free until compute catches up; a prefill chunk
+# of the whole budget is the longest pause that running requests see between two of their tokens.
+_BATCH_BY_PLATFORM: dict[str, _Batch] = {
+    "cpu": _Batch(64, 512, "default for CPUs: a step of 512 tokens is the longest pause between two tokens of others"),
+    "cuda": _Batch(256, 8192, "default for CUDA devices: 8192 tokens keep their matrix units busy"),
+    "rocm": _Batch(256, 8192, "default for ROCm devices: 8192 tokens keep their matrix units busy"),
+}
+_BF16_SETS = ("amx_bf16", "avx512_bf16", "bf16")  # the last one is Arm's
+
+
+def resolve_dtype(config: EngineConfig, model: ModelFacts, platform: PlatformFacts) -> tuple[str, Decision]:
+    """The type of activations and unquantized weights.
+
+    bfloat16 needs dot-product instructions: with AVX512-BF16 its matrix products run 2.5 times as fast as float32's
+    (measured on two cores), while CPUs without them emulate it and are slower than in float32.
+    """
+    asked = config.model.dtype
+    if asked != "auto":
+        return asked, Decision("dtype", asked, "named by --dtype")
+    if platform.name != "cpu":
+        chosen = model.dtype if model.dtype in ("bfloat16", "float16") else "bfloat16"
+        return chosen, Decision("dtype", chosen, f"the checkpoint is {model.dtype}, the device is {platform.name}")
+    found = [name for name in _BF16_SETS if name in platform.instruction_sets]
+    if found:
+        return "bfloat16", Decision("dtype", "bfloat16", f"this CPU multiplies it natively ({found[0]})")
+    refused = Rejection("bfloat16", (f"needs one of {', '.join(_BF16_SETS)}, this CPU has none of them",))
+    return "float32", Decision("dtype", "float32", "the fastest type of this CPU", (refused,))
+
+
+def resolve(
+    config: EngineConfig, model: ModelFacts, platform: PlatformFacts, kv: KvFacts
+) -> tuple[ResolvedConfig, tuple[Decision, ...]]:
+    """Fill in everything the user left open. Raises ConfigError, with a sentence, for values that cannot hold."""
+    dtype, dtype_decision = resolve_dtype(config, model, platform)
+    block_size, block_decision = _block_size(config, kv)
+    max_model_len, length_decision = _max_model_len(config, model, kv, block_size)
+    num_seqs, num_tokens, batch_decisions = _batch(config, platform)
+    resolved = ResolvedConfig(
+        dtype=dtype,
+        max_model_len=max_model_len,
+        max_num_seqs=num_seqs,
+        max_num_batched_tokens=num_tokens,
+        block_size=block_size,
+        kv_cache_memory=config.cache.kv_cache_memory,
+        enable_prefix_caching=config.cache.enable_prefix_caching,
+        scheduling_policy=config.scheduler.scheduling_policy,
+        async_depth=config.scheduler.async_depth,
+        check_integrity=config.scheduler.check_integrity,
+        attention_backend=config.backend.attention_backend,
+        linear_backend=config.backend.linear_backend,
+        threads=config.backend.threads or platform.num_cores,
+        load_format=config.model.load_format,
+        seed=config.model.seed,
+    )
+    return resolved, (dtype_decision, block_decision, length_decision, *batch_decisions)
+
+
+def _block_size(config: EngineConfig, kv: KvFacts) -> tuple[int, Decision]:
+    asked = config.cache.block_size
+    others = tuple(str(size) for size in kv.block_tokens if size != (asked or kv.block_tokens[0]))
+    if asked is None:
+        size = kv.block_tokens[0]
+        why = "preferred by the attention backend"
+        return size, Decision("block_size", str(size), why, also_possible=others)
+    if asked not in kv.block_tokens:
+        accepted = ", ".join(map(str, kv.block_tokens))
+        raise ConfigError(f"block_size is {asked}, but the chosen attention backend accepts only {accepted}.")
+    return asked, Decision("block_size", str(asked), "named by --block-size", also_possible=others)
+
+
+def _max_model_len(config: EngineConfig, model: ModelFacts, kv: KvFacts, block_size: int) -> tuple[int, Decision]:
+    asked = config.model.max_model_len
+    declared = model.max_position or FALLBACK_MODEL_LEN
+    if asked is not None and model.max_position and asked > model.max_position:
+        raise ConfigError(
+            f"max_model_len is {asked}, but {model.name} was made for at most {model.max_position} tokens: beyond "
+            f"that its output is noise. Give {model.max_position} or less."
+        )
+    holds = _tokens_held(kv, block_size)
+    wanted = asked or declared
+    if holds < 1:
+        raise ConfigError(
+            f"The {_size(kv.memory)} for the KV cache do not hold one block of {block_size} tokens, which needs "
+            f"{_size(kv.fixed_bytes + block_size * kv.bytes_per_token)}. Give a larger kv_cache_memory."
+        )
+    if asked is not None and asked > holds:
+        raise ConfigError(
+            f"max_model_len is {asked}, but the {_size(kv.memory)} for the KV cache hold one request of at most "
+            f"{holds} tokens ({_size(kv.bytes_per_token)} each). Give a smaller max_model_len or a larger "
+            "kv_cache_memory."
+        )
+    if asked is not None:
+        return asked, Decision("max_model_len", str(asked), "named by --max-model-len")
+    if wanted > holds:
+        reason = f"one request of that length needs more than the {_size(kv.memory)} there are for KV"
+        refused = (Rejection(str(wanted), (reason,)),)
+        return holds, Decision("max_model_len", str(holds), "the longest request that the KV cache holds", refused)
+    why = "declared by the checkpoint" if model.max_position else "the checkpoint declares no context length"
+    return wanted, Decision("max_model_len", str(wanted), why)
+
+
+def _tokens_held(kv: KvFacts, block_size: int) -> int:
+    """Tokens of the longest single request, in whole blocks."""
+    room = kv.memory - kv.fixed_bytes
+    if kv.bytes_per_token == 0:
+        return 1 << 62 if room >= 0 else 0
+    return max(0, room // (kv.bytes_per_token * block_size)) * block_size
+
+
+def _batch(config: EngineConfig, platform: PlatformFacts) -> tuple[int, int, tuple[Decision, Decision]]:
+    default = _BATCH_BY_PLATFORM.get(platform.name, _BATCH_BY_PLATFORM["cpu"])
+    asked_seqs, asked_tokens = config.scheduler.max_num_seqs, config.scheduler.max_num_batched_tokens
+    # What was asked wins; the other one follows it, so that one flag alone never contradicts a default.
+    num_seqs = asked_seqs or min(default.max_num_seqs, asked_tokens or default.max_num_seqs)
+    num_tokens = asked_tokens or max(default.max_num_batched_tokens, num_seqs)
+    if num_tokens < num_seqs:
+        raise ConfigError(
+            f"max_num_batched_tokens is {num_tokens}, but max_num_seqs is {num_seqs}: every running request needs at "
+            "least one token of each step. Raise the first or lower the second."
+        )
+    return (
+        num_seqs,
+        num_tokens,
+        (
+            Decision("max_num_seqs", str(num_seqs), "named by --max-num-seqs" if asked_seqs else default.why),
+            Decision(
+                "max_num_batched_tokens",
+                str(num_tokens),
+                "named by --max-num-batched-tokens" if asked_tokens else default.why,
+            ),
+        ),
+    )
+
+
+def _size(num_bytes: int) -> str:
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if num_bytes >= scale:
+            return f"{num_bytes / scale:.4g} {unit}"
+    return f"{num_bytes} bytes"

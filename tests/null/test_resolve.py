@@ -1,0 +1,163 @@
+"""Tables for the resolver: what was asked and found on the left, what comes out on the right."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.config.resolve import FALLBACK_MODEL_LEN, KvFacts, resolve, resolve_dtype
+from penstock.config.sections import (
+    DTYPES,
+    BackendConfig,
+    CacheConfig,
+    EngineConfig,
+    ModelConfig,
+    SchedulerConfig,
+)
+from penstock.errors import ConfigError
+from penstock.types.facts import ModelFacts, PlatformFacts
+
+MIB = 1 << 20
+KV = KvFacts(block_tokens=(16, 32, 64), bytes_per_token=1024, memory=64 * MIB)
+
+
+def model(**changes):
+    facts = {
+        "name": "tiny", "source": "", "format": "gguf", "architecture": "llama", "family": "llama", "identity": "i",
+        "num_parameters": 1, "weight_bytes": 1, "max_position": 2048, "dtype": "float16",
+    }  # fmt: skip
+    return ModelFacts(**(facts | changes))
+
+
+def platform(name="cpu", **changes):
+    return PlatformFacts(name=name, machine="x86_64", **({"num_cores": 4} | changes))
+
+
+def config(**flat):
+    sections = {"model": ModelConfig, "cache": CacheConfig, "scheduler": SchedulerConfig, "backend": BackendConfig}
+    chosen = {
+        name: cls(**{key: value for key, value in flat.items() if key in cls.__dataclass_fields__})
+        for name, cls in sections.items()
+    }
+    return EngineConfig(**chosen)
+
+
+def resolved(*, model_facts=None, platform_facts=None, kv=KV, **flat):
+    return resolve(config(**flat), model_facts or model(), platform_facts or platform(), kv)
+
+
+@pytest.mark.parametrize(
+    ("asked", "checkpoint", "machine", "expected"),
+    [
+        ("auto", "float16", platform(), "float32"),
+        ("auto", "bfloat16", platform(instruction_sets=("avx2", "avx512f")), "float32"),
+        ("auto", "float16", platform(instruction_sets=("avx512_bf16",)), "bfloat16"),
+        ("auto", "float32", platform(instruction_sets=("amx_bf16",)), "bfloat16"),
+        ("auto", "float16", platform("cuda"), "float16"),
+        ("auto", "bfloat16", platform("cuda"), "bfloat16"),
+        ("auto", "float32", platform("cuda"), "bfloat16"),
+        ("float32", "bfloat16", platform(instruction_sets=("amx_bf16",)), "float32"),
+        ("float16", "float32", platform(), "float16"),
+    ],
+)
+def test_dtype(asked, checkpoint, machine, expected):
+    dtype, decision = resolve_dtype(config(dtype=asked), model(dtype=checkpoint), machine)
+    assert dtype == expected == decision.chosen
+    assert dtype in DTYPES
+    assert ("--dtype" in decision.why) == (asked != "auto")
+
+
+def test_a_cpu_without_bfloat16_says_what_it_lacks():
+    _, decision = resolve_dtype(config(), model(), platform(instruction_sets=("avx2",)))
+    (refused,) = decision.rejected
+    assert refused.name == "bfloat16"
+    assert "avx512_bf16" in refused.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("flat", "facts", "kv", "expected"),
+    [
+        ({}, {}, {}, 2048),
+        ({"max_model_len": 100}, {}, {}, 100),
+        ({"max_model_len": 2048}, {}, {}, 2048),
+        ({}, {"max_position": 0}, {}, FALLBACK_MODEL_LEN),
+        ({"max_model_len": 9000}, {"max_position": 0}, {}, 9000),
+        ({}, {"max_position": 1 << 17}, {}, 1 << 16),  # 64 MiB of 1 KiB tokens
+        ({}, {}, {"memory": 100 * 1024}, 96),  # whole blocks of 16
+        ({}, {}, {"memory": 100 * 1024, "fixed_bytes": 64 * 1024}, 32),
+        ({}, {}, {"memory": 0, "bytes_per_token": 0}, 2048),  # a model of running states only
+    ],
+)
+def test_max_model_len(flat, facts, kv, expected):
+    kv_facts = KvFacts(**({"block_tokens": (16,), "bytes_per_token": 1024, "memory": 64 * MIB} | kv))
+    result, decisions = resolved(model_facts=model(**facts), kv=kv_facts, **flat)
+    assert result.max_model_len == expected
+    (decision,) = [d for d in decisions if d.subject == "max_model_len"]
+    assert decision.chosen == str(expected)
+
+
+def test_a_shortened_context_says_why():
+    _, decisions = resolved(model_facts=model(max_position=1 << 17))
+    (decision,) = [d for d in decisions if d.subject == "max_model_len"]
+    assert decision.rejected[0].name == str(1 << 17)
+    assert "64 MiB" in decision.rejected[0].reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("flat", "machine", "expected"),
+    [
+        ({}, platform(), (64, 512)),
+        ({}, platform("cuda"), (256, 8192)),
+        ({}, platform("tpu"), (64, 512)),
+        ({"max_num_seqs": 600}, platform(), (600, 600)),
+        ({"max_num_batched_tokens": 32}, platform(), (32, 32)),
+        ({"max_num_seqs": 4, "max_num_batched_tokens": 4}, platform(), (4, 4)),
+    ],
+)
+def test_batch_sizes(flat, machine, expected):
+    result, decisions = resolved(platform_facts=machine, **flat)
+    assert (result.max_num_seqs, result.max_num_batched_tokens) == expected
+    named = {d.subject for d in decisions if d.why.startswith("named by")}
+    assert named == set(flat)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, 16), (16, 16), (64, 64)])
+def test_block_size(asked, expected):
+    assert resolved(block_size=asked)[0].block_size == expected
+
+
+@pytest.mark.parametrize(
+    ("flat", "kv", "sentence"),
+    [
+        ({"block_size": 17}, KV, "block_size is 17, but .* accepts only 16, 32, 64"),
+        ({"max_model_len": 2049}, KV, "max_model_len is 2049, but tiny was made for at most 2048 tokens"),
+        (
+            {"max_model_len": 200},
+            KvFacts(block_tokens=(16,), bytes_per_token=1024, memory=100 * 1024),
+            "hold one request of at most 96 tokens",
+        ),
+        ({}, KvFacts(block_tokens=(16,), bytes_per_token=1024, memory=1024), "do not hold one block of 16 tokens"),
+        (
+            {"max_num_seqs": 8, "max_num_batched_tokens": 4},
+            KV,
+            "max_num_batched_tokens is 4, but max_num_seqs is 8",
+        ),
+    ],
+)
+def test_values_that_cannot_hold_are_refused_with_a_sentence(flat, kv, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        resolved(kv=kv, **flat)
+
+
+def test_what_needs_no_decision_passes_through():
+    result, _ = resolved(
+        enable_prefix_caching=False, scheduling_policy="priority", async_depth=3, check_integrity=True,
+        attention_backend="a", linear_backend="b", load_format="dummy", seed=7, kv_cache_memory=5,
+    )  # fmt: skip
+    settings = result.settings()
+    expected = {
+        "enable_prefix_caching": "False", "scheduling_policy": "priority", "async_depth": "3",
+        "check_integrity": "True", "attention_backend": "a", "linear_backend": "b", "load_format": "dummy",
+        "seed": "7", "kv_cache_memory": "5", "threads": "4",
+    }  # fmt: skip
+    assert expected.items() <= settings.items()
+    assert resolved(threads=2)[0].threads == 2
