@@ -1,0 +1,39 @@
+# make serve   sets up .venv, fetches the model, serves it on http://127.0.0.1:8000
+# make test    sets up .venv with the test packages, runs the null, cpu and conformance tiers
+# Both can be repeated; what is already there is not done again.
+
+PORT ?= 8000
+HOST ?= 127.0.0.1
+MODEL ?= smollm2
+FLAGS ?=
+TIERS ?= null cpu conformance
+export PORT HOST MODEL PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test check docs clean
+
+help:
+	@echo "make serve [PORT=8000] [HOST=127.0.0.1] [MODEL=smollm2] [FLAGS='--max-model-len 4096']"
+	@echo "make test [TIERS='null cpu conformance']"
+	@echo "make check      format, lint, types, import contracts, sizes, generated pages"
+	@echo "make docs       write docs/generated again"
+	@echo "make install    only set up .venv"
+	@echo "make clean      remove .venv and caches"
+
+install:
+	@scripts/install runtime
+
+serve: install
+	@exec .venv/bin/penstock serve "$$MODEL" --host "$$HOST" --port "$$PORT" $(FLAGS)
+
+test:
+	@scripts/test $(TIERS)
+
+check:
+	@scripts/check
+
+docs:
+	@scripts/docs
+
+clean:
+	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

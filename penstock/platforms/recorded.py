@@ -1,0 +1,90 @@
+"""Recorded facts of other machines, for tests and for ``penstock explain --platform NAME``.
+
+Written down from vendors' data sheets and from probes; they describe hardware, and assume the libraries of a usual
+installation. Nothing here is measured performance.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from penstock.errors import ConfigError
+from penstock.types.facts import AcceleratorFacts, PlatformFacts
+
+_GIB = 1 << 30
+_AVX2 = ("sse4_2", "avx", "f16c", "fma", "avx2")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vbmi", "avx512_vnni")
+_AMX = (*_AVX2, "avx_vnni", *_AVX512[len(_AVX2) :], "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16")
+_CPU_LIBRARIES = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "safetensors": "0.8.0", "tokenizers": "0.23.3"}
+_CUDA_LIBRARIES = {**_CPU_LIBRARIES, "torch": "2.13.0", "triton": "3.7.0"}
+
+
+def _cuda_host(
+    gpu: str, capability: str, gpu_mib: int, *, cpu: str, cores: int, sets: tuple[str, ...], gib: int
+) -> PlatformFacts:
+    return PlatformFacts(
+        name="cuda",
+        machine="x86_64",
+        cpu_model=cpu,
+        num_cores=cores,
+        instruction_sets=sets,
+        memory_bytes=gib * _GIB,
+        memory_available_bytes=gib * _GIB * 9 // 10,
+        accelerators=(AcceleratorFacts(name=gpu, kind="cuda", capability=capability, memory_bytes=gpu_mib << 20),),
+        libraries=dict(_CUDA_LIBRARIES),
+        python="3.12.3",
+    )
+
+
+def _cpu_host(cpu: str, *, cores: int, sets: tuple[str, ...], gib: int, machine: str = "x86_64") -> PlatformFacts:
+    return PlatformFacts(
+        name="cpu",
+        machine=machine,
+        cpu_model=cpu,
+        num_cores=cores,
+        instruction_sets=sets,
+        memory_bytes=gib * _GIB,
+        memory_available_bytes=gib * _GIB * 3 // 4,
+        libraries=dict(_CPU_LIBRARIES),
+        python="3.12.3",
+    )
+
+
+RECORDED: dict[str, PlatformFacts] = {
+    "h200": _cuda_host(
+        "NVIDIA H200", "9.0", 143771, cpu="Intel(R) Xeon(R) Platinum 8480+", cores=16, sets=_AMX, gib=128
+    ),
+    "h100": _cuda_host(
+        "NVIDIA H100 80GB HBM3", "9.0", 81559, cpu="Intel(R) Xeon(R) Platinum 8480+", cores=26, sets=_AMX, gib=200
+    ),
+    "a100": _cuda_host(
+        "NVIDIA A100-SXM4-80GB", "8.0", 81920, cpu="AMD EPYC 7742 64-Core Processor", cores=30, sets=_AVX2, gib=240
+    ),
+    "rtx4090": _cuda_host(
+        "NVIDIA GeForce RTX 4090",
+        "8.9",
+        24564,
+        cpu="AMD Ryzen 9 7950X 16-Core Processor",
+        cores=16,
+        sets=(*_AVX512, "avx512_bf16"),
+        gib=64,
+    ),
+    "laptop-avx2": _cpu_host("Intel(R) Core(TM) i5-8250U CPU @ 1.60GHz", cores=4, sets=_AVX2, gib=16),
+    "laptop-arm64": _cpu_host(
+        "Snapdragon X Elite",
+        cores=12,
+        sets=("neon", "fp16", "dotprod", "i8mm", "bf16"),
+        gib=32,
+        machine="aarch64",
+    ),
+    "server-amx": _cpu_host("Intel(R) Xeon(R) Platinum 8488C", cores=48, sets=_AMX, gib=384),
+}
+
+
+def recorded_platform(name: str) -> PlatformFacts:
+    """Facts of a recorded machine. Raises ConfigError with the known names."""
+    if name in RECORDED:
+        return RECORDED[name]
+    close = difflib.get_close_matches(name, RECORDED, n=1)
+    meant = f" Did you mean {close[0]}?" if close else ""
+    raise ConfigError(f"There is no recorded platform {name!r}; known are {', '.join(RECORDED)}.{meant}")

@@ -1,0 +1,54 @@
+"""The house rules that imports can break: torch is out of reach, the public surface is small, start-up loads little."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import penstock
+
+HEAVY = {
+    "torch", "triton", "transformers", "numpy", "tokenizers", "safetensors", "huggingface_hub", "starlette", "uvicorn",
+    "zmq", "jinja2", "prometheus_client", "rich", "httpx", "pygments",
+}  # fmt: skip
+
+
+def _modules_after(code: str) -> set[str]:
+    """Top-level packages in memory after ``code`` ran in a fresh interpreter."""
+    script = f"import json, sys\ntry:\n    {code}\nexcept SystemExit: pass\n"
+    script += "print('\\n' + json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("name", ["torch", "triton", "transformers", "torch.nn"])
+def test_null_tier_cannot_import_torch(name):
+    with pytest.raises(ModuleNotFoundError, match="blocked"):
+        __import__(name)
+
+
+def test_public_surface():
+    assert set(penstock.__all__) == {"LLM", "SamplingParams", "__version__"}
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        penstock.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import penstock",
+        "from penstock.cli.main import main; main(['--version'])",
+        "from penstock.cli.main import main; main(['--help'])",
+        "from penstock.cli.main import main; main(['serve', '--help'])",
+    ],
+)
+def test_start_up_loads_nothing_heavy(code):
+    assert _modules_after(code) & HEAVY == set()
+
+
+def test_import_contracts():
+    importlinter = pytest.importorskip("importlinter.cli", reason="import-linter is in the dev extra")
+    assert importlinter.lint_imports(cache_dir=None, no_cache=True) == 0
