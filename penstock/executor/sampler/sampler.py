@@ -41,12 +41,12 @@ class Sampler:
     """``seed`` is the engine's: it seeds the requests that bring no seed of their own."""
 
     def __init__(self, vocab_size: int, seed: int = 0) -> None:
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self._seed = seed
 
     def admit(self, request_id: int, params: SamplingParams, num_prompt_tokens: int) -> SeatSampling:
         """Prepare what the request's rows will need."""
-        need = SamplingNeed(params=params, num_prompt_tokens=num_prompt_tokens, vocab_size=self._vocab_size)
+        need = SamplingNeed(params=params, num_prompt_tokens=num_prompt_tokens, vocab_size=self.vocab_size)
         prepared = tuple(step.prepare(need) for step in STEPS)
         unchanged = all(own is None for own in prepared)
         return SeatSampling(

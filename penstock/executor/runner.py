@@ -1,0 +1,224 @@
+"""One step on one rank: inputs, forward, sampler. Knows no thread, no queue and no scheduler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from penstock.attention.context import ForwardContext, forward_context
+from penstock.attention.contract import AttentionBackend, AttentionSpec
+from penstock.executor.inputs import InputBuilder, StepInputs
+from penstock.executor.kv_storage import KvStorage
+from penstock.executor.sampler.logprobs import RawLogprobs
+from penstock.executor.sampler.rows import SampleRow, SeatSampling
+from penstock.executor.sampler.sampler import NOT_FINITE, Sampled, Sampler
+from penstock.executor.seats import SeatState
+from penstock.models.family import CausalModel
+from penstock.types.kv import KvGroupSpec
+from penstock.types.plan import StepPlan
+from penstock.types.result import StepResult, StepTimings, TokenLogprobs
+
+PROMPT_LOGITS_ELEMENTS = 16 << 20  # of float32 at once: whole prompts times vocabularies would not fit
+
+# row -> its token masks, one per sampled position in order
+RowMasks = Mapping[int, Sequence[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAttention:
+    """The backend of one KV group and the spec it was chosen for."""
+
+    spec: AttentionSpec
+    backend: AttentionBackend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerLimits:
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+
+
+class Runner:
+    """Owns the seats and the KV storage of one rank. ``run`` is called by one thread, with plans in order."""
+
+    def __init__(
+        self,
+        model: CausalModel,
+        groups: Sequence[KvGroupSpec],
+        attention: Sequence[GroupAttention],
+        storage: KvStorage,
+        sampler: Sampler,
+        limits: RunnerLimits,
+    ) -> None:
+        self._model = model
+        self._groups = tuple(groups)
+        self._attention = tuple(attention)
+        self._storage = storage
+        self._sampler = sampler
+        self._seats = SeatState(limits.max_num_seqs, limits.max_model_len, groups)
+        self._inputs = InputBuilder(self._seats, limits.max_num_seqs, limits.max_num_batched_tokens)
+        self._sampling: dict[int, SeatSampling] = {}
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan, wait_for_masks: Callable[[], RowMasks]) -> StepResult:
+        """Carry out one plan. ``wait_for_masks`` blocks until the masks of ``plan.masked_rows`` are there; it is called
+        after the forward, and only when there are such rows."""
+        started = time.monotonic()
+        self._seats.apply(plan)
+        for seat in plan.dropped:
+            self._sampling.pop(seat, None)
+        for admission in plan.admitted:
+            self._sampling[admission.seat] = self._sampler.admit(
+                admission.request_id, admission.sampling, admission.num_prompt_tokens
+            )
+        # Without tiers no transfer can succeed; the core recomputes what was not loaded.
+        transfers = tuple((job.job_id, False) for job in plan.transfers)
+        if plan.is_empty:
+            timings = StepTimings(started=started, ended=time.monotonic())
+            return StepResult(step_id=plan.step_id, finished_transfers=transfers, timings=timings)
+
+        inputs = self._inputs.build(plan)
+        forward_started = time.monotonic()
+        carry = self._forward(inputs)
+        asked = _Asked.of(plan, inputs)
+        logits = self._model.logits(carry, asked.positions) if asked.rows else None
+        failed: dict[int, str] = {}
+        prompt_logprobs = self._prompt_logprobs(plan, inputs, carry, failed)
+        forward_ended = time.monotonic()
+
+        masks = wait_for_masks() if plan.masked_rows else {}
+        sample_started = time.monotonic()
+        answer = _Answer(len(plan.row_seats), failed)
+        if logits is not None:
+            answer.take(plan, asked, self._sampler.sample(logits, self._sample_rows(inputs, asked, masks)), masks)
+        self._seats.advance(inputs.seats, inputs.num_tokens, answer.tokens, plan.row_samples)
+        ended = time.monotonic()
+        return StepResult(
+            step_id=plan.step_id,
+            row_tokens=tuple(answer.tokens),
+            logprobs=answer.logprobs,
+            prompt_logprobs=prompt_logprobs,
+            failed_rows=failed,
+            finished_transfers=transfers,
+            timings=StepTimings(
+                started=started,
+                ended=ended,
+                forward_s=forward_ended - forward_started,
+                sample_s=ended - sample_started,
+            ),
+        )
+
+    def _forward(self, inputs: StepInputs) -> Mapping[str, torch.Tensor]:
+        metadata = {
+            group.name: attention.backend.plan(attention.spec, step)
+            for group, attention, step in zip(self._groups, self._attention, inputs.groups, strict=True)
+        }
+        with forward_context(ForwardContext(metadata, self._storage.layers)):
+            carry, _ = self._model.forward(inputs.token_ids, inputs.positions)
+        return carry
+
+    def _sample_rows(self, inputs: StepInputs, asked: _Asked, masks: RowMasks) -> list[SampleRow]:
+        seats, state = inputs.seats.tolist(), self._seats
+        known = state.num_known[inputs.seats].tolist()
+        rows = []
+        for row, place in zip(asked.rows, asked.places, strict=True):
+            of_row = masks.get(row, ())
+            rows.append(
+                SampleRow(
+                    self._sampling[seats[row]],
+                    state.tokens[seats[row], : known[row] + place],
+                    known[row],
+                    of_row[place] if place < len(of_row) else None,
+                )
+            )
+        return rows
+
+    def _prompt_logprobs(
+        self, plan: StepPlan, inputs: StepInputs, carry: Mapping[str, torch.Tensor], failed: dict[int, str]
+    ) -> dict[int, tuple[TokenLogprobs, ...]]:
+        answer: dict[int, tuple[TokenLogprobs, ...]] = {}
+        for row, seat in enumerate(plan.row_seats):
+            num_top = self._sampling[seat].params.prompt_logprobs
+            begin = int(inputs.starts[row])
+            end = min(begin + plan.row_num_tokens[row], int(self._seats.num_prompt[seat]) - 1)
+            if num_top is None or begin >= end:
+                continue
+            first = int(inputs.query_start[row])
+            chosen = self._seats.tokens[seat, begin + 1 : end + 1].tolist()
+            entries = self._describe(carry, first, chosen, num_top)
+            if entries is None:
+                failed[row] = NOT_FINITE
+            else:
+                answer[row] = tuple(entries)
+        return answer
+
+    def _describe(
+        self, carry: Mapping[str, torch.Tensor], first: int, chosen: Sequence[int], num_top: int
+    ) -> list[TokenLogprobs] | None:
+        """The log-probabilities of ``chosen[i]`` by the logits at batch position first + i, in slices of bounded
+        memory; None when they are not finite."""
+        entries: list[TokenLogprobs] = []
+        size = max(1, PROMPT_LOGITS_ELEMENTS // self._sampler.vocab_size)
+        for begin in range(0, len(chosen), size):
+            part = chosen[begin : begin + size]
+            logits = self._model.logits(carry, torch.arange(first + begin, first + begin + len(part)))
+            if not bool(torch.isfinite(logits).all()):
+                return None
+            entries += RawLogprobs(logits).describe(part, [num_top] * len(part))
+        return entries
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The logits that a step needs, in order of rows: entry i is for row ``rows[i]`` after ``places[i]`` drafts."""
+
+    rows: list[int]
+    places: list[int]
+    positions: torch.Tensor  # batch positions
+
+    @staticmethod
+    def of(plan: StepPlan, inputs: StepInputs) -> _Asked:
+        sampling = np.flatnonzero(plan.row_samples)
+        counts = inputs.num_drafts[sampling] + 1
+        rows = np.repeat(sampling, counts)
+        places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        positions = inputs.query_start[rows] + inputs.num_tokens[rows] - 1 + places
+        return _Asked(rows.tolist(), places.tolist(), torch.from_numpy(positions))
+
+
+class _Answer:
+    """Collects the tokens of each row: verification of drafts, failures, log-probabilities."""
+
+    def __init__(self, num_rows: int, failed: dict[int, str]) -> None:
+        self.tokens: list[tuple[int, ...]] = [()] * num_rows
+        self.logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
+        self._failed = failed
+
+    def take(self, plan: StepPlan, asked: _Asked, sampled: Sampled, masks: RowMasks) -> None:
+        """Keep a row's samples up to the first that differs from its draft.
+
+        That is exact: the sample at a position is a pure function of the row's logits and history there, and both are
+        what they would have been without drafts as long as all earlier samples equal their drafts. A masked row is
+        followed only as far as masks were delivered for it.
+        """
+        begin = 0
+        while begin < len(asked.rows):
+            row = asked.rows[begin]
+            drafts = plan.row_drafts[row] if plan.row_drafts else ()
+            end = begin + len(drafts) + 1
+            usable = end if row not in masks else min(end, begin + len(masks[row]))
+            last = begin
+            while last + 1 < usable and last not in sampled.failed and sampled.tokens[last] == drafts[last - begin]:
+                last += 1
+            if last in sampled.failed:
+                self._failed[row] = sampled.failed[last]
+            if row not in self._failed:
+                self.tokens[row] = tuple(sampled.tokens[begin : last + 1])
+                if last in sampled.logprobs:
+                    self.logprobs[row] = tuple(sampled.logprobs[i] for i in range(begin, last + 1))
+            begin = end
