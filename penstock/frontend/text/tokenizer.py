@@ -123,6 +123,19 @@ class HubTokenizer:
         return self.token_bytes(token_id).decode("utf-8", "replace")
 
 
+def set_sequence_ends(backend: HubBackend, *, bos: str | None, eos: str | None) -> None:
+    """Make ``encode`` put these tokens around a text; None leaves that end bare."""
+    from tokenizers import processors
+
+    ends = [token for token in (bos, eos) if token is not None]
+    single = [*([bos] if bos is not None else []), "$A", *([eos] if eos is not None else [])]
+    backend.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=[*single, *(part if part != "$A" else "$B" for part in single)],
+        special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys(ends)],
+    )
+
+
 def _decoder_of(backend: HubBackend) -> dict[str, object]:
     """The decoder's description. The library pickles a decoder as its JSON."""
     decoder = backend.decoder
