@@ -39,6 +39,19 @@ class KvGeometry:
     soft_cap: float | None = None
 
 
+def attention_spec(geometry: KvGeometry, dtype_name: str, platform: PlatformFacts) -> AttentionSpec:
+    """What the group's layers need of an attention backend; the runner plans with the same spec."""
+    return AttentionSpec(
+        num_heads=geometry.num_heads,
+        num_kv_heads=geometry.num_kv_heads,
+        head_dim=geometry.head_dim,
+        dtype=dtype_name,
+        window=geometry.window,
+        soft_cap=geometry.soft_cap,
+        platform=platform,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarrySpec:
     """Names and widths of the tensors [tokens, width] that a stage hands to the next one."""
@@ -54,6 +67,10 @@ class ModelParts:
     platform: PlatformFacts
     linear_method: Callable[[LinearSpec], LinearMethod]
     attention_backend: Callable[[AttentionSpec], AttentionBackend]
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
 
 
 class CausalModel(Protocol):

@@ -1,0 +1,9 @@
+"""Plain float32 truth of every op, written to be read. Nothing here is fast."""
+
+from penstock.kernels.reference.activation import gelu_and_mul, silu_and_mul
+from penstock.kernels.reference.attention import paged_attention
+from penstock.kernels.reference.linear import embedding, linear
+from penstock.kernels.reference.norm import rms_norm
+from penstock.kernels.reference.rotary import rotary
+
+__all__ = ["embedding", "gelu_and_mul", "linear", "paged_attention", "rms_norm", "rotary", "silu_and_mul"]

@@ -1,0 +1,17 @@
+"""Reference of rotary position embedding. Knows no scaling variant: angles come in as cosines and sines."""
+
+from __future__ import annotations
+
+import torch
+
+
+def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate the pairs (j, j + d/2) of every head (Su et al. 2021, in the half-split layout of GPT-NeoX).
+
+    x [tokens, heads, d]; cos, sin float32 [tokens, 1, d], full width so that one multiplication serves a head: the
+    cosines are the same in both halves, the sines are negative in the first. Computed in float32, in x's type.
+    """
+    half = x.shape[-1] // 2
+    first, second = x[..., :half].to(torch.float32), x[..., half:].to(torch.float32)
+    cosine, sine = cos[..., half:], sin[..., half:]
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).to(x.dtype)

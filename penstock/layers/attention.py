@@ -1,0 +1,70 @@
+"""Self-attention over paged KV. The step's metadata comes from the forward context; layers keep no step state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from penstock.attention.context import current_forward
+from penstock.attention.contract import AttentionSpec
+from penstock.layers.linear import Linear
+from penstock.layers.norm import HeadNorms
+from penstock.layers.parameter import Layer
+from penstock.layers.parts import LayerParts
+from penstock.layers.rotary import RopeTables, Rotary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionPlace:
+    """Where an attention layer stands: its layer number, its KV group and what the group asks of a backend."""
+
+    layer: int
+    group: str
+    spec: AttentionSpec
+
+
+class SelfAttention(Layer):
+    """Fused q, k, v; optional per-head norms; rotary on queries and keys together; paged attention; output.
+
+    ``head_norm_eps`` turns the norms of queries and keys on. ``scale`` multiplies the scores.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        place: AttentionPlace,
+        rotary: Rotary,
+        parts: LayerParts,
+        *,
+        scale: float,
+        qkv_bias: bool = False,
+        output_bias: bool = False,
+        head_norm_eps: float | None = None,
+    ) -> None:
+        spec = place.spec
+        self._layer, self._group, self._scale = place.layer, place.group, scale
+        self._heads, self._kv_heads, self._head_dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
+        self._rotary = rotary
+        self._backend = parts.attention_backend(spec)
+        width = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
+        self.qkv = Linear(hidden_size, width, parts, bias=qkv_bias)
+        self.output = Linear(spec.num_heads * spec.head_dim, hidden_size, parts, bias=output_bias)
+        self.norms: HeadNorms | None = None
+        if head_norm_eps is not None:
+            self.norms = HeadNorms(spec.num_heads, spec.num_kv_heads, spec.head_dim, head_norm_eps, parts)
+
+    def __call__(self, x: torch.Tensor, tables: RopeTables) -> torch.Tensor:
+        """x [tokens, hidden_size] -> [tokens, hidden_size]."""
+        heads, rotated = self._heads, self._heads + self._kv_heads
+        qkv = self.qkv(x).view(-1, rotated + self._kv_heads, self._head_dim)
+        qk = qkv[:, :rotated]
+        if self.norms is not None:
+            qk = self.norms(qk)
+        qk = self._rotary(qk, tables)
+        step = current_forward()
+        out = self._backend.run(
+            qk[:, :heads], qk[:, heads:], qkv[:, rotated:],
+            step.kv[self._layer], self._scale, step.metadata[self._group],
+        )  # fmt: skip
+        return self.output(out.reshape(len(x), heads * self._head_dim))
