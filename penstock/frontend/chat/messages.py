@@ -17,9 +17,11 @@ _PASSED = ("name", "tool_call_id", "reasoning_content", "reasoning")
 
 
 def normalize_messages(messages: Any, *, param: str = "messages") -> list[dict[str, Any]]:
-    """Messages of a request as plain dictionaries: ``role``, ``content`` (str), ``tool_calls`` with parsed arguments.
+    """Messages of a request as plain dictionaries: ``role``, ``content``, ``tool_calls`` with parsed arguments.
 
-    Text parts are joined in order. Raises InvalidRequestError that names the field, e.g. ``messages[2].content``.
+    ``content`` is a string, a list of ``{"type": "text", "text": ...}``, or None for an assistant that only calls
+    tools; the template's traits decide what becomes of it. Raises InvalidRequestError that names the field, such as
+    ``messages[2].content``.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         raise InvalidRequestError(f"{param} must be a list of messages.", param=param)
@@ -44,7 +46,7 @@ def _normalize(message: Any, where: str) -> dict[str, Any]:
     content = _content(message.get("content"), f"{where}.content")
     if content is None and role == "assistant":
         content = _string(message.get("refusal"), f"{where}.refusal")
-    if content is None:
+    if content is None and not calls:
         if role != "assistant":
             raise InvalidRequestError(f"{where}.content must be a string or text parts.", param=f"{where}.content")
         content = ""
@@ -58,12 +60,12 @@ def _normalize(message: Any, where: str) -> dict[str, Any]:
     return normalized
 
 
-def _content(content: Any, where: str) -> str | None:
+def _content(content: Any, where: str) -> str | list[dict[str, str]] | None:
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         raise InvalidRequestError(f"{where} must be a string or a list of parts.", param=where)
-    return "".join(_part_text(part, f"{where}[{position}]") for position, part in enumerate(content))
+    return [{"type": "text", "text": _part_text(part, f"{where}[{row}]")} for row, part in enumerate(content)]
 
 
 def _part_text(part: Any, where: str) -> str:

@@ -1,16 +1,37 @@
 """Reads everything about text that a model's files say: tokenizer, chat template, stop ids, sampling defaults.
 
-Reads files only; fetching is the loader's job.
+Reads files only; finding and fetching them is the loader's job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from penstock.errors import ConfigError, ModelSourceError, UserError
 from penstock.frontend.chat.template import ChatTemplate
+from penstock.frontend.text.gguf_tokenizer import (
+    gguf_chat_templates,
+    gguf_special_tokens,
+    gguf_stop_ids,
+    tokenizer_from_gguf,
+)
+from penstock.frontend.text.hub_files import (
+    TokenizerFiles,
+    hub_chat_templates,
+    hub_special_tokens,
+    read_json,
+    tokenizer_from_files,
+)
 from penstock.frontend.text.tokenizer import Tokenizer
+from penstock.types.request import SamplingParams
+
+if TYPE_CHECKING:
+    from penstock.loader.sources import ModelSource
+
+_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +39,101 @@ class TextAssets:
     """What a frontend needs to speak a model's language.
 
     ``stop_token_ids`` is the union of all end-of-sequence ids that the model's files declare. ``sampling_defaults``
-    has names of SamplingParams.
+    has names of SamplingParams; ``max_new_tokens`` caps an output whose request names no length.
     """
 
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None = None
     stop_token_ids: frozenset[int] = frozenset()
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
+    max_new_tokens: int | None = None
+
+
+def load_text_assets(
+    source: ModelSource,
+    *,
+    tokenizer: str | None = None,
+    chat_template: str | None = None,
+    generation_config: str = "auto",
+) -> TextAssets:
+    """Read a model's text side.
+
+    ``tokenizer`` names a directory, GGUF file or hub id whose tokenizer and templates replace the model's own.
+    ``chat_template`` is a file with a Jinja template. ``generation_config`` "none" ignores sampling defaults (stop ids
+    are still read). Raises ModelSourceError for files that are missing or damaged, UnsupportedModelError for a
+    tokenizer that cannot be used, ConfigError for a template file that cannot be read.
+    """
+    generation: Mapping[str, Any] = {}
+    stop_ids: set[int] = set()
+    if source.kind == "directory":
+        generation = read_json(source.path / "generation_config.json")
+        config = read_json(source.path / "config.json")
+        for section in (config, config.get("text_config") or {}, generation):
+            stop_ids |= _eos_ids(section)
+    else:
+        stop_ids |= gguf_stop_ids(_gguf_metadata(source.path))
+    text_source = source if tokenizer is None else _other_source(tokenizer)
+    loaded, templates, special_tokens = _text_side(text_source)
+    if loaded.eos_token_id is not None:
+        stop_ids.add(loaded.eos_token_id)
+    if chat_template is not None:
+        templates = {"default": _read_template(chat_template)}
+    wanted = generation if generation_config == "auto" else {}
+    return TextAssets(
+        tokenizer=loaded,
+        chat_template=ChatTemplate(templates, special_tokens) if templates else None,
+        stop_token_ids=frozenset(stop_ids),
+        sampling_defaults=_sampling_defaults(wanted),
+        max_new_tokens=wanted.get("max_new_tokens"),
+    )
+
+
+def _text_side(source: ModelSource) -> tuple[Tokenizer, dict[str, str], dict[str, str]]:
+    """Tokenizer, chat templates by name, and the templates' special token variables."""
+    if source.kind == "directory":
+        files = TokenizerFiles.read(source.path)
+        return tokenizer_from_files(files), hub_chat_templates(files), hub_special_tokens(files)
+    metadata = _gguf_metadata(source.path)
+    return tokenizer_from_gguf(metadata), gguf_chat_templates(metadata), gguf_special_tokens(metadata)
+
+
+def _gguf_metadata(path: Path) -> Mapping[str, Any]:
+    from penstock.loader.gguf_file import GgufFile
+
+    file = GgufFile(path)
+    try:
+        return file.metadata
+    finally:
+        file.close()
+
+
+def _other_source(name: str) -> ModelSource:
+    from penstock.loader.sources import resolve_source
+
+    return resolve_source(name)
+
+
+def _read_template(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The chat template file {path!r} cannot be read: {error}.") from error
+
+
+def _eos_ids(section: Mapping[str, Any]) -> set[int]:
+    """``eos_token_id`` of a configuration: a number, a list, or nothing."""
+    value = section.get("eos_token_id")
+    ids: Iterable[Any] = value if isinstance(value, list) else (value,)
+    return {token_id for token_id in ids if isinstance(token_id, int)}
+
+
+def _sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {name: generation[name] for name in _DEFAULTS if generation.get(name) is not None}
+    try:
+        SamplingParams(**defaults)
+    except (UserError, TypeError) as error:
+        raise ModelSourceError(
+            f"generation_config.json has sampling defaults that cannot be used: {error}\n\n"
+            "Use --generation-config none to ignore them."
+        ) from error
+    return defaults

@@ -92,7 +92,7 @@ def prepare_request(
     else:
         ids = tuple(prompt)
         _check_ids(ids, limit, param)
-    max_tokens = _resolve_max_tokens(sampling, len(ids), max_model_len, param)
+    max_tokens = _resolve_max_tokens(sampling, len(ids), max_model_len, param, assets.max_new_tokens)
     _check_ids(sampling.logit_bias, limit, "logit_bias")
     _check_ids(sampling.allowed_token_ids, limit, "allowed_token_ids")
     _check_ids(sampling.stop_token_ids, limit, "stop_token_ids")
@@ -143,7 +143,9 @@ def bad_word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[tuple[int,
     return tuple(sequence for sequence in sequences if sequence)
 
 
-def _resolve_max_tokens(sampling: SamplingParams, num_prompt: int, max_model_len: int, param: str) -> int:
+def _resolve_max_tokens(
+    sampling: SamplingParams, num_prompt: int, max_model_len: int, param: str, model_default: int | None
+) -> int:
     room = max_model_len - num_prompt
     if num_prompt == 0:
         raise InvalidRequestError(f"{param} must contain at least one token.", param=param)
@@ -162,7 +164,9 @@ def _resolve_max_tokens(sampling: SamplingParams, num_prompt: int, max_model_len
             param="max_tokens",
             code="context_length_exceeded",
         )
-    return room if wanted is None else wanted
+    if wanted is None:
+        return room if model_default is None else min(room, model_default)
+    return wanted
 
 
 def _check_ids(ids: Sequence[int] | Mapping[int, float], limit: int, param: str) -> None:

@@ -1,0 +1,79 @@
+"""What shape of messages a chat template takes, found by rendering small conversations, and bringing messages into it.
+
+Templates do not declare this; reading their code is guesswork, while a rendering shows it (the idea is llama.cpp's).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_NEEDLE = "penstock7needle"
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateTraits:
+    """``takes_strings`` and ``takes_parts``: which kinds of content it prints. ``takes_developer``: it knows that
+    role. ``wants_argument_text``: tool call arguments must be a JSON string. ``takes_no_content``: it handles an
+    assistant message whose content is None because it calls tools."""
+
+    takes_strings: bool = True
+    takes_parts: bool = False
+    takes_developer: bool = False
+    wants_argument_text: bool = False
+    takes_no_content: bool = False
+
+
+def probe_traits(source: str, render: Callable[[list[dict[str, Any]]], str]) -> TemplateTraits:
+    """``render`` gives the text of a conversation, empty when the template refuses it."""
+    parts = render([{"role": "user", "content": [{"type": "text", "text": _NEEDLE}]}])
+    as_object = render(_tool_conversation({"key": _NEEDLE}, ""))
+    as_text = render(_tool_conversation(json.dumps({"key": _NEEDLE}), ""))
+    no_content = render(_tool_conversation({"key": _NEEDLE}, None) if _NEEDLE in as_object else [])
+    takes_parts = _NEEDLE in parts and "'text'" not in parts and '"text"' not in parts
+    return TemplateTraits(
+        takes_strings=not takes_parts or _NEEDLE in render([{"role": "user", "content": _NEEDLE}]),
+        takes_parts=takes_parts,
+        takes_developer="developer" in source,
+        wants_argument_text=_NEEDLE not in as_object and _NEEDLE in as_text,
+        takes_no_content=_NEEDLE in no_content and "None" not in no_content,
+    )
+
+
+def shape_messages(messages: Sequence[Mapping[str, Any]], traits: TemplateTraits) -> list[dict[str, Any]]:
+    """Fresh copies in the shape that the template takes. Parts that must become a string are joined by newlines."""
+    return [_shape(message, traits) for message in messages]
+
+
+def _shape(message: Mapping[str, Any], traits: TemplateTraits) -> dict[str, Any]:
+    shaped: dict[str, Any] = copy.deepcopy(dict(message))
+    if shaped.get("role") == "developer" and not traits.takes_developer:
+        shaped["role"] = "system"
+    content = shaped.get("content")
+    if isinstance(content, list) and not traits.takes_parts:
+        shaped["content"] = "\n".join(part["text"] for part in content if "text" in part)
+    elif isinstance(content, str) and not traits.takes_strings:
+        shaped["content"] = [{"type": "text", "text": content}]
+    elif content is None and not (traits.takes_no_content and shaped.get("tool_calls")):
+        shaped["content"] = "" if traits.takes_strings else []
+    if traits.wants_argument_text:
+        for call in shaped.get("tool_calls", ()):
+            arguments = call["function"]["arguments"]
+            if not isinstance(arguments, str):
+                call["function"]["arguments"] = json.dumps(arguments, ensure_ascii=False)
+    reasoning = next((shaped[name] for name in _REASONING if shaped.get(name) is not None), None)
+    if reasoning is not None:
+        shaped = {"thinking": reasoning, **shaped, "reasoning_content": reasoning}
+    return shaped
+
+
+def _tool_conversation(arguments: Any, content: str | None) -> list[dict[str, Any]]:
+    call = {"id": "call00001", "type": "function", "function": {"name": "lookup", "arguments": arguments}}
+    return [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": content, "tool_calls": [call]},
+    ]
