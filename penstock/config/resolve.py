@@ -6,7 +6,8 @@ Start-up calls it in two steps, because attention backends are chosen for a dtyp
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 from penstock.config.sections import EngineConfig
 from penstock.errors import ConfigError
@@ -18,17 +19,15 @@ FALLBACK_MODEL_LEN = 2048  # for checkpoints that declare no context length
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvFacts:
-    """What the chosen backends and the memory plan declare. Sizes in bytes.
+    """What the chosen backends and the memory plan declare.
 
     ``block_tokens`` are the block sizes that every attention group accepts, the preferred one first.
-    ``bytes_per_token`` counts the groups that keep every token; ``fixed_bytes`` what one request needs in groups
-    whose size does not grow with its length (windows, running states). ``memory`` is what there is for KV.
+    ``longest_request`` answers, for a configuration that is resolved but for its length, how many tokens one request
+    may have, up to ``max_model_len``, so that the KV cache holds it alone; 0 when it holds none.
     """
 
     block_tokens: tuple[int, ...]
-    bytes_per_token: int
-    memory: int
-    fixed_bytes: int = 0
+    longest_request: Callable[[ResolvedConfig], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +97,11 @@ def resolve(
     """Fill in everything the user left open. Raises ConfigError, with a sentence, for values that cannot hold."""
     dtype, dtype_decision = resolve_dtype(config, model, platform)
     block_size, block_decision = _block_size(config, kv)
-    max_model_len, length_decision = _max_model_len(config, model, kv, block_size)
     num_seqs, num_tokens, batch_decisions = _batch(config, platform)
-    resolved = ResolvedConfig(
+    asked_len = config.model.max_model_len
+    wanted = ResolvedConfig(
         dtype=dtype,
-        max_model_len=max_model_len,
+        max_model_len=asked_len or model.max_position or FALLBACK_MODEL_LEN,
         max_num_seqs=num_seqs,
         max_num_batched_tokens=num_tokens,
         block_size=block_size,
@@ -117,7 +116,13 @@ def resolve(
         load_format=config.model.load_format,
         seed=config.model.seed,
     )
-    return resolved, (dtype_decision, block_decision, length_decision, *batch_decisions)
+    max_model_len, length_decision = _max_model_len(wanted, asked_len, model, kv)
+    return replace(wanted, max_model_len=max_model_len), (
+        dtype_decision,
+        block_decision,
+        length_decision,
+        *batch_decisions,
+    )
 
 
 def _block_size(config: EngineConfig, kv: KvFacts) -> tuple[int, Decision]:
@@ -133,43 +138,22 @@ def _block_size(config: EngineConfig, kv: KvFacts) -> tuple[int, Decision]:
     return asked, Decision("block_size", str(asked), "named by --block-size", also_possible=others)
 
 
-def _max_model_len(config: EngineConfig, model: ModelFacts, kv: KvFacts, block_size: int) -> tuple[int, Decision]:
-    asked = config.model.max_model_len
-    declared = model.max_position or FALLBACK_MODEL_LEN
-    if asked is not None and model.max_position and asked > model.max_position:
-        raise ConfigError(
-            f"max_model_len is {asked}, but {model.name} was made for at most {model.max_position} tokens: beyond "
-            f"that its output is noise. Give {model.max_position} or less."
-        )
-    holds = _tokens_held(kv, block_size)
-    wanted = asked or declared
-    if holds < 1:
-        raise ConfigError(
-            f"The {_size(kv.memory)} for the KV cache do not hold one block of {block_size} tokens, which needs "
-            f"{_size(kv.fixed_bytes + block_size * kv.bytes_per_token)}. Give a larger kv_cache_memory."
-        )
-    if asked is not None and asked > holds:
-        raise ConfigError(
-            f"max_model_len is {asked}, but the {_size(kv.memory)} for the KV cache hold one request of at most "
-            f"{holds} tokens ({_size(kv.bytes_per_token)} each). Give a smaller max_model_len or a larger "
-            "kv_cache_memory."
-        )
+def _max_model_len(wanted: ResolvedConfig, asked: int | None, model: ModelFacts, kv: KvFacts) -> tuple[int, Decision]:
+    """A length that was asked for is never shortened: when it does not fit, the memory plan refuses with the sum."""
     if asked is not None:
+        if model.max_position and asked > model.max_position:
+            raise ConfigError(
+                f"max_model_len is {asked}, but {model.name} was made for at most {model.max_position} tokens: beyond "
+                f"that its output is noise. Give {model.max_position} or less."
+            )
         return asked, Decision("max_model_len", str(asked), "named by --max-model-len")
-    if wanted > holds:
-        reason = f"one request of that length needs more than the {_size(kv.memory)} there are for KV"
-        refused = (Rejection(str(wanted), (reason,)),)
+    declared = wanted.max_model_len
+    holds = kv.longest_request(wanted)
+    if 0 < holds < declared:
+        refused = (Rejection(str(declared), ("the KV cache does not hold one request of that length",)),)
         return holds, Decision("max_model_len", str(holds), "the longest request that the KV cache holds", refused)
     why = "declared by the checkpoint" if model.max_position else "the checkpoint declares no context length"
-    return wanted, Decision("max_model_len", str(wanted), why)
-
-
-def _tokens_held(kv: KvFacts, block_size: int) -> int:
-    """Tokens of the longest single request, in whole blocks."""
-    room = kv.memory - kv.fixed_bytes
-    if kv.bytes_per_token == 0:
-        return 1 << 62 if room >= 0 else 0
-    return max(0, room // (kv.bytes_per_token * block_size)) * block_size
+    return declared, Decision("max_model_len", str(declared), why)
 
 
 def _batch(config: EngineConfig, platform: PlatformFacts) -> tuple[int, int, tuple[Decision, Decision]]:
@@ -195,10 +179,3 @@ def _batch(config: EngineConfig, platform: PlatformFacts) -> tuple[int, int, tup
             ),
         ),
     )
-
-
-def _size(num_bytes: int) -> str:
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if num_bytes >= scale:
-            return f"{num_bytes / scale:.4g} {unit}"
-    return f"{num_bytes} bytes"

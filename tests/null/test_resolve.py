@@ -16,8 +16,13 @@ from penstock.config.sections import (
 from penstock.errors import ConfigError
 from penstock.types.facts import ModelFacts, PlatformFacts
 
-MIB = 1 << 20
-KV = KvFacts(block_tokens=(16, 32, 64), bytes_per_token=1024, memory=64 * MIB)
+
+def holding(tokens):
+    """KV facts of a memory that holds one request of ``tokens`` tokens."""
+    return KvFacts(block_tokens=(16, 32, 64), longest_request=lambda wanted: min(tokens, wanted.max_model_len))
+
+
+KV = holding(1 << 16)
 
 
 def model(**changes):
@@ -74,22 +79,24 @@ def test_a_cpu_without_bfloat16_says_what_it_lacks():
 
 
 @pytest.mark.parametrize(
-    ("flat", "facts", "kv", "expected"),
+    ("flat", "facts", "holds", "expected"),
     [
-        ({}, {}, {}, 2048),
-        ({"max_model_len": 100}, {}, {}, 100),
-        ({"max_model_len": 2048}, {}, {}, 2048),
-        ({}, {"max_position": 0}, {}, FALLBACK_MODEL_LEN),
-        ({"max_model_len": 9000}, {"max_position": 0}, {}, 9000),
-        ({}, {"max_position": 1 << 17}, {}, 1 << 16),  # 64 MiB of 1 KiB tokens
-        ({}, {}, {"memory": 100 * 1024}, 96),  # whole blocks of 16
-        ({}, {}, {"memory": 100 * 1024, "fixed_bytes": 64 * 1024}, 32),
-        ({}, {}, {"memory": 0, "bytes_per_token": 0}, 2048),  # a model of running states only
+        ({}, {}, 1 << 16, 2048),
+        ({"max_model_len": 100}, {}, 1 << 16, 100),
+        ({"max_model_len": 2048}, {}, 1 << 16, 2048),
+        ({}, {"max_position": 0}, 1 << 16, FALLBACK_MODEL_LEN),
+        ({"max_model_len": 9000}, {"max_position": 0}, 1 << 16, 9000),
+        ({}, {"max_position": 1 << 17}, 1 << 16, 1 << 16),
+        ({}, {}, 2048, 2048),
+        ({}, {}, 2047, 2047),
+        ({}, {}, 1, 1),
+        # The memory plan refuses these two with the whole sum.
+        ({}, {}, 0, 2048),
+        ({"max_model_len": 200}, {}, 100, 200),
     ],
 )
-def test_max_model_len(flat, facts, kv, expected):
-    kv_facts = KvFacts(**({"block_tokens": (16,), "bytes_per_token": 1024, "memory": 64 * MIB} | kv))
-    result, decisions = resolved(model_facts=model(**facts), kv=kv_facts, **flat)
+def test_max_model_len(flat, facts, holds, expected):
+    result, decisions = resolved(model_facts=model(**facts), kv=holding(holds), **flat)
     assert result.max_model_len == expected
     (decision,) = [d for d in decisions if d.subject == "max_model_len"]
     assert decision.chosen == str(expected)
@@ -99,7 +106,18 @@ def test_a_shortened_context_says_why():
     _, decisions = resolved(model_facts=model(max_position=1 << 17))
     (decision,) = [d for d in decisions if d.subject == "max_model_len"]
     assert decision.rejected[0].name == str(1 << 17)
-    assert "64 MiB" in decision.rejected[0].reasons[0]
+    assert "does not hold" in decision.rejected[0].reasons[0]
+
+
+def test_the_memory_is_asked_with_everything_else_resolved():
+    asked_with = []
+
+    def longest(wanted):
+        asked_with.append(wanted)
+        return wanted.max_model_len
+
+    result, _ = resolved(kv=KvFacts(block_tokens=(32,), longest_request=longest), max_num_seqs=3)
+    assert asked_with == [result]
 
 
 @pytest.mark.parametrize(
@@ -130,12 +148,6 @@ def test_block_size(asked, expected):
     [
         ({"block_size": 17}, KV, "block_size is 17, but .* accepts only 16, 32, 64"),
         ({"max_model_len": 2049}, KV, "max_model_len is 2049, but tiny was made for at most 2048 tokens"),
-        (
-            {"max_model_len": 200},
-            KvFacts(block_tokens=(16,), bytes_per_token=1024, memory=100 * 1024),
-            "hold one request of at most 96 tokens",
-        ),
-        ({}, KvFacts(block_tokens=(16,), bytes_per_token=1024, memory=1024), "do not hold one block of 16 tokens"),
         (
             {"max_num_seqs": 8, "max_num_batched_tokens": 4},
             KV,
