@@ -97,6 +97,11 @@ class IpcClient:
         return info
 
     @property
+    def ready(self) -> bool:
+        """Whether the engine has become ready, dead or alive now."""
+        return self._ready.done() and self._ready.exception() is None
+
+    @property
     def info(self) -> EngineInfo:
         if not self._ready.done():
             raise EngineDeadError("The engine is not ready yet.")

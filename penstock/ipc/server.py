@@ -41,7 +41,7 @@ class EngineInbox(Protocol):
 
 
 class IpcServer:
-    """Order of calls: ``receive_order``, then ``progress`` as wanted, then ``ready`` or ``failed``, then ``listen``
+    """Order of calls: ``greet``, ``receive_order``, then ``progress`` as wanted, then ``ready`` or ``failed``, then ``listen``
     and any number of ``emit`` (from one or more threads), in the end ``close``."""
 
     def __init__(self, address: str) -> None:
@@ -51,9 +51,12 @@ class IpcServer:
         self._thread: threading.Thread | None = None
         self._closing = False
 
-    def receive_order(self) -> bytes:
-        """Say Hello and block until the client answers. Raises EngineDeadError for a client of another version."""
+    def greet(self) -> None:
+        """Say Hello. The client may answer while this process imports what it will need."""
         self._send(codec.Hello(codec.PROTOCOL_VERSION, os.getpid()))
+
+    def receive_order(self) -> bytes:
+        """Block until the client has answered. Raises EngineDeadError for a client of another version."""
         data = self._reader.recv()
         version = codec.handshake_version(data)
         if version != codec.PROTOCOL_VERSION:

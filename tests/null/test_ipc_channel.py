@@ -84,6 +84,7 @@ def with_engine(scenario, *, health=lambda: "", mute=False, **client_options):
 
     def serve(address):
         server = IpcServer(address)
+        server.greet()
         assert server.receive_order() == b"order"
         server.progress("working")
         engine = ScriptedEngine(server)
@@ -292,6 +293,7 @@ def test_a_server_refuses_a_client_of_another_version():
     async def main():
         client = IpcClient()
         server = IpcServer(client.address)
+        server.greet()
         order = asyncio.ensure_future(asyncio.to_thread(server.receive_order))
         await client._hello
         while not client._writer.send(msgspec.msgpack.encode(["start", 99, b"", 1])):
