@@ -13,6 +13,7 @@ from pathlib import Path
 from penstock.platforms import cgroups, nvml, processor
 from penstock.types.facts import AcceleratorFacts, PlatformFacts
 
+DATA_PLANES = ("cpu",)  # platforms that kernels and KV storage exist for
 LIBRARIES = (
     "torch",
     "triton",
@@ -60,9 +61,11 @@ def probe_platform(root: Path = Path("/")) -> PlatformFacts:
 
 
 def platform_name(accelerators: tuple[AcceleratorFacts, ...], libraries: dict[str, str]) -> str:
-    """ "cuda" when there is an accelerator and the installed torch is not a CPU build, else "cpu"."""
-    torch = libraries.get("torch", "+cpu")
-    return "cuda" if accelerators and not torch.endswith("+cpu") else "cpu"
+    """The platform to compute on: an accelerator's when there is one, the installed torch is built for it, and this
+    version of Penstock has a data plane for it; else "cpu". Accelerators are listed as facts in any case."""
+    kind = accelerators[0].kind if accelerators else "cpu"
+    torch_can = not libraries.get("torch", "+cpu").endswith("+cpu")
+    return kind if torch_can and kind in DATA_PLANES else "cpu"
 
 
 def installed_libraries(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:

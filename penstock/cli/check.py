@@ -1,0 +1,93 @@
+"""``penstock check``: what this machine is, and what would be chosen on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated, Optional
+
+import typer
+
+from penstock.cli.decisions import decision_lines, size_text
+from penstock.cli.options import verb
+from penstock.types.decision import Decision
+from penstock.types.facts import PlatformFacts
+
+
+@verb()
+def check(
+    platform: Annotated[
+        Optional[str],  # noqa: UP045  typer reads it at run time
+        typer.Option("--platform", metavar="NAME", help="A recorded machine instead of this one, e.g. laptop-avx2."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print facts and decisions as JSON.")] = False,
+) -> None:
+    """Show what this machine is (cores, instruction sets, memory, accelerators, libraries) and what would be chosen.
+
+    \b
+    penstock check
+    penstock check --platform laptop-avx2
+    penstock check --json | jq .facts.instruction_sets
+    """
+    from penstock.platforms.probe import probe_platform
+    from penstock.platforms.recorded import recorded_platform
+
+    facts = recorded_platform(platform) if platform else probe_platform()
+    decisions = usual_decisions(facts)
+    if as_json:
+        content = {"facts": dataclasses.asdict(facts), "decisions": [dataclasses.asdict(each) for each in decisions]}
+        print(json.dumps(content, indent=2))
+        return
+    print("\n".join([*machine_lines(facts), "", "What would be chosen for a usual model:", *decision_lines(decisions)]))
+
+
+def machine_lines(facts: PlatformFacts) -> list[str]:
+    """The facts as a table of two columns."""
+    accelerators = [
+        f"{each.name}, capability {each.capability}, {size_text(each.memory_bytes)}" for each in facts.accelerators
+    ]
+    rows = [
+        ("platform", f"{facts.name}, {facts.machine}, Python {facts.python}"),
+        ("processor", facts.cpu_model or "unknown"),
+        ("cores", f"{facts.num_cores} that this process may use"),
+        ("instruction sets", ", ".join(facts.instruction_sets) or "none known"),
+        ("memory", f"{size_text(facts.memory_bytes)}, {size_text(facts.memory_available_bytes)} available"),
+        ("accelerators", "; ".join(accelerators) or "none"),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in facts.libraries.items())),
+    ]
+    return [f"{name:18}{value}" for name, value in rows]
+
+
+def usual_decisions(facts: PlatformFacts) -> list[Decision]:
+    """Selections for a bfloat16 model with heads of 64 and 128 and for every weight scheme that can be loaded."""
+    from penstock.attention.contract import AttentionSpec
+    from penstock.attention.select import choose_attention
+    from penstock.config.resolve import resolve_dtype
+    from penstock.config.sections import EngineConfig
+    from penstock.quantization.linear import LinearSpec
+    from penstock.quantization.schemes import SCHEMES
+    from penstock.quantization.select import choose_linear
+    from penstock.types.facts import ModelFacts
+
+    model = ModelFacts(
+        name="a usual model",
+        source="",
+        format="",
+        architecture="",
+        family="",
+        identity="",
+        num_parameters=0,
+        weight_bytes=0,
+        dtype="bfloat16",
+    )
+    dtype, decision = resolve_dtype(EngineConfig(), model, facts)
+    decisions = [decision]
+    for head_dim in (64, 128):
+        spec = AttentionSpec(
+            num_heads=32, num_kv_heads=8, head_dim=head_dim, dtype=dtype, window=None, soft_cap=None, platform=facts
+        )
+        decisions.append(choose_attention(spec)[1])
+    for scheme in SCHEMES.values():
+        linear = LinearSpec(scheme=scheme, out_features=4096, in_features=4096, dtype=dtype, platform=facts)
+        decisions.append(choose_linear(linear)[1])
+    return decisions

@@ -1,0 +1,71 @@
+"""``penstock serve``: the OpenAI-compatible server. What it prints when ready works when pasted."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from penstock.cli.options import engine_config, server_config, verb
+from penstock.config import env
+from penstock.config.flags import engine_flags, server_flags
+
+
+@verb(engine_flags(), server_flags())
+def serve(
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="Bundle name, local directory, local .gguf file, or hub id.")
+    ] = "smollm2",
+    mock: Annotated[bool, typer.Option("--mock", help="Answer from the mock engine: no model, no torch.")] = False,
+    **options: Any,
+) -> None:
+    """Serve MODEL over HTTP with the OpenAI API; / shows the load and has a playground.
+
+    \b
+    penstock serve smollm2
+    penstock serve ./my-model --port 9000 --max-model-len 4096
+    penstock serve owner/name --served-model-name assistant --api-key secret
+    penstock serve smollm2 --kv-cache-memory 2GiB --max-num-seqs 16
+
+    Ctrl-C or SIGTERM stops taking requests, lets open ones end (see --drain-timeout), and exits.
+    """
+    from penstock.engine.serve import run_server
+    from penstock.observability.log import configure_logging
+
+    configure_logging(env.log_level())
+    config = engine_config(model, options)
+    server = server_config(options)
+
+    def announce(url: str, served_name: str) -> None:
+        print(ready_text(url, served_name, needs_key=bool(server.api_key)), file=sys.stderr, flush=True)
+
+    run_server(config, server, mock=mock, announce=announce)
+
+
+def ready_text(url: str, served_name: str, *, needs_key: bool) -> str:
+    """What to do with a server that is ready: a curl line and a Python snippet, both complete."""
+    body = {"model": served_name, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    header = ' -H "Authorization: Bearer $PENSTOCK_API_KEY"' if needs_key else ""
+    data = shlex.quote(json.dumps(body))
+    key = 'os.environ["PENSTOCK_API_KEY"]' if needs_key else '"none"'
+    lines = [
+        f"Serving {served_name} at {url}  (page with load and playground: {url}/)",
+        "",
+        "In a shell:",
+        "",
+        f"  curl -s {url}/v1/chat/completions{header} -H 'Content-Type: application/json' -d {data}",
+        "",
+        "In Python (pip install openai):",
+        "",
+        *(["  import os"] if needs_key else []),
+        "  from openai import OpenAI",
+        f'  client = OpenAI(base_url="{url}/v1", api_key={key})',
+        f"  answer = client.chat.completions.create(model={json.dumps(served_name)},",
+        '      messages=[{"role": "user", "content": "What is the capital of France?"}])',
+        "  print(answer.choices[0].message.content)",
+        "",
+    ]
+    return "\n".join(lines)
