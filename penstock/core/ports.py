@@ -71,7 +71,8 @@ class Lookup(Enum):
 class KvTier(Protocol):
     """KV outside the device blocks, addressed by block hash (offload tiers, remote caches).
 
-    Two-phase: every ``prepare_*`` is followed by exactly one ``complete_*``, also on abort. Prepared blocks stay.
+    Two-phase: every ``prepare_*`` that reserved something is followed by exactly one ``complete_*`` over the same
+    hashes, also on abort and when the executor dies. Prepared blocks stay. Called from the core's thread only.
     """
 
     @property
@@ -81,11 +82,22 @@ class KvTier(Protocol):
         """Free of side effects on contents."""
 
     def prepare_load(self, group: int, block_hashes: Sequence[BlockHash]) -> bool:
-        """Pin blocks that were hits; False when one has gone meanwhile."""
+        """Pin blocks that were hits. False when one has gone meanwhile: then nothing is pinned, nothing to complete."""
 
     def complete_load(self, group: int, block_hashes: Sequence[BlockHash]) -> None: ...
 
     def prepare_store(self, group: int, block_hashes: Sequence[BlockHash]) -> tuple[BlockHash, ...]:
-        """Reserve room; answer those that must be copied (others are present, or there is no room)."""
+        """Reserve room; answer those that must be copied (others are present, or there is no room).
+
+        Only the answered ones are completed; an empty answer needs no completion.
+        """
 
     def complete_store(self, group: int, block_hashes: Sequence[BlockHash], ok: bool) -> None: ...
+
+
+class DraftSource(Protocol):
+    """Proposes tokens to verify. Verification is the executor's business."""
+
+    def propose(self, request_id: int, token_ids: Sequence[int], num_unknown: int, max_drafts: int) -> tuple[int, ...]:
+        """At most ``max_drafts`` tokens that may follow. ``num_unknown`` rows in flight, each of which will add tokens
+        after ``token_ids``, have not answered yet. Called while a step is planned: must be quick."""

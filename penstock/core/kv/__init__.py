@@ -1,0 +1,1 @@
+"""KV bookkeeping: block identity, pools, tables of several groups per request. Knows neither plans nor requests."""

@@ -1,0 +1,246 @@
+"""Mock executor: obeys the executor port without weights, with predictable tokens, chosen delays and chosen faults.
+
+A product, not a test double: ``serve --mock`` runs on it. Tokens are a pure function of (seed, request id, position),
+so that any schedule of the same request gives the same text. With ``verify`` it keeps a ledger of what every KV
+entry holds and refuses plans that break the rules. Knows no text and no core.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from penstock.errors import EngineDeadError, IntegrityError
+from penstock.mock.clock import RealClock, WaitableClock
+from penstock.mock.faults import NO_FAULTS, MockFaults
+from penstock.mock.ledger import KvLedger
+from penstock.mock.performance import FixedDelay, Performance, shape_of
+from penstock.types.control import ControlCommand, ControlReply
+from penstock.types.kv import KvCapacity, KvGroupSpec, TransferJob
+from penstock.types.plan import StepPlan
+from penstock.types.request import SamplingParams
+from penstock.types.result import StepResult, StepTimings, TokenLogprobs
+
+_MASK = (1 << 64) - 1
+_LETTERS = b"etaoinshrdlucmfwypvbgk      ....\n"
+
+TokenFunction = Callable[[int, int, int], int]  # (seed, request id, position) -> token id
+AcceptFunction = Callable[[int, int, int], int]  # (request id, position, drafts) -> 0 .. drafts + 1 tokens
+
+
+def mix(seed: int, request_id: int, position: int) -> int:
+    """A well-spread 64-bit number, the same on every machine (finalizer of SplitMix64, Steele et al. 2014)."""
+    x = (seed * 0x9E3779B97F4A7C15 + request_id * 0xD1B54A32D192ED03 + position * 0x8CB92BA72F3D8DD7) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def mock_token(seed: int, request_id: int, position: int) -> int:
+    """The default token: a byte that reads like text."""
+    return _LETTERS[mix(seed, request_id, position) % len(_LETTERS)]
+
+
+def accept_one(request_id: int, position: int, num_drafts: int) -> int:
+    """The default: every row gives one token."""
+    return 1
+
+
+@dataclass(slots=True)
+class _SeatState:
+    request_id: int
+    sampling: SamplingParams
+    num_prompt: int
+    prompt: tuple[int, ...]  # kept only while prompt log-probabilities are wanted
+    known: int
+    computed: int
+
+
+class MockHandle:
+    """A step whose result is decided already, and revealed at ``ends_at``."""
+
+    def __init__(self, executor: MockExecutor, plan: StepPlan, result: StepResult, ends_at: float) -> None:
+        self._executor = executor
+        self._plan = plan
+        self._result = result
+        self._ends_at = ends_at
+        self._masked = False
+
+    def masks(self, rows: Sequence[int], bitmasks: Sequence[bytes]) -> None:
+        if self._masked or not set(rows) <= set(self._plan.masked_rows) or len(rows) != len(bitmasks):
+            raise IntegrityError("masks were delivered twice, or for rows that the plan does not name")
+        self._masked = True
+
+    def done(self) -> bool:
+        return self._executor.clock.now() >= self._ends_at
+
+    def result(self) -> StepResult:
+        self._executor.clock.sleep_until(self._ends_at)
+        self._executor.reveal(self._plan)
+        return self._result
+
+
+class MockExecutor:
+    """Seats, advance rule and order as in StepPlan. ``clock`` real or virtual; ``depth`` plans may be in flight.
+
+    ``accept`` decides how many tokens a sampling row gives, 0 up to its drafts plus 1.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[KvGroupSpec],
+        num_blocks: Sequence[int],
+        *,
+        depth: int = 2,
+        seed: int = 0,
+        performance: Performance | None = None,
+        faults: MockFaults = NO_FAULTS,
+        clock: WaitableClock | None = None,
+        token_of: TokenFunction = mock_token,
+        accept: AcceptFunction = accept_one,
+        num_seats: int | None = None,
+        verify: bool = False,
+    ) -> None:
+        self.clock: WaitableClock = clock if clock is not None else RealClock()
+        self._capacity = KvCapacity(groups=tuple(groups), num_blocks=tuple(num_blocks))
+        self._depth = depth
+        self._seed = seed
+        self._performance: Performance = performance if performance is not None else FixedDelay()
+        self._faults = faults
+        self._token_of = token_of
+        self._accept = accept
+        self._ledger = KvLedger(self._capacity, num_seats) if verify else None
+        self._seats: dict[int, _SeatState] = {}
+        self._transfers: deque[tuple[int, TransferJob]] = deque()  # (step that reports it, job)
+        self._free_at = 0.0
+        self._in_flight = 0
+        self._dead = ""
+        self._stopped = False
+
+    @property
+    def depth(self) -> int:
+        return self._depth
+
+    def start(self) -> KvCapacity:
+        if self._faults.start_error:
+            raise EngineDeadError(self._faults.start_error)
+        return self._capacity
+
+    def health(self) -> str:
+        return self._dead
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._dead = self._dead or "The mock executor was stopped."
+
+    def control(self, command: ControlCommand) -> ControlReply:
+        if self._in_flight:
+            raise IntegrityError("control was called while plans are in flight")
+        return ControlReply(not self._dead, self._dead)
+
+    def step(self, plan: StepPlan) -> MockHandle:
+        if self._stopped:
+            raise EngineDeadError(self._dead)
+        self._in_flight += 1
+        if self._in_flight > self._depth:
+            raise IntegrityError(f"{self._in_flight} plans are in flight, the executor takes {self._depth}")
+        if self._ledger is not None:
+            self._ledger.open_step(plan)
+        for seat in plan.dropped:
+            del self._seats[seat]
+        for admission in plan.admitted:
+            wants_prompt = admission.sampling.prompt_logprobs is not None
+            self._seats[admission.seat] = _SeatState(
+                admission.request_id,
+                admission.sampling,
+                admission.num_prompt_tokens,
+                admission.token_ids[: admission.num_prompt_tokens] if wants_prompt else (),
+                len(admission.token_ids),
+                admission.num_computed,
+            )
+        started = max(self.clock.now(), self._free_at)
+        context = sum(self._seats[seat].computed for seat in plan.row_seats)
+        delay = self._performance(shape_of(plan, context)) + self._faults.stalls.get(plan.step_id, 0.0)
+        self._free_at = started + delay
+        result = self._run(plan, StepTimings(started, self._free_at, delay, 0.0))
+        return MockHandle(self, plan, result, self._free_at)
+
+    def reveal(self, plan: StepPlan) -> None:
+        """A handle was asked for its result. Raises EngineDeadError from the chosen step on."""
+        self._in_flight -= 1
+        if self._faults.die_at_step is not None and plan.step_id >= self._faults.die_at_step:
+            self._dead = self._dead or f"The mock executor died at step {self._faults.die_at_step}, as it was told."
+        if self._dead:
+            raise EngineDeadError(self._dead)
+
+    # -- one step ------------------------------------------------------------------------------------------------
+
+    def _run(self, plan: StepPlan, timings: StepTimings) -> StepResult:
+        row_tokens: list[tuple[int, ...]] = []
+        logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
+        prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
+        failed: dict[int, str] = {}
+        step_failed = plan.step_id in self._faults.failed_steps
+        for row, seat in enumerate(plan.row_seats):
+            state = self._seats[seat]
+            num_tokens, samples = plan.row_num_tokens[row], plan.row_samples[row]
+            num_drafts = len(plan.row_drafts[row]) if plan.row_drafts else 0
+            if state.prompt:
+                self._describe_prompt(row, state, num_tokens, prompt_logprobs)
+            tokens = self._sample(state, num_drafts) if samples else ()
+            if self._ledger is not None:
+                self._ledger.run_row(seat, num_tokens, num_drafts, samples, tokens)
+            state.computed += num_tokens + (len(tokens) - 1 if samples else 0)
+            state.known += len(tokens)
+            if tokens and state.sampling.logprobs is not None:
+                logprobs[row] = tuple(self._logprobs(token, state.sampling.logprobs) for token in tokens)
+            if step_failed or state.request_id in self._faults.failed_requests:
+                failed[row] = self._faults.failed_requests.get(state.request_id, "The mock was told to fail this step.")
+            row_tokens.append(tokens)
+        return StepResult(
+            step_id=plan.step_id,
+            row_tokens=tuple(row_tokens),
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            failed_rows=failed,
+            finished_transfers=self._finish_transfers(plan),
+            timings=timings,
+        )
+
+    def _sample(self, state: _SeatState, num_drafts: int) -> tuple[int, ...]:
+        accepted = self._accept(state.request_id, state.known, num_drafts)
+        if not 0 <= accepted <= num_drafts + 1:
+            raise ValueError(f"accept answered {accepted} tokens for {num_drafts} drafts")
+        seed, request_id, known = self._seed, state.request_id, state.known
+        allowed = state.sampling.allowed_token_ids
+        if accepted == 1 and not allowed:
+            return (self._token_of(seed, request_id, known),)
+        tokens = tuple(self._token_of(seed, request_id, known + index) for index in range(accepted))
+        return tuple(allowed[token % len(allowed)] for token in tokens) if allowed else tokens
+
+    @staticmethod
+    def _logprobs(token: int, num_top: int) -> TokenLogprobs:
+        """The chosen token leads with one half, the next ids share the rest by halving."""
+        ids = [token, *(other for other in range(num_top) if other != token)][: max(1, num_top)]
+        return TokenLogprobs(tuple(ids), tuple(-0.6931471805599453 * (index + 1) for index in range(len(ids))), 1)
+
+    def _describe_prompt(
+        self, row: int, state: _SeatState, num_tokens: int, answers: dict[int, tuple[TokenLogprobs, ...]]
+    ) -> None:
+        end = min(state.computed + num_tokens, state.num_prompt - 1)
+        top = state.sampling.prompt_logprobs or 0
+        positions = range(state.computed + 1, end + 1)
+        if positions:
+            answers[row] = tuple(self._logprobs(state.prompt[position], top) for position in positions)
+
+    def _finish_transfers(self, plan: StepPlan) -> tuple[tuple[int, bool], ...]:
+        self._transfers.extend((plan.step_id + self._faults.transfer_steps, job) for job in plan.transfers)
+        finished: list[tuple[int, bool]] = []
+        while self._transfers and self._transfers[0][0] <= plan.step_id:
+            _, job = self._transfers.popleft()
+            ok = self._faults.transfer_ok(job.job_id)
+            if self._ledger is not None:
+                self._ledger.finish_transfer(job, ok)
+            finished.append((job.job_id, ok))
+        return tuple(finished)

@@ -1,0 +1,106 @@
+"""An engine core on a mock executor, ready to drive: for tests, benchmarks and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from penstock.core.engine import CoreLimits, EngineCore
+from penstock.core.ports import DraftSource, Executor, KvTier
+from penstock.mock.clock import VirtualClock, WaitableClock
+from penstock.types.kv import KvGroupSpec, Visibility
+from penstock.types.output import OutputBatch, Terminal, TokenUpdate
+from penstock.types.request import GenerateRequest, SamplingParams
+
+
+@dataclass(slots=True)
+class RecordingChannel:
+    """Keeps everything that the core emits, per request."""
+
+    updates: dict[int, list[TokenUpdate]] = field(default_factory=dict)
+    terminals: dict[int, list[Terminal]] = field(default_factory=dict)
+    num_batches: int = 0
+    late_updates: int = 0  # updates that came after their request's terminal
+
+    def emit(self, batch: OutputBatch) -> None:
+        self.num_batches += 1
+        for update in batch.updates:
+            self.late_updates += update.request_id in self.terminals
+            self.updates.setdefault(update.request_id, []).append(update)
+        for terminal in batch.terminals:
+            self.terminals.setdefault(terminal.request_id, []).append(terminal)
+
+    def tokens(self, request_id: int) -> tuple[int, ...]:
+        return tuple(token for update in self.updates.get(request_id, ()) for token in update.token_ids)
+
+    def terminal(self, request_id: int) -> Terminal:
+        """The one terminal of a request. Raises ValueError when there is none or more than one."""
+        terminals = self.terminals.get(request_id, [])
+        if len(terminals) != 1:
+            raise ValueError(f"request {request_id} has {len(terminals)} terminals")
+        return terminals[0]
+
+
+def full_group(name: str = "full", tokens_per_block: int = 16, pool: int = 0) -> KvGroupSpec:
+    return KvGroupSpec(
+        name=name, visibility=Visibility.ALL, entries_per_block=tokens_per_block, bytes_per_block=0, pool=pool
+    )
+
+
+def window_group(window: int, tokens_per_block: int = 16, pool: int = 0) -> KvGroupSpec:
+    return KvGroupSpec(
+        name=f"window{window}",
+        visibility=Visibility.WINDOW,
+        window=window,
+        entries_per_block=tokens_per_block,
+        bytes_per_block=0,
+        pool=pool,
+    )
+
+
+def make_core(
+    executor: Executor,
+    limits: CoreLimits,
+    channel: RecordingChannel,
+    *,
+    clock: WaitableClock | None = None,
+    tiers: Sequence[KvTier] = (),
+    drafter: DraftSource | None = None,
+) -> EngineCore:
+    """Start the executor and put a core on top of it."""
+    return EngineCore(
+        executor,
+        executor.start(),
+        limits,
+        channel,
+        clock if clock is not None else VirtualClock(),
+        "mock",
+        tiers=tiers,
+        drafter=drafter,
+    )
+
+
+def make_request(
+    request_id: int, prompt: Sequence[int], *, max_tokens: int | None = 16, **fields: object
+) -> GenerateRequest:
+    """A greedy request. ``fields`` that SamplingParams has go there, the others to GenerateRequest."""
+    sampling_fields = {name: value for name, value in fields.items() if name in SamplingParams.__slots__}
+    request_fields = {name: value for name, value in fields.items() if name not in sampling_fields}
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, **sampling_fields)  # type: ignore[arg-type]
+    return GenerateRequest(
+        request_id=request_id,
+        prompt_token_ids=tuple(prompt),
+        sampling=sampling,
+        **request_fields,  # type: ignore[arg-type]
+    )
+
+
+def run_until_idle(core: EngineCore, max_turns: int = 100_000) -> int:
+    """Turn until there is no work; returns the number of turns. Raises RuntimeError when it does not end."""
+    turns = 0
+    while core.has_work:
+        core.step(block=True)
+        turns += 1
+        if turns > max_turns:
+            raise RuntimeError(f"the core still has work after {max_turns} turns: {core.stats()}")
+    return turns

@@ -1,0 +1,61 @@
+"""Byte tokenizer: ids 0 to 255 are bytes, then specials. Every text round-trips, and every id's bytes are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_NUM_BYTES = 256
+SPECIAL_TOKENS = ("<s>", "</s>", "<|pad|>", "<|im_start|>", "<|im_end|>")
+
+
+class ByteTokenizer:
+    """Structurally the frontend's tokenizer. Special tokens in a text are recognised, as in hub tokenizers."""
+
+    bos_token_id = _NUM_BYTES
+    eos_token_id = _NUM_BYTES + 1
+    pad_token_id = _NUM_BYTES + 2
+
+    def __init__(self, *, add_bos: bool = False) -> None:
+        self._add_bos = add_bos
+        self._special_ids = {text: _NUM_BYTES + index for index, text in enumerate(SPECIAL_TOKENS)}
+
+    @property
+    def vocab_size(self) -> int:
+        return _NUM_BYTES + len(SPECIAL_TOKENS)
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        return frozenset(self._special_ids.values())
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Text of each special token -> its id."""
+        return dict(self._special_ids)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """UTF-8 bytes as ids. Lone surrogates become the replacement character."""
+        ids = [self.bos_token_id] if add_special_tokens and self._add_bos else []
+        rest = text
+        while rest:
+            found = [(at, special) for special in SPECIAL_TOKENS if (at := rest.find(special)) >= 0]
+            at, special = min(found, default=(len(rest), ""))
+            ids.extend(rest[:at].encode("utf-8", "replace"))
+            if special:
+                ids.append(self._special_ids[special])
+            rest = rest[at + len(special) :]
+        return ids
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """Bytes that are not UTF-8 become the replacement character. Raises ValueError for ids out of range."""
+        data = b"".join(b"" if skip_special_tokens and i >= _NUM_BYTES else self.token_bytes(i) for i in ids)
+        return data.decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if 0 <= token_id < _NUM_BYTES:
+            return bytes((token_id,))
+        if _NUM_BYTES <= token_id < self.vocab_size:
+            return SPECIAL_TOKENS[token_id - _NUM_BYTES].encode()
+        raise ValueError(f"token id {token_id} is out of range: the vocabulary has {self.vocab_size} ids")
+
+    def token_text(self, token_id: int) -> str:
+        return self.token_bytes(token_id).decode("utf-8", "replace")
