@@ -2,13 +2,13 @@
 
 Order of calls: the oracle asks ``can_run`` (facts and shapes only), the layer calls ``prepare`` once after its weight
 record is loaded (the only place for repacking and for dense copies), then ``apply`` in every forward. Methods are
-stateless: all that a weight needs lives in what ``prepare`` returned.
+stateless: all that a weight needs lives in what ``prepare`` returned, which is handed back as ``prepared``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -46,8 +46,8 @@ class LinearMethod(Protocol):
 
     def prepare(self, record: WeightRecord, spec: LinearSpec) -> PreparedWeight: ...
 
-    def apply(self, prepared: PreparedWeight, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def apply(self, prepared: Any, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x [rows, in_features] -> [rows, out_features], both in the spec's dtype; accumulates in float32."""
 
-    def embed(self, prepared: PreparedWeight, token_ids: torch.Tensor) -> torch.Tensor:
+    def embed(self, prepared: Any, token_ids: torch.Tensor) -> torch.Tensor:
         """Rows of the weight, dequantized: token_ids [n] -> [n, in_features] (tied embeddings share the weight)."""

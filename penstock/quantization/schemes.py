@@ -1,9 +1,22 @@
 """Canonical weight schemes. A checkpoint format ends at the loader; behind it there are only these records.
 
 A dense weight is the scheme ``DENSE`` with one part, ``values``. A quantized weight is
-``value = scale * code + minimum`` (affine) or ``value = scale * codebook[code]`` (codebook), with one or more scale
-levels that multiply. All parts keep the row order of the weight, so rows can be cut, permuted and concatenated
-without dequantizing.
+``value = scale * (code - zero_point) + minimum`` (affine) or ``value = scale * codebook[code]`` (codebook), with one
+or two scale levels that multiply. All parts keep the row order of the weight, so rows can be cut, permuted and
+concatenated without dequantizing. What a kernel wants instead is made from these parts in a method's ``prepare``.
+
+Parts of a quantized weight of shape [rows, columns]; every part is [rows, width]:
+
+    codes        8-bit codes are int8. Fewer bits are unsigned and packed in bytes: the lowest bits of a byte belong
+                 to the first column. 3, 5 and 6 bits are split: codes holds the low 2, 4 and 4 bits ...
+    codes_high   ... and this the remaining 1, 1 and 2 bits, packed in the same way.
+    scales       float16, one for each group of the first (coarsest) scale level
+    subscales    8-bit integers, one per group of the second level, when there is one
+    mins         like scales, for schemes with minimum "min"; its sign is such that it is added
+    submins      like subscales, for mins
+    signs        codebooks of magnitudes: one bit per column, set when the value is negative
+
+It does not know files, layers or kernels.
 """
 
 from __future__ import annotations
@@ -16,7 +29,10 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class ScaleLevel:
-    """One level of scales: type of an entry ("float", "uint", "int" of ``bits``) and the weights of a row it covers."""
+    """One level of scales: type of an entry ("float", "uint", "int" of ``bits``) and the weights of a row it covers.
+
+    ``bits`` are the significant ones; integers of fewer than 8 are stored one per byte.
+    """
 
     kind: str
     bits: int
@@ -25,17 +41,82 @@ class ScaleLevel:
 
 @dataclass(frozen=True, slots=True)
 class WeightScheme:
-    """How the codes of a weight become values. ``name`` is unique, e.g. "q4_1"; see ``schemes.SCHEMES``."""
+    """How the codes of a weight become values. ``name`` is unique, e.g. "q4_1"; see ``SCHEMES``."""
 
     name: str
     code_bits: float  # stored bits per code; 16 or 32 for dense floats
     kind: str = "affine"  # "dense" | "affine" | "codebook"
     scales: tuple[ScaleLevel, ...] = ()
-    minimum: str = "none"  # "none" | "offset" (constant zero point) | "min" (its own scale levels)
+    minimum: str = "none"  # "none" | "offset" (constant zero point) | "min" (its own scale levels, like the scales')
     activation: str = "dense"  # what the method multiplies with: "dense", or a dynamic quantization key
+    zero_point: int = 0  # with minimum "offset"
+    codebook: str = ""  # name in ``codebooks``, with kind "codebook"
+
+    @property
+    def column_multiple(self) -> int:
+        """The number of columns is a multiple of this."""
+        return self.scales[0].group_size if self.scales else 1
 
 
 DENSE = WeightScheme("dense", 16, kind="dense")
+
+_HALF_32 = (ScaleLevel("float", 16, 32),)
+
+
+def _super(kind: str, bits: int, group_size: int) -> tuple[ScaleLevel, ...]:
+    return (ScaleLevel("float", 16, 256), ScaleLevel(kind, bits, group_size))
+
+
+SCHEMES: Mapping[str, WeightScheme] = {
+    scheme.name: scheme
+    for scheme in (
+        DENSE,
+        WeightScheme("q8_0", 8, scales=_HALF_32),
+        WeightScheme("q4_0", 4, scales=_HALF_32, minimum="offset", zero_point=8),
+        WeightScheme("q4_1", 4, scales=_HALF_32, minimum="min"),
+        WeightScheme("q5_0", 5, scales=_HALF_32, minimum="offset", zero_point=16),
+        WeightScheme("q5_1", 5, scales=_HALF_32, minimum="min"),
+        WeightScheme("q2_k", 2, scales=_super("uint", 4, 16), minimum="min"),
+        WeightScheme("q3_k", 3, scales=_super("int", 6, 16), minimum="offset", zero_point=4),
+        WeightScheme("q4_k", 4, scales=_super("uint", 6, 32), minimum="min"),
+        WeightScheme("q5_k", 5, scales=_super("uint", 6, 32), minimum="min"),
+        WeightScheme("q6_k", 6, scales=_super("int", 8, 16), minimum="offset", zero_point=32),
+        WeightScheme("iq2_xxs", 2, kind="codebook", scales=_super("uint", 5, 32), codebook="iq2_xxs"),
+    )
+}
+
+_CODE_PLANES: Mapping[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+CODEBOOK_VECTOR = 8  # columns that one codebook code stands for
+
+
+def code_planes(scheme: WeightScheme) -> tuple[int, ...]:
+    """Bits per column in ``codes`` and, if there is a second entry, in ``codes_high``."""
+    return (1,) if scheme.kind == "codebook" else _CODE_PLANES[int(scheme.code_bits)]
+
+
+def part_layout(scheme: WeightScheme, columns: int) -> dict[str, tuple[torch.dtype, int]]:
+    """Name -> (dtype, width) of every part of a quantized weight with so many columns."""
+    planes = code_planes(scheme)
+    layout = {"codes": (torch.int8 if planes[0] == 8 else torch.uint8, columns * planes[0] // 8)}
+    if len(planes) > 1:
+        layout["codes_high"] = (torch.uint8, columns * planes[1] // 8)
+    if scheme.kind == "codebook":
+        layout["signs"] = (torch.uint8, columns // 8)
+    for names in (
+        (("scales", "subscales"), ("mins", "submins")) if scheme.minimum == "min" else (("scales", "subscales"),)
+    ):
+        for name, level in zip(names, scheme.scales, strict=False):
+            dtype = torch.int8 if level.kind == "int" else torch.uint8
+            layout[name] = (torch.float16 if level.kind == "float" else dtype, columns // level.group_size)
+    return layout
+
+
+def record_bytes(scheme: WeightScheme, shape: tuple[int, ...]) -> int:
+    """``WeightRecord.nbytes`` of a quantized weight, from its shape alone."""
+    rows = 1
+    for size in shape[:-1]:
+        rows *= size
+    return sum(rows * width * dtype.itemsize for dtype, width in part_layout(scheme, shape[-1]).values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +133,7 @@ class WeightRecord:
     @property
     def nbytes(self) -> int:
         return sum(part.numel() * part.element_size() for part in self.parts.values())
+
+
+def dense_record(values: torch.Tensor) -> WeightRecord:
+    return WeightRecord(DENSE, tuple(values.shape), {"values": values})

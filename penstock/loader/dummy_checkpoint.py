@@ -1,0 +1,86 @@
+"""The dummy kind of checkpoint: a configuration without weights, and random values of any shape on request.
+
+It serves tests and measurements of speed; answers are noise. ``weights.load_parameters`` asks ``make_weight`` once per
+parameter instead of loading tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+
+from penstock.errors import ModelSourceError
+from penstock.loader.config_reader import ConfigReader
+from penstock.loader.contract import TensorFacts
+from penstock.loader.gguf_config import hub_style_config
+from penstock.loader.gguf_file import GgufFile
+from penstock.loader.model_facts import make_facts, make_identity, read_config
+from penstock.loader.safetensors_checkpoint import declared_dtype
+from penstock.loader.sources import ModelSource
+from penstock.quantization.schemes import DENSE, WeightRecord, dense_record
+from penstock.types.facts import ModelFacts
+
+STANDARD_DEVIATION = 0.02
+# A prime: rows of a matrix begin at different places of the pool, so no two of them are equal.
+_POOL_VALUES = 1_048_583
+
+
+class DummyCheckpoint:
+    """The configuration comes from config.json or from a GGUF file's metadata; names are always the hub's."""
+
+    format = "dummy"
+    names = "hub"
+    tensor_names: tuple[str, ...] = ()
+
+    def __init__(self, source: ModelSource, seed: int) -> None:
+        self._source = source
+        self._seed = seed
+        if source.kind == "gguf":
+            config, origin = hub_style_config(GgufFile(source.path)), source.path
+        else:
+            config, origin = read_config(source.path), source.path / "config.json"
+        self.config = ConfigReader(config, str(origin))
+        self.dtype = declared_dtype(self.config) or "float32"
+        self._pool: torch.Tensor | None = None
+
+    def facts(self) -> ModelFacts:
+        """Parameter counts stay 0: without tensors only the built model knows them."""
+        identity = make_identity({**self.config.data, "dummy_seed": self._seed}, ())
+        return make_facts(
+            self._source, format=self.format, config=self.config, identity=identity, tensors=(), dtype=self.dtype
+        )
+
+    def describe(self, name: str) -> TensorFacts | None:
+        return None
+
+    def load(self, name: str) -> WeightRecord:
+        raise ModelSourceError(f"{self._source.path}: dummy weights are made per parameter; there is no tensor {name}.")
+
+    def describe_weight(self, shape: tuple[int, ...]) -> TensorFacts:
+        return TensorFacts(DENSE, shape, math.prod(shape) * getattr(torch, self.dtype).itemsize, self.dtype)
+
+    def make_weight(self, target: str, shape: tuple[int, ...]) -> WeightRecord:
+        """Values for one parameter, the same for the same seed, target and shape: ones for norms, else normal.
+
+        Values repeat with the period of one pool, because drawing billions of them would take minutes.
+        """
+        dtype = getattr(torch, self.dtype)
+        if len(shape) == 1 and "norm" in target:
+            return dense_record(torch.ones(shape, dtype=dtype))
+        if self._pool is None:
+            generator = torch.Generator().manual_seed(self._seed)
+            self._pool = (torch.randn(_POOL_VALUES, generator=generator) * STANDARD_DEVIATION).to(dtype)
+        count = math.prod(shape)
+        start = int.from_bytes(hashlib.blake2b(target.encode(), digest_size=8).digest()) % _POOL_VALUES
+        values = torch.empty(count, dtype=dtype)
+        filled = 0
+        while filled < count:
+            piece = self._pool[start : start + count - filled]
+            values[filled : filled + piece.numel()] = piece
+            filled, start = filled + piece.numel(), 0
+        return dense_record(values.view(shape))
+
+    def close(self) -> None:
+        self._pool = None

@@ -1,0 +1,112 @@
+"""GGUF metadata under the names that hub configurations use, so that families read one naming only. No torch.
+
+It does not know families. Llama 3's rope scaling is no setting in GGUF files but a tensor of divisors,
+``rope_freqs.weight``: families name it in their WEIGHTS table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.errors import UnsupportedModelError
+from penstock.loader.gguf_file import GgufFile
+
+# hub key -> key under the architecture's prefix
+_PLAIN = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
+    "rope_local_base_freq": "rope.freq_base_swa",
+    "sliding_window": "attention.sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "vocab_size": "vocab_size",
+}
+_GEMMA3_27B_LAYERS = 62
+
+
+def hub_style_config(gguf: GgufFile) -> dict[str, Any]:
+    """What config.json would say about the model in ``gguf``; absent metadata stays absent.
+
+    Raises UnsupportedModelError when the file names no architecture or settings vary from layer to layer.
+    """
+    arch = gguf.metadata.get("general.architecture")
+    if not isinstance(arch, str):
+        raise UnsupportedModelError(f"{gguf.path} does not name its architecture (general.architecture).")
+    config: dict[str, Any] = {"architectures": [arch], "model_type": arch}
+    for hub_key, key in _PLAIN.items():
+        value = gguf.metadata.get(f"{arch}.{key}")
+        if value is not None:
+            config[hub_key] = _uniform(gguf, f"{arch}.{key}", value)
+    config["head_dim"] = _head_dim(gguf, arch, config)
+    config["tie_word_embeddings"] = "output.weight" not in gguf.tensors
+    embedding = gguf.tensors.get("token_embd.weight")
+    if embedding is not None and len(embedding.shape) == 2:
+        config["vocab_size"] = embedding.shape[0]
+    scaling = _rope_scaling(gguf, arch)
+    if scaling is not None:
+        config["rope_scaling"] = scaling
+    if "blk.0.attn_q.bias" in gguf.tensors:
+        config["attention_bias"] = True
+    if arch == "gemma3":
+        config |= _gemma3_keys(config)
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _uniform(gguf: GgufFile, key: str, value: Any) -> Any:
+    """Files may give one value per layer; they must agree, because hub configurations have one."""
+    if not isinstance(value, list):
+        return value
+    if len(set(value)) != 1:
+        raise UnsupportedModelError(f"{gguf.path}: {key} differs from layer to layer, which is not supported.")
+    return value[0]
+
+
+def _head_dim(gguf: GgufFile, arch: str, config: dict[str, Any]) -> int | None:
+    """Stated, or the rotary width of files written before it was; values must be as wide as keys."""
+    key_length = gguf.metadata.get(f"{arch}.attention.key_length")
+    value_length = gguf.metadata.get(f"{arch}.attention.value_length", key_length)
+    if value_length != key_length:
+        raise UnsupportedModelError(
+            f"{gguf.path}: heads of {key_length} for keys and {value_length} for values; both must be the same."
+        )
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if key_length is None and hidden and heads:
+        key_length = hidden // heads
+    rotary = gguf.metadata.get(f"{arch}.rope.dimension_count", key_length)
+    if rotary != key_length:
+        raise UnsupportedModelError(
+            f"{gguf.path}: {rotary} rotary dimensions in heads of {key_length}; partial rotation is not supported."
+        )
+    return key_length if key_length is None else int(key_length)
+
+
+def _rope_scaling(gguf: GgufFile, arch: str) -> dict[str, Any] | None:
+    kind = gguf.metadata.get(f"{arch}.rope.scaling.type", "none")
+    factor = gguf.metadata.get(f"{arch}.rope.scaling.factor", gguf.metadata.get(f"{arch}.rope.scale_linear", 1.0))
+    if kind == "none" or factor in (0.0, 1.0):
+        return None
+    scaling = {"rope_type": kind, "factor": factor}
+    original = gguf.metadata.get(f"{arch}.rope.scaling.original_context_length")
+    return scaling if original is None else scaling | {"original_max_position_embeddings": original}
+
+
+def _gemma3_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """What Gemma 3's files leave to the reader: five sliding layers to one full one, local rope base, query scale.
+
+    The query scale is the head size but for the 27B model, whose files are told apart by their 62 layers, as ggml does.
+    """
+    layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+    scalar = config["hidden_size"] // heads if layers == _GEMMA3_27B_LAYERS else config["head_dim"]
+    return {
+        "layer_types": ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)],
+        "query_pre_attn_scalar": scalar,
+        "rope_local_base_freq": config.get("rope_local_base_freq", 10000.0),
+        "rope_theta": config.get("rope_theta", 1000000.0),
+        "hidden_activation": "gelu_pytorch_tanh",
+    }

@@ -1,0 +1,65 @@
+"""Linear method "dense": torch's own multiplication, on the weight as it is or on a dense copy of a quantized one.
+
+It does not know schemes: dequantization is asked for once, in ``prepare``. Quantized files save no memory with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from penstock.quantization.dequantize import dense_bytes, reference_dequantize
+from penstock.quantization.linear import LinearSpec
+from penstock.quantization.schemes import WeightRecord
+from penstock.types.decision import YES, Verdict
+
+DENSE_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class DenseWeight:
+    """values [out_features, in_features] in the spec's dtype, contiguous and in memory of its own."""
+
+    values: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.numel() * self.values.element_size()
+
+
+class LinearDense:
+    name = "dense"
+
+    def can_run(self, spec: LinearSpec, /) -> Verdict:
+        return dense_verdict(spec)
+
+    def prepared_bytes(self, spec: LinearSpec) -> int:
+        return dense_bytes((spec.out_features, spec.in_features), getattr(torch, spec.dtype))
+
+    def prepare(self, record: WeightRecord, spec: LinearSpec) -> DenseWeight:
+        values = reference_dequantize(record, getattr(torch, spec.dtype))
+        if record.scheme.kind == "dense" and values.data_ptr() == record.parts["values"].data_ptr():
+            # Copied out of the file's map: weights must not wait for the disk, nor change when the file does.
+            values = values.clone(memory_format=torch.contiguous_format)
+        return DenseWeight(values)
+
+    def apply(self, prepared: DenseWeight, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return F.linear(x, prepared.values, bias)
+
+    def embed(self, prepared: DenseWeight, token_ids: torch.Tensor) -> torch.Tensor:
+        return F.embedding(token_ids, prepared.values)
+
+
+def dense_verdict(spec: LinearSpec) -> Verdict:
+    """What the torch methods need of a spec."""
+    reasons = []
+    if spec.dtype not in DENSE_DTYPES:
+        reasons.append(f"needs activations in {', '.join(DENSE_DTYPES)}, found {spec.dtype}")
+    if spec.scheme.activation != "dense":
+        reasons.append(f"multiplies with dense activations only, the scheme wants {spec.scheme.activation}")
+    multiple = spec.scheme.column_multiple
+    if spec.in_features % multiple:
+        reasons.append(f"needs columns in multiples of {multiple} for {spec.scheme.name}, found {spec.in_features}")
+    return Verdict(tuple(reasons)) if reasons else YES

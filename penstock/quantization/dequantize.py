@@ -1,0 +1,85 @@
+"""From a weight record to floats, for every scheme: the plain meaning of the canonical parts.
+
+It does not know formats or methods. The arithmetic is float32 with one rounding per operation, in the order
+(scale * subscale) * code + (minimum * subminimum), so results agree bit for bit with the formats' own definition.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from penstock.quantization.codebooks import codebook
+from penstock.quantization.records import cut_rows
+from penstock.quantization.schemes import WeightRecord, code_planes
+
+_CHUNK_VALUES = 1 << 20  # values in flight: bounds the float32 copy beside the result and stays in cache
+
+
+def reference_dequantize(record: WeightRecord, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The weight as a dense tensor of the record's shape. Values are computed in float32, then rounded to ``dtype``.
+
+    A dense record of that type is returned as it is (perhaps a view of a mapped file), not copied.
+    """
+    if record.scheme.kind == "dense":
+        return record.parts["values"].to(dtype)
+    out = torch.empty(record.shape, dtype=dtype)
+    columns = record.shape[-1]
+    rows = max(1, _CHUNK_VALUES // max(1, out[:1].numel()))
+    convert = _codebook_values if record.scheme.kind == "codebook" else _affine_values
+    for start in range(0, record.shape[0], rows):
+        chunk = cut_rows(record, start, min(start + rows, record.shape[0]))
+        out[start : start + rows] = convert(chunk, columns)
+    return out
+
+
+def unpack_bits(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    """[..., n] bytes of ``bits``-bit codes -> [..., n * 8 / bits] codes, one uint8 each (8-bit codes unchanged)."""
+    if bits == 8:
+        return packed
+    if bits == 4:  # by far the commonest: spread both nibbles of a byte with two shifts
+        wide = packed.to(torch.int16)
+        return ((wide & 0x0F) | ((wide & 0xF0) << 4)).view(torch.uint8)
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
+    return ((packed[..., None] >> shifts) & ((1 << bits) - 1)).flatten(-2)
+
+
+def _affine_values(record: WeightRecord, columns: int) -> torch.Tensor:
+    scheme, parts = record.scheme, record.parts
+    planes = code_planes(scheme)
+    codes = unpack_bits(parts["codes"].contiguous(), planes[0])
+    if len(planes) > 1:
+        codes = codes | (unpack_bits(parts["codes_high"].contiguous(), planes[1]) << planes[0])
+    values = codes.to(torch.float32)
+    if scheme.zero_point:
+        values -= scheme.zero_point
+    scales = _levels(record, "scales", "subscales")
+    grouped = values.view(*values.shape[:-1], scales.shape[-1], columns // scales.shape[-1])
+    grouped *= scales[..., None]
+    if scheme.minimum == "min":
+        grouped += _levels(record, "mins", "submins")[..., None]
+    return values
+
+
+def _codebook_values(record: WeightRecord, columns: int) -> torch.Tensor:
+    scheme, parts = record.scheme, record.parts
+    values = codebook(scheme.codebook)[parts["codes"].long()].flatten(-2)
+    negative = unpack_bits(parts["signs"].contiguous(), 1).bool()
+    values = torch.where(negative, -values, values)
+    scales = _levels(record, "scales", "subscales")
+    grouped = values.view(*values.shape[:-1], scales.shape[-1], columns // scales.shape[-1])
+    grouped *= scales[..., None]
+    return values
+
+
+def _levels(record: WeightRecord, coarse: str, fine: str) -> torch.Tensor:
+    """The product of the scale levels, one float32 per group of the finest."""
+    outer = record.parts[coarse].to(torch.float32)
+    if fine not in record.parts:
+        return outer
+    inner = record.parts[fine].to(torch.float32)
+    return (inner.view(*outer.shape, -1) * outer[..., None]).view(inner.shape)
+
+
+def dense_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Size of a dense copy."""
+    return torch.Size(shape).numel() * dtype.itemsize

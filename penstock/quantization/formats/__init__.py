@@ -1,0 +1,1 @@
+"""Checkpoint formats, one file each: from stored bytes to canonical weight records."""
