@@ -18,7 +18,6 @@ FAMILIES: Mapping[str, str] = {
     "Qwen3ForCausalLM": "qwen3",
     "qwen3": "qwen3",
     "Gemma3ForCausalLM": "gemma3",
-    "Gemma3ForConditionalGeneration": "gemma3",
     "gemma3": "gemma3",
 }
 

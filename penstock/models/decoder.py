@@ -1,0 +1,224 @@
+"""What dense decoders have in common: the module tree around their layers, weight rows, and KV groups by layer type.
+
+Knows no family. A family composes these; what only one family has stays in its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+
+from penstock.layers.attention import AttentionPlace
+from penstock.layers.embedding import Embedding, LmHead
+from penstock.layers.norm import RmsNorm
+from penstock.layers.parameter import Layer
+from penstock.layers.rotary import RopeTables, Rotary
+from penstock.loader.config_reader import ConfigReader
+from penstock.loader.weight_map import Weight, WeightTable
+from penstock.models.family import CarrySpec, KvGeometry, ModelParts, attention_spec
+from penstock.types.kv import Visibility
+
+FULL = "full_attention"
+SLIDING = "sliding_attention"
+
+_BLOCK = "model.layers.{i}."
+_QKV = ("q_proj", "k_proj", "v_proj")
+
+
+class DecoderLayer(Protocol):
+    def __call__(self, hidden: torch.Tensor, tables: RopeTables, /) -> torch.Tensor: ...
+
+
+class DecoderModel(Layer):
+    """Embedding, layers, final norm, LM head: a CausalModel.
+
+    ``rotaries`` are the distinct frequency tables and ``rotary_of`` says which of them each layer turns with.
+    ``embedding_scale`` multiplies embeddings and ``logit_cap`` bends logits to ``cap * tanh(logits / cap)`` (Gemma).
+    """
+
+    def __init__(
+        self,
+        embedding: Embedding,
+        layers: Sequence[DecoderLayer],
+        norm: RmsNorm,
+        lm_head: LmHead,
+        rotaries: Sequence[Rotary],
+        rotary_of: Sequence[int],
+        *,
+        embedding_scale: float | None = None,
+        logit_cap: float | None = None,
+    ) -> None:
+        self.embedding = embedding
+        self.layers = list(layers)
+        self.norm = norm
+        self.lm_head = lm_head
+        self._rotaries = tuple(rotaries)
+        self._rotary_of = tuple(rotary_of)
+        self._embedding_scale = embedding_scale
+        self._logit_cap = logit_cap
+
+    def forward(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        carry: Mapping[str, torch.Tensor] | None = None,
+        embeds: torch.Tensor | None = None,
+        taps: Sequence[int] = (),
+    ) -> tuple[Mapping[str, torch.Tensor], tuple[torch.Tensor, ...]]:
+        if carry is not None:
+            hidden = carry["hidden"]
+        else:
+            hidden = self._embed(token_ids) if embeds is None else embeds
+        tables = [rotary.tables(positions) for rotary in self._rotaries]
+        tapped = []
+        for i, (layer, rotary) in enumerate(zip(self.layers, self._rotary_of, strict=True)):
+            hidden = layer(hidden, tables[rotary])
+            if i in taps:
+                tapped.append(hidden)
+        return {"hidden": hidden}, tuple(tapped)
+
+    def logits(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        logits = self.lm_head(self.norm(carry["hidden"].index_select(0, rows)))
+        return logits if self._logit_cap is None else torch.tanh(logits / self._logit_cap) * self._logit_cap
+
+    def _embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(token_ids)
+        return hidden if self._embedding_scale is None else hidden * self._embedding_scale
+
+
+def read_layer_types(reader: ConfigReader, num_layers: int, *, otherwise: Sequence[str]) -> tuple[str, ...]:
+    """``layer_types`` of the configuration, FULL or SLIDING for each layer; ``otherwise`` where files lack the key."""
+    types = tuple(reader.list("layer_types", default=list(otherwise)))
+    unknown = set(types) - {FULL, SLIDING}
+    if unknown or len(types) != num_layers:
+        raise reader.refuse("layer_types", f"{num_layers} entries of {FULL} or {SLIDING} are supported")
+    return types
+
+
+def read_window_layers(reader: ConfigReader) -> tuple[tuple[str, ...], int | None]:
+    """Layer types and window of Qwen: layers from ``max_window_layers`` on slide, if ``use_sliding_window`` says so."""
+    num_layers = reader.int("num_hidden_layers")
+    window = reader.int("sliding_window", default=4096) if reader.bool("use_sliding_window", default=False) else None
+    first = num_layers if window is None else reader.int("max_window_layers", default=28)
+    types = read_layer_types(reader, num_layers, otherwise=[FULL if i < first else SLIDING for i in range(num_layers)])
+    if SLIDING in types and window is None:
+        raise reader.refuse("layer_types", "layers slide although use_sliding_window is off, so there is no window")
+    return types, window
+
+
+def groups_by_type(
+    layer_types: Sequence[str],
+    window: int | None,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    soft_cap: float | None = None,
+) -> tuple[KvGeometry, ...]:
+    """One group "full" and one group "sliding", each only if it has layers."""
+    full = tuple(i for i, kind in enumerate(layer_types) if kind == FULL)
+    sliding = tuple(i for i, kind in enumerate(layer_types) if kind == SLIDING)
+    found = (("full", Visibility.ALL, full, None), ("sliding", Visibility.WINDOW, sliding, window))
+    return tuple(
+        KvGeometry(
+            name=name,
+            visibility=visibility,
+            layers=layers,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            window=seen,
+            soft_cap=soft_cap,
+        )
+        for name, visibility, layers, seen in found
+        if layers
+    )
+
+
+def attention_places(groups: Sequence[KvGeometry], parts: ModelParts) -> list[AttentionPlace]:
+    """The place of every layer, in layer order."""
+    places = []
+    for group in groups:
+        spec = attention_spec(group, parts.dtype_name, parts.platform)
+        places += [AttentionPlace(layer=layer, group=group.name, spec=spec) for layer in group.layers]
+    return sorted(places, key=lambda place: place.layer)
+
+
+def hidden_carry(hidden_size: int) -> CarrySpec:
+    return CarrySpec(widths={"hidden": hidden_size})
+
+
+def outer_weights() -> WeightTable:
+    """Embedding, final norm and LM head."""
+    return (
+        Weight(
+            target="embedding.weight", hub=("model.embed_tokens.weight",), gguf=("token_embd.weight",), shard="vocab"
+        ),
+        Weight(target="norm.weight", hub=("model.norm.weight",), gguf=("output_norm.weight",)),
+        Weight(
+            target="lm_head.weight",
+            hub=("lm_head.weight",),
+            gguf=("output.weight",),
+            tied="embedding.weight",
+            shard="vocab",
+        ),
+    )
+
+
+def attention_weights(*, gguf_rope_fold: str = "") -> WeightTable:
+    """Projections of one layer and their biases, which a model has or has not by its configuration.
+
+    ``gguf_rope_fold`` undoes what GGUF converters of the family did to the rows of queries and keys.
+    """
+    folds = (gguf_rope_fold, gguf_rope_fold, "")
+    rows = []
+    for leaf in ("weight", "bias"):
+        rows.append(
+            Weight(
+                target=f"layers.{{i}}.attention.qkv.{leaf}",
+                hub=tuple(f"{_BLOCK}self_attn.{name}.{leaf}" for name in _QKV),
+                gguf=tuple(f"blk.{{i}}.attn_{name}.{leaf}" for name in "qkv"),
+                gguf_folds=folds if gguf_rope_fold else (),
+                shard="rows",
+            )
+        )
+        rows.append(_one("attention.output", "self_attn.o_proj", "attn_output", leaf, "columns"))
+    return tuple(rows)
+
+
+def mlp_weights() -> WeightTable:
+    """The gated feed-forward network of one layer, biases as in ``attention_weights``."""
+    rows = []
+    for leaf in ("weight", "bias"):
+        rows.append(
+            Weight(
+                target=f"layers.{{i}}.mlp.gate_up.{leaf}",
+                hub=(f"{_BLOCK}mlp.gate_proj.{leaf}", f"{_BLOCK}mlp.up_proj.{leaf}"),
+                gguf=(f"blk.{{i}}.ffn_gate.{leaf}", f"blk.{{i}}.ffn_up.{leaf}"),
+                shard="rows",
+            )
+        )
+        rows.append(_one("mlp.down", "mlp.down_proj", "ffn_down", leaf, "columns"))
+    return tuple(rows)
+
+
+def norm_weight(target: str, hub: str, gguf: str, *, hub_fold: str = "") -> Weight:
+    """One norm of a layer, by its names below the layer's prefix."""
+    return Weight(
+        target=f"layers.{{i}}.{target}.weight",
+        hub=(f"{_BLOCK}{hub}.weight",),
+        gguf=(f"blk.{{i}}.{gguf}.weight",),
+        hub_folds=(hub_fold,) if hub_fold else (),
+    )
+
+
+def _one(target: str, hub: str, gguf: str, leaf: str, shard: str) -> Weight:
+    """A bias that is added after the partial products of all ranks is not cut."""
+    return Weight(
+        target=f"layers.{{i}}.{target}.{leaf}",
+        hub=(f"{_BLOCK}{hub}.{leaf}",),
+        gguf=(f"blk.{{i}}.{gguf}.{leaf}",),
+        shard=shard if leaf == "weight" else "",
+    )
