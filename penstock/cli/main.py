@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Optional
 
 import typer
 
 import penstock
 from penstock.cli import bench, chat, check, explain, pull, run, serve
+from penstock.cli.options import sentences
+from penstock.config import env
 
 HELP = """Run large language models: serve them over HTTP, or use them from the terminal.
 
@@ -52,11 +53,11 @@ def _root(
         ),
     ] = None,
 ) -> None:
-    # Set as variables, so that the processes which a verb starts see them too.
-    if debug:
-        os.environ["PENSTOCK_DEBUG"] = "1"
-    if log_level is not None:
-        os.environ["PENSTOCK_LOG_LEVEL"] = log_level
+    with sentences():
+        if debug:
+            env.set_for_children("PENSTOCK_DEBUG", "1")
+        if log_level is not None:
+            env.set_for_children("PENSTOCK_LOG_LEVEL", log_level)
 
 
 app.command("serve", short_help="Start an OpenAI-compatible HTTP server.")(serve.serve)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Optional
 
 import typer
 
 from penstock.cli.options import ModelArgument, verb
-from penstock.cli.progress import transfer_progress
 
 
 @verb()
@@ -23,9 +23,16 @@ def pull(
     \b
     penstock pull smollm2
     penstock pull owner/name --revision main
+    penstock pull owner/name/model-q4_k_m.gguf
+
+    Progress goes to stderr: with a bar on a terminal, else as one sentence per fetch.
     """
     from penstock.loader.sources import resolve_source
 
-    with transfer_progress() as progress:
-        source = resolve_source(model, revision=revision, progress=progress)
+    source = resolve_source(model, revision=revision, progress=note)
     print(source.path)
+
+
+def note(sentence: str) -> None:
+    """Something worth knowing that is not the answer."""
+    print(sentence, file=sys.stderr, flush=True)

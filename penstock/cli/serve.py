@@ -13,6 +13,8 @@ from penstock.cli.options import engine_config, server_config, verb
 from penstock.config import env
 from penstock.config.flags import engine_flags, server_flags
 
+KEY_VARIABLE = "PENSTOCK_API_KEY"
+
 
 @verb(engine_flags(), server_flags())
 def serve(
@@ -48,11 +50,12 @@ def serve(
 def ready_text(url: str, served_name: str, *, needs_key: bool) -> str:
     """What to do with a server that is ready: a curl line and a Python snippet, both complete."""
     body = {"model": served_name, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
-    header = ' -H "Authorization: Bearer $PENSTOCK_API_KEY"' if needs_key else ""
+    header = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if needs_key else ""
     data = shlex.quote(json.dumps(body))
-    key = 'os.environ["PENSTOCK_API_KEY"]' if needs_key else '"none"'
+    key = f'os.environ["{KEY_VARIABLE}"]' if needs_key else '"none"'
     lines = [
         f"Serving {served_name} at {url}  (page with load and playground: {url}/)",
+        *([f"Clients need a key; both examples take it from ${KEY_VARIABLE}."] if needs_key else []),
         "",
         "In a shell:",
         "",

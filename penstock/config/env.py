@@ -122,6 +122,12 @@ def debug(environ: Mapping[str, str] | None = None) -> bool:
     return value
 
 
+def set_for_children(name: str, value: str) -> None:
+    """Set a declared variable for this process and for those that it starts. Raises ConfigError when malformed."""
+    _BY_NAME[name].parse(value)
+    os.environ[name] = value
+
+
 def check_environment(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Read every declared variable; raise ConfigError for the first malformed one.
 
