@@ -1,0 +1,209 @@
+"""The ASGI application: dispatch, keys, limits and the one place where exceptions become answers.
+
+Everything is injected. Knows no engine besides EngineClient, and no model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from penstock.config.sections import ServerConfig
+from penstock.errors import PenstockError
+from penstock.frontend.admission import Admission
+from penstock.frontend.client import EngineClient
+from penstock.frontend.exchange import Exchange, Receive, Scope, Send
+from penstock.frontend.openai.decode import decode_body, warning_header
+from penstock.frontend.openai.errors import HttpError, problem_of
+from penstock.frontend.openai.openapi import openapi_document
+from penstock.frontend.routes.table import KEYED, PUBLIC, ROUTES, Route
+from penstock.frontend.service import Service
+from penstock.frontend.text.load import TextAssets
+from penstock.observability.log import warn_once
+
+_LOG = logging.getLogger(__name__)
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def build_app(
+    client: EngineClient,
+    assets: TextAssets,
+    server: ServerConfig,
+    served_names: tuple[str, ...],
+    *,
+    default_seed: int | None = None,
+) -> App:
+    """An application that is ready to serve one model under ``served_names`` (at least one)."""
+    app = App(server)
+    app.attach(client, assets, served_names, default_seed=default_seed)
+    return app
+
+
+class App:
+    """An ASGI application. Before ``attach`` it answers health routes and the page, and 503 to everything else."""
+
+    def __init__(self, server: ServerConfig) -> None:
+        self.server = server
+        self.admission = Admission(server.max_queue)
+        self.service: Service | None = None
+        self._key_digests = tuple(_digest(key.encode()) for key in server.api_key)
+        document = Route(
+            method="GET", path="/openapi.json", handler=self._show_openapi, access=PUBLIC, early=True,
+            summary="This document.", documented=False,
+        )  # fmt: skip
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._prefixes: list[tuple[str, dict[str, Route]]] = []
+        for route in (*ROUTES, document):
+            if route.path.endswith("{id}"):
+                self._prefixes.append((route.path.removesuffix("{id}"), {route.method: route}))
+            else:
+                self._exact.setdefault(route.path, {})[route.method] = route
+        self._entry: Asgi = self._dispatch
+        if server.cors_origins:
+            self._entry = _with_cors(self._dispatch, server.cors_origins)
+
+    def attach(
+        self,
+        client: EngineClient,
+        assets: TextAssets,
+        served_names: tuple[str, ...],
+        *,
+        default_seed: int | None = None,
+    ) -> None:
+        """Give the application its engine; from now on it is ready. Called once."""
+        if not served_names:
+            raise ValueError("served_names must name the model")
+        self.service = Service(client, assets, self.server, served_names, self.admission, default_seed)
+        self.admission.set_ready()
+
+    async def drain(self) -> None:
+        """Take nothing new, give open requests ``drain_timeout`` seconds, then end them with an error."""
+        self.admission.drain()
+        try:
+            await asyncio.wait_for(self.admission.idle(), self.server.drain_timeout)
+        except TimeoutError:
+            left = list(self.service.generations) if self.service else []
+            _LOG.warning("%d requests were still open after %g s; ending them", len(left), self.server.drain_timeout)
+            for generation in left:
+                generation.fail(HttpError(503, "The server shut down before the answer was complete."))
+
+    def close(self) -> None:
+        if self.service is not None:
+            self.service.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._entry(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send)
+        try:
+            try:
+                await self._serve(exchange)
+            except PenstockError as error:
+                raise problem_of(error) from error
+        except HttpError as problem:
+            if exchange.started:
+                raise
+            await exchange.answer_problem(problem)
+        except ConnectionError:
+            return
+        except Exception:  # noqa: BLE001 - the boundary of one request
+            _LOG.exception("%s %s failed", exchange.method, exchange.path)
+            if exchange.started:
+                raise
+            await exchange.answer_problem(HttpError(500, "The server failed to answer; see its log.", code="internal"))
+
+    async def _serve(self, exchange: Exchange) -> None:
+        route = self._route(exchange)
+        if route.access == KEYED:
+            self._check_key(exchange)
+        if route.early:
+            await route.handler(exchange, self.service, self.admission)
+            return
+        service = self.service
+        if service is None or route.generates:
+            self.admission.check()
+        assert service is not None
+        if route.body is None:
+            await route.handler(exchange, service)
+            return
+        body = await exchange.read_body(self.server.max_request_bytes)
+        record, unknown = decode_body(body, route.body)
+        if unknown:
+            warning = warning_header(unknown)
+            warn_once(_LOG, f"{route.path}: {warning}")
+            exchange.extra_headers.append(("penstock-warning", warning))
+        await route.handler(exchange, service, record)
+
+    def _route(self, exchange: Exchange) -> Route:
+        path = exchange.path
+        methods = self._exact.get(path)
+        if methods is None:
+            methods = next(
+                (found for prefix, found in self._prefixes if path.startswith(prefix) and path != prefix), None
+            )
+        if methods is None:
+            raise HttpError(404, f"There is no route {path[:200]!r}; /openapi.json lists them.", code="unknown_route")
+        method = "GET" if exchange.method == "HEAD" else exchange.method
+        if method not in methods:
+            allowed = ", ".join(sorted({*methods, *({"HEAD"} if "GET" in methods else ())}))
+            raise HttpError(
+                405,
+                f"{path[:200]} takes {allowed}, not {exchange.method[:32]}.",
+                code="method_not_allowed",
+                headers=(("allow", allowed),),
+            )
+        return methods[method]
+
+    def _check_key(self, exchange: Exchange) -> None:
+        if not self._key_digests:
+            return
+        scheme, _, key = exchange.headers.get("authorization", "").partition(" ")
+        presented = _digest(key.strip().encode("latin-1", "replace"))
+        # All keys are compared, in constant time each, so that timing tells nothing.
+        matches = [hmac.compare_digest(presented, expected) for expected in self._key_digests]
+        if scheme.lower() != "bearer" or not any(matches):
+            raise HttpError(
+                401,
+                "This server needs an API key: send it as 'Authorization: Bearer KEY'.",
+                code="invalid_api_key",
+                headers=(("www-authenticate", "Bearer"),),
+            )
+
+    async def _show_openapi(self, exchange: Exchange, *_: object) -> None:
+        await exchange.answer(200, openapi_document(ROUTES, keyed=bool(self._key_digests)))
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _with_cors(app: Asgi, origins: tuple[str, ...]) -> Asgi:
+    from starlette.middleware.cors import CORSMiddleware
+
+    wrapped: Any = CORSMiddleware(
+        app,  # type: ignore[arg-type]
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "retry-after", "penstock-warning"],
+    )
+    return wrapped  # type: ignore[no-any-return]
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,59 @@
+"""Bytes of a request body -> a record, with the offending field named when they do not fit."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from penstock.errors import InvalidRequestError
+from penstock.frontend.openai.requests import field_names
+
+T = TypeVar("T", bound=Struct)
+
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
+_MAX_WARNED = 8
+
+
+def decode_body(body: bytes, kind: type[T]) -> tuple[T, tuple[str, ...]]:
+    """Read ``body`` as JSON into ``kind``; also answer the names of fields that ``kind`` does not have.
+
+    Raises InvalidRequestError for malformed JSON, nesting too deep for the parser, wrong types and missing fields.
+    """
+    try:
+        raw: Any = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise InvalidRequestError(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    except RecursionError:
+        raise InvalidRequestError("The body is JSON nested too deeply.", code="invalid_json") from None
+    try:
+        record = msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise _named(str(error)) from None
+    except RecursionError:
+        raise InvalidRequestError("The body is JSON nested too deeply.", code="invalid_json") from None
+    known = field_names(kind)
+    return record, tuple(name for name in raw if name not in known)
+
+
+def _named(text: str) -> InvalidRequestError:
+    match = _AT.match(text)
+    assert match is not None
+    what, path = match["what"], (match["path"] or "").lstrip(".")
+    missing = _MISSING.search(what)
+    if missing:
+        path = f"{path}.{missing['name']}".lstrip(".")
+        return InvalidRequestError(f"The field {path} is required.", param=path, code="missing_field")
+    if not path:
+        return InvalidRequestError(f"The body must be a JSON object: {what}.")
+    return InvalidRequestError(f"{path}: {what}.", param=re.split(r"[.\[]", path)[0], code="invalid_type")
+
+
+def warning_header(unknown: tuple[str, ...]) -> str:
+    """A header value, ASCII and bounded, that names fields which were ignored."""
+    shown = [re.sub(r"[^A-Za-z0-9_.\-]", "?", name[:64]) for name in unknown[:_MAX_WARNED]]
+    more = f" and {len(unknown) - _MAX_WARNED} more" if len(unknown) > _MAX_WARNED else ""
+    return f"unknown fields ignored: {', '.join(shown)}{more}"

@@ -1,0 +1,279 @@
+"""How text deltas become chunks and answers: one small format object per HTTP request.
+
+A chunk's choice and an answer's choice are made from the same TextDelta by the same functions; an answer is the fold
+of the deltas that its stream would have sent. Pure; knows no socket and no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from msgspec import UNSET
+
+from penstock.frontend.openai.answers import (
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprob,
+    ChatLogprobs,
+    ChatMessage,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    PromptLogprobs,
+    TopLogprob,
+    Usage,
+)
+from penstock.frontend.openai.encode import encode_json
+from penstock.frontend.text.stream import PositionScores, TextDelta, TokenScore
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a request wants to see besides text."""
+
+    logprobs: bool = False
+    max_top: int | None = None  # most alternatives shown per position; None shows all that the engine gave
+    tokens_as_ids: bool = False
+    token_ids: bool = False
+    prompt_logprobs: bool = False
+    usage_in_chunks: bool = False  # each chunk carries "usage": null, because the last one has it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The fields that all chunks of an answer share."""
+
+    id: str
+    created: int
+    model: str
+
+
+class Format(Protocol):
+    head: Head
+    shown: Shown
+
+    def chunk(self, index: int, delta: TextDelta) -> bytes:
+        """One or more complete server-sent events."""
+
+    def usage_chunk(self, usage: Usage) -> bytes: ...
+
+    def answer(self, deltas: Mapping[int, TextDelta], usage: Usage) -> bytes:
+        """The JSON body; ``deltas`` has the fold of every choice."""
+
+
+def _event_frame(head: Head, kind: str, usage: bool) -> tuple[bytes, bytes]:
+    fixed = encode_json({"id": head.id, "object": kind, "created": head.created, "model": head.model})
+    return b"data: " + fixed[:-1] + b',"choices":[', b'],"usage":null}\n\n' if usage else b"]}\n\n"
+
+
+def _usage_event(head: Head, kind: str, usage: Usage) -> bytes:
+    body = {
+        "id": head.id, "object": kind, "created": head.created, "model": head.model, "choices": [], "usage": usage,
+    }  # fmt: skip
+    return b"data: " + encode_json(body) + b"\n\n"
+
+
+def token_name(score: TokenScore, shown: Shown) -> str:
+    return f"token_id:{score.token_id}" if shown.tokens_as_ids else score.text
+
+
+def prompt_logprobs(scores: Sequence[PositionScores], with_first: bool) -> PromptLogprobs:
+    """vLLM's form: None for the first prompt token, then every scored token by its id."""
+    entries: PromptLogprobs = [None] if with_first else []
+    for position in scores:
+        entry = {
+            str(top.token_id): {"logprob": top.logprob, "rank": rank, "decoded_token": top.text}
+            for rank, top in enumerate(position.top, 1)
+        }
+        chosen = position.chosen
+        entry[str(chosen.token_id)] = {
+            "logprob": chosen.logprob, "rank": position.rank, "decoded_token": chosen.text,
+        }  # fmt: skip
+        entries.append(entry)
+    return entries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Echo:
+    """The prompt that is put before the output: its text, and its first token, which no logprob describes."""
+
+    text: str
+    first_token: TokenScore
+
+
+@dataclass(slots=True, kw_only=True)
+class CompletionFormat:
+    """Chunks and answer of /v1/completions. ``echoes`` has one entry per prompt, or is empty."""
+
+    head: Head
+    shown: Shown = Shown()
+    n: int = 1
+    echoes: Sequence[Echo] = ()
+    prompts: Sequence[Sequence[int]] = ()
+    _begun: set[int] = field(default_factory=set)
+    _frame: tuple[bytes, bytes] = (b"", b"")
+
+    KIND = "text_completion"
+
+    def __post_init__(self) -> None:
+        self._frame = _event_frame(self.head, self.KIND, self.shown.usage_in_chunks)
+
+    def chunk(self, index: int, delta: TextDelta) -> bytes:
+        first = index not in self._begun
+        self._begun.add(index)
+        return self._frame[0] + encode_json(self.choice(index, delta, first)) + self._frame[1]
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        return _usage_event(self.head, self.KIND, usage)
+
+    def answer(self, deltas: Mapping[int, TextDelta], usage: Usage) -> bytes:
+        choices = [self.choice(index, delta, True) for index, delta in sorted(deltas.items())]
+        head = self.head
+        return encode_json(
+            Completion(
+                id=head.id, object=self.KIND, created=head.created, model=head.model, choices=choices, usage=usage
+            )
+        )
+
+    def choice(self, index: int, delta: TextDelta, first: bool) -> CompletionChoice:
+        """``first`` deltas of a choice carry the echo."""
+        shown, prompt = self.shown, index // self.n
+        echo = self.echoes[prompt] if self.echoes else None
+        choice = CompletionChoice(
+            index=index,
+            text=echo.text + delta.text if echo is not None and first else delta.text,
+            finish_reason=delta.finish_reason,
+            stop_reason=delta.stop_reason,
+        )
+        if shown.logprobs:
+            choice.logprobs = self._logprobs(delta, echo, first)
+        if shown.prompt_logprobs:
+            wanted = first or delta.prompt_scores
+            choice.prompt_logprobs = prompt_logprobs(delta.prompt_scores, first) if wanted else UNSET
+        if shown.token_ids:
+            choice.token_ids = list(delta.token_ids)
+            if first:
+                choice.prompt_token_ids = list(self.prompts[prompt])
+        return choice
+
+    def _logprobs(self, delta: TextDelta, echo: Echo | None, first: bool) -> CompletionLogprobs:
+        columns = CompletionLogprobs(text_offset=[], token_logprobs=[], tokens=[], top_logprobs=[])
+        if echo is not None:
+            if first:
+                columns.text_offset.append(0)
+                columns.token_logprobs.append(None)
+                columns.tokens.append(token_name(echo.first_token, self.shown))
+                columns.top_logprobs.append(None)
+            self._add_columns(columns, delta.prompt_scores, 0)
+        self._add_columns(columns, delta.scores, len(echo.text) if echo is not None else 0)
+        return columns
+
+    def _add_columns(self, columns: CompletionLogprobs, scores: Sequence[PositionScores], shift: int) -> None:
+        for position in scores:
+            top = {token_name(score, self.shown): score.logprob for score in position.top[: self.shown.max_top]}
+            top[token_name(position.chosen, self.shown)] = position.chosen.logprob
+            columns.text_offset.append(shift + position.text_offset)
+            columns.token_logprobs.append(position.chosen.logprob)
+            columns.tokens.append(token_name(position.chosen, self.shown))
+            columns.top_logprobs.append(top)
+
+
+@dataclass(slots=True, kw_only=True)
+class ChatFormat:
+    """Chunks and answer of /v1/chat/completions."""
+
+    head: Head
+    shown: Shown = Shown()
+    role: str = "assistant"
+    prompts: Sequence[Sequence[int]] = ()
+    _begun: set[int] = field(default_factory=set)
+    _frame: tuple[bytes, bytes] = (b"", b"")
+
+    CHUNK_KIND = "chat.completion.chunk"
+    KIND = "chat.completion"
+
+    def __post_init__(self) -> None:
+        self._frame = _event_frame(self.head, self.CHUNK_KIND, self.shown.usage_in_chunks)
+
+    def chunk(self, index: int, delta: TextDelta) -> bytes:
+        events = b""
+        if index not in self._begun:
+            self._begun.add(index)
+            opening = ChatChunkChoice(index=index, delta=ChatDelta(role=self.role, content=""))
+            if self.shown.token_ids:
+                opening.prompt_token_ids = list(self.prompts[0])
+            events = self._event(opening)
+        return events + self._event(self.chunk_choice(index, delta))
+
+    def _event(self, choice: ChatChunkChoice) -> bytes:
+        return self._frame[0] + encode_json(choice) + self._frame[1]
+
+    def chunk_choice(self, index: int, delta: TextDelta) -> ChatChunkChoice:
+        shown = self.shown
+        choice = ChatChunkChoice(
+            index=index,
+            delta=ChatDelta(content=delta.text) if delta.text or delta.finish_reason is None else ChatDelta(),
+            finish_reason=delta.finish_reason,
+        )
+        if delta.finish_reason is not None:
+            choice.stop_reason = delta.stop_reason
+        if shown.logprobs and delta.scores:
+            choice.logprobs = self._logprobs(delta)
+        if shown.prompt_logprobs and delta.prompt_scores:
+            choice.prompt_logprobs = prompt_logprobs(delta.prompt_scores, False)
+        if shown.token_ids:
+            choice.token_ids = list(delta.token_ids)
+        return choice
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        return _usage_event(self.head, self.CHUNK_KIND, usage)
+
+    def answer(self, deltas: Mapping[int, TextDelta], usage: Usage) -> bytes:
+        choices = [self.answer_choice(index, delta) for index, delta in sorted(deltas.items())]
+        head, shown = self.head, self.shown
+        scores = deltas[0].prompt_scores if shown.prompt_logprobs else ()
+        return encode_json(
+            ChatCompletion(
+                id=head.id,
+                object=self.KIND,
+                created=head.created,
+                model=head.model,
+                choices=choices,
+                usage=usage,
+                prompt_logprobs=prompt_logprobs(scores, True) if shown.prompt_logprobs else UNSET,
+            )
+        )
+
+    def answer_choice(self, index: int, delta: TextDelta) -> ChatChoice:
+        choice = ChatChoice(
+            index=index,
+            message=ChatMessage(role=self.role, content=delta.text),
+            logprobs=self._logprobs(delta) if self.shown.logprobs else None,
+            finish_reason=delta.finish_reason,
+            stop_reason=delta.stop_reason,
+        )
+        if self.shown.token_ids:
+            choice.token_ids = list(delta.token_ids)
+            choice.prompt_token_ids = list(self.prompts[0])
+        return choice
+
+    def _logprobs(self, delta: TextDelta) -> ChatLogprobs:
+        return ChatLogprobs(content=[self._logprob(position) for position in delta.scores])
+
+    def _logprob(self, position: PositionScores) -> ChatLogprob:
+        shown, chosen = self.shown, position.chosen
+        return ChatLogprob(
+            token=token_name(chosen, shown),
+            logprob=chosen.logprob,
+            bytes=list(chosen.data),
+            top_logprobs=[
+                TopLogprob(token=token_name(top, shown), logprob=top.logprob, bytes=list(top.data))
+                for top in position.top[: shown.max_top]
+            ],
+        )

@@ -1,0 +1,51 @@
+"""POST /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+from penstock.errors import InvalidRequestError
+from penstock.frontend.exchange import Exchange
+from penstock.frontend.openai.answers import DetokenizeAnswer, TokenizeAnswer
+from penstock.frontend.openai.encode import encode_json
+from penstock.frontend.openai.requests import DetokenizeRequest, TokenizeRequest
+from penstock.frontend.routes.chat import render_chat
+from penstock.frontend.service import Service
+
+
+async def post_tokenize(exchange: Exchange, service: Service, request: TokenizeRequest) -> None:
+    service.model_name(request.model)
+    if (request.prompt is None) == (request.messages is None):
+        raise InvalidRequestError("Give either prompt or messages.", param="prompt")
+    if request.messages is None:
+        assert request.prompt is not None
+        text, special = request.prompt, request.add_special_tokens is not False
+    else:
+        text = render_chat(
+            service,
+            request.messages,
+            add_generation_prompt=request.add_generation_prompt,
+            continue_final_message=request.continue_final_message,
+            chat_template_kwargs=request.chat_template_kwargs,
+        )
+        special = bool(request.add_special_tokens)
+    ids = await service.encode(text, add_special_tokens=special)
+    tokenizer = service.assets.tokenizer
+    answer = TokenizeAnswer(
+        count=len(ids),
+        max_model_len=service.client.info.max_model_len,
+        tokens=list(ids),
+        token_strs=[tokenizer.token_text(token_id) for token_id in ids] if request.return_token_strs else None,
+    )
+    await exchange.answer(200, encode_json(answer))
+
+
+async def post_detokenize(exchange: Exchange, service: Service, request: DetokenizeRequest) -> None:
+    service.model_name(request.model)
+    tokenizer = service.assets.tokenizer
+    limit = max(tokenizer.vocab_size, service.client.info.model.vocab_size)
+    for token_id in request.tokens:
+        if token_id >= limit:
+            raise InvalidRequestError(
+                f"tokens contains id {token_id}, but this model has ids 0 to {limit - 1}.", param="tokens"
+            )
+    text = tokenizer.decode(request.tokens, skip_special_tokens=bool(request.skip_special_tokens))
+    await exchange.answer(200, encode_json(DetokenizeAnswer(prompt=text)))

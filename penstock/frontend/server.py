@@ -1,0 +1,159 @@
+"""Runs the application on a socket until it is told to stop, and then drains it.
+
+Does not know what the application serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from penstock.config.sections import ServerConfig
+from penstock.errors import ConfigError
+from penstock.frontend.protocol import LimitedProtocol
+
+if TYPE_CHECKING:
+    from penstock.frontend.app import App
+
+_LOG = logging.getLogger(__name__)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_CLOSE_TIMEOUT_S = 5
+_BACKLOG = 2048
+
+OnReady = Callable[[str, int], None]
+"""Called once with the host and the port, when connections are accepted."""
+
+
+def serve_app(app: App, server: ServerConfig, *, on_ready: OnReady | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, on a new event loop (uvloop where there is one). Blocks.
+
+    The first signal drains: new work gets 503, open requests get ``drain_timeout`` seconds. The second ends at once.
+    Returns normally after either, so that the caller can stop the engine. Raises ConfigError when the port is taken.
+    """
+    run(serve_async(app, server, on_ready=on_ready))
+
+
+async def serve_async(app: App, server: ServerConfig, *, on_ready: OnReady | None = None) -> None:
+    """``serve_app`` on the running event loop, for callers whose engine client lives on it."""
+    await make_server(app, server, on_ready=on_ready).serve_bound()
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end on uvloop where it is installed."""
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+def make_server(app: App, server: ServerConfig, *, on_ready: OnReady | None = None) -> DrainingServer:
+    """A server that is not running yet: tests drive it on a thread and call ``request_stop``."""
+    config = uvicorn.Config(
+        app,
+        http=LimitedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=65,
+        timeout_graceful_shutdown=_CLOSE_TIMEOUT_S,
+        backlog=_BACKLOG,
+    )
+    return DrainingServer(config, app, server, on_ready)
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server with a drain between the signal and the end, and without re-raising the signal."""
+
+    def __init__(self, config: uvicorn.Config, app: App, server: ServerConfig, on_ready: OnReady | None) -> None:
+        super().__init__(config)
+        self._app = app
+        self._server = server
+        self._on_ready = on_ready
+        self._drain_task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve_bound(self) -> None:
+        """Bind, serve, drain, close."""
+        self._loop = asyncio.get_running_loop()
+        listener = bind(self._server.host, self._server.port)
+        try:
+            await self.serve(sockets=[listener])
+        finally:
+            listener.close()
+            self._app.close()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self._on_ready is not None and sockets:
+            self._on_ready(self._server.host, sockets[0].getsockname()[1])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Signal handler; runs between any two instructions, so it only hands over to the loop."""
+        self.request_stop()
+
+    def request_stop(self) -> None:
+        """Begin to drain; called again, end at once. May be called from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        if self._drain_task is not None:
+            self.should_exit = True
+            self.force_exit = True
+            return
+        _LOG.info("draining: %d sequences open", self._app.admission.num_open)
+        self._drain_task = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        try:
+            await self._app.drain()
+        finally:
+            self.should_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound TCP socket. Raises ConfigError with what to do when the address cannot be taken."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"The host {host!r} is not an address of this machine: {error}.") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"Cannot listen on {host}:{port}: {error.strerror}.\n\nChoose another port with --port; 0 takes a free one."
+        ) from None
+    listener.setblocking(False)
+    return listener

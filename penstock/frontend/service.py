@@ -1,0 +1,83 @@
+"""Service: what every route works with, once an engine is attached. Made by ``app``; knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from penstock.config.sections import ServerConfig
+from penstock.errors import ModelNotServedError
+from penstock.frontend.admission import Admission
+from penstock.frontend.client import EngineClient
+from penstock.frontend.metrics import ServerMetrics
+from penstock.frontend.text.load import TextAssets
+from penstock.frontend.text.requests import encode_prompt
+
+if TYPE_CHECKING:
+    from penstock.frontend.generation import Generation
+
+INLINE_CHARACTERS = 16 << 10
+"""Longer texts are tokenized on a thread: about 5 ms of one core, which other requests should not wait for."""
+
+
+class Service:
+    """One served model. Used from one event loop."""
+
+    def __init__(
+        self,
+        client: EngineClient,
+        assets: TextAssets,
+        server: ServerConfig,
+        served_names: tuple[str, ...],
+        admission: Admission,
+        default_seed: int | None = None,
+    ) -> None:
+        self.client = client
+        self.assets = assets
+        self.server = server
+        self.served_names = served_names
+        self.admission = admission
+        self.default_seed = default_seed
+        self.created = int(time.time())
+        self.generations: set[Generation] = set()
+        self.metrics = ServerMetrics(
+            prefix=server.metrics_prefix, model_name=served_names[0], max_model_len=client.info.max_model_len
+        )
+        self.metrics.set_cache_config(_cache_labels(client))
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
+
+    def model_name(self, asked: str | None) -> str:
+        """The name to answer with. No name means the first one. Raises ModelNotServedError."""
+        if asked is None:
+            return self.served_names[0]
+        if asked not in self.served_names:
+            served = ", ".join(self.served_names)
+            raise ModelNotServedError(f"The model {asked[:200]!r} is not served here. Served: {served}.")
+        return asked
+
+    async def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """Token ids of ``text``; long texts do not hold up the event loop."""
+        tokenizer = self.assets.tokenizer
+        if len(text) <= INLINE_CHARACTERS:
+            return encode_prompt(tokenizer, text, add_special_tokens=add_special_tokens)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._pool, lambda: encode_prompt(tokenizer, text, add_special_tokens=add_special_tokens)
+        )
+
+    def close(self) -> None:
+        """Release threads. The client belongs to whoever made it."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _cache_labels(client: EngineClient) -> dict[str, str]:
+    info = client.info
+    labels = {"num_gpu_blocks": str(sum(info.num_blocks)), "max_model_len": str(info.max_model_len)}
+    if info.block_tokens:
+        labels["block_size"] = str(info.block_tokens[0])
+    for name in ("enable_prefix_caching", "dtype", "kv_cache_memory"):
+        if name in info.settings:
+            labels[name] = info.settings[name]
+    return labels
