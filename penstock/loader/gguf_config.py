@@ -1,11 +1,12 @@
 """GGUF metadata under the names that hub configurations use, so that families read one naming only. No torch.
 
-It does not know families. Llama 3's rope scaling is no setting in GGUF files but a tensor of divisors,
-``rope_freqs.weight``: families name it in their WEIGHTS table.
+It does not know families. Where a GGUF file stores a result instead of a setting, the result is passed on: Llama 3's
+rope scaling becomes ``{"rope_type": "factors", "factors": [...]}`` (one divisor per rotary frequency, head_dim / 2).
 """
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from penstock.errors import UnsupportedModelError
@@ -27,6 +28,7 @@ _PLAIN = {
     "final_logit_softcapping": "final_logit_softcapping",
     "vocab_size": "vocab_size",
 }
+ROPE_FACTORS = "rope_freqs.weight"
 _GEMMA3_27B_LAYERS = 62
 
 
@@ -53,8 +55,10 @@ def hub_style_config(gguf: GgufFile) -> dict[str, Any]:
         config["rope_scaling"] = scaling
     if "blk.0.attn_q.bias" in gguf.tensors:
         config["attention_bias"] = True
+    if arch == "llama" and config.get("sliding_window"):
+        config["model_type"] = "mistral"  # the only model of this architecture that slides
     if arch == "gemma3":
-        config |= _gemma3_keys(config)
+        config |= _gemma3_keys(gguf, config)
     return {key: value for key, value in config.items() if value is not None}
 
 
@@ -87,6 +91,9 @@ def _head_dim(gguf: GgufFile, arch: str, config: dict[str, Any]) -> int | None:
 
 
 def _rope_scaling(gguf: GgufFile, arch: str) -> dict[str, Any] | None:
+    factors = _rope_factors(gguf)
+    if factors is not None:
+        return {"rope_type": "factors", "factors": factors}
     kind = gguf.metadata.get(f"{arch}.rope.scaling.type", "none")
     factor = gguf.metadata.get(f"{arch}.rope.scaling.factor", gguf.metadata.get(f"{arch}.rope.scale_linear", 1.0))
     if kind == "none" or factor in (0.0, 1.0):
@@ -96,15 +103,30 @@ def _rope_scaling(gguf: GgufFile, arch: str) -> dict[str, Any] | None:
     return scaling if original is None else scaling | {"original_max_position_embeddings": original}
 
 
-def _gemma3_keys(config: dict[str, Any]) -> dict[str, Any]:
+def _rope_factors(gguf: GgufFile) -> list[float] | None:
+    """The divisors of the rotary frequencies, if the file has any that change something."""
+    tensor = gguf.tensors.get(ROPE_FACTORS)
+    if tensor is None:
+        return None
+    if tensor.type_name != "F32" or len(tensor.shape) != 1:
+        raise UnsupportedModelError(f"{gguf.path}: tensor {ROPE_FACTORS} must be a vector of type F32.")
+    factors = list(struct.unpack_from(f"<{tensor.shape[0]}f", gguf.data, tensor.offset))
+    return factors if any(factor != 1.0 for factor in factors) else None
+
+
+def _gemma3_keys(gguf: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
     """What Gemma 3's files leave to the reader: five sliding layers to one full one, local rope base, query scale.
 
     The query scale is the head size but for the 27B model, whose files are told apart by their 62 layers, as ggml does.
     """
-    layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+    layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
+    if not layers or not heads:
+        return {}
+    period = gguf.metadata.get("gemma3.attention.sliding_window_pattern", 6)
+    slides = period if isinstance(period, list) else [i % period != period - 1 for i in range(layers)]
     scalar = config["hidden_size"] // heads if layers == _GEMMA3_27B_LAYERS else config["head_dim"]
     return {
-        "layer_types": ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)],
+        "layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides],
         "query_pre_attn_scalar": scalar,
         "rope_local_base_freq": config.get("rope_local_base_freq", 10000.0),
         "rope_theta": config.get("rope_theta", 1000000.0),

@@ -5,6 +5,8 @@ It does not know families. Quantized hub formats are refused by name: dense weig
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from penstock.errors import ModelSourceError, UnsupportedModelError
@@ -120,14 +122,18 @@ def _file_names(source: ModelSource) -> list[str]:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelSourceError(f"{index} is damaged: it has no weight_map.")
-        return sorted({str(name) for name in weight_map.values()})
+        names = sorted({str(name) for name in weight_map.values()})
+        strangers = [name for name in names if Path(name).name != name]
+        if strangers:
+            raise ModelSourceError(f"{index} is damaged: {strangers[0]} is not a file of its directory.")
+        return names
     if (source.path / _SINGLE).is_file():
         return [_SINGLE]
     others = sorted(path.name for path in source.path.glob("*.safetensors"))
     if not others:
         raise ModelSourceError(
             f"{source.path} has a config.json but no weights: no *.safetensors file is there.\n\n"
-            "Fetch them, or use --load-format dummy for random weights."
+            "Fetch them, or use --load-format dummy for random weights. Pickled weights (*.bin) are not read."
         )
     return others
 

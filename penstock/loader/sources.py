@@ -79,8 +79,8 @@ def _file_source(path: Path) -> ModelSource:
 
 
 def _directory_source(path: Path, name: str) -> ModelSource:
-    """A directory with config.json, or one that holds exactly one GGUF file."""
-    if (path / "config.json").is_file():
+    """A directory with config.json (or, to be used for its tokenizer, tokenizer.json), or with exactly one GGUF file."""
+    if (path / "config.json").is_file() or (path / "tokenizer.json").is_file():
         return ModelSource(name, "directory", path)
     files = sorted(path.glob("*.gguf"))
     if len(files) == 1:

@@ -13,11 +13,12 @@ from penstock.errors import UnsupportedModelError
 from penstock.loader.contract import Checkpoint, TensorFacts
 from penstock.loader.dummy_checkpoint import DummyCheckpoint
 from penstock.loader.folds import FOLDS
+from penstock.loader.gguf_config import ROPE_FACTORS
 from penstock.loader.weight_map import Weight, WeightTable
 from penstock.quantization.schemes import WeightRecord
 
-# Stored by older tools though they hold no weights: they are computed from the configuration.
-IGNORABLE_SUFFIXES = (".rotary_emb.inv_freq", ".self_attn.masked_bias")
+# Stored though they are no weights: buffers that older tools saved, and rotary divisors that became configuration.
+IGNORABLE_SUFFIXES = (".rotary_emb.inv_freq", ".self_attn.masked_bias", ROPE_FACTORS)
 _SHOWN_NAMES = 8
 
 Progress = Callable[[int, int], None]

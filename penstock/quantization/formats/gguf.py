@@ -30,7 +30,7 @@ def _spread(packed: Bytes, *shifts: int) -> Array:
 def _pack(codes: Array, bits: int) -> Array:
     """[rows, n] codes, one per byte -> [rows, n * bits / 8], the first column lowest."""
     if bits == 1:
-        return np.packbits(codes, axis=-1, bitorder="little")
+        return np.asarray(np.packbits(codes, axis=-1, bitorder="little"))
     if bits == 4:
         pairs = np.ascontiguousarray(codes).view("<u2")
         return np.bitwise_or(pairs, pairs >> 4).astype(np.uint8)
