@@ -11,6 +11,10 @@ import sys
 from pathlib import Path
 
 from penstock.config import env, flags, sections
+from penstock.frontend.routes.table import KEYED, ROUTES
+from penstock.loader.bundles import BUNDLES
+from penstock.models.table import FAMILIES, family_of
+from penstock.quantization.formats.gguf import GGUF_TYPES
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "generated"
@@ -18,7 +22,12 @@ HEADER = "<!-- Written by scripts/docs; do not edit. -->\n\n"
 
 
 def main(arguments: list[str]) -> int:
-    pages = {"flags.md": flags_page(), "environment.md": environment_page()}
+    pages = {
+        "flags.md": flags_page(),
+        "environment.md": environment_page(),
+        "models.md": models_page(),
+        "routes.md": routes_page(),
+    }
     if arguments == ["--check"]:
         stale = [name for name, text in pages.items() if _present(name) != HEADER + text]
         extra = sorted({path.name for path in TARGET.glob("*")} - set(pages))
@@ -65,6 +74,59 @@ def environment_page() -> str:
             _table(("variable", "type", "default", "meaning"), rows),
             "## Variables of others that matter here\n",
             _table(("variable", "meaning"), foreign),
+        ]
+    )
+
+
+def models_page() -> str:
+    architectures: dict[str, list[str]] = {}
+    for architecture, family in FAMILIES.items():
+        architectures.setdefault(family, []).append(architecture)
+    rows = []
+    for family, names in architectures.items():
+        summary = (inspect.getdoc(family_of(names[0])) or "").partition("\n\n")[0].replace("\n", " ")
+        rows.append((f"`{family}`", ", ".join(f"`{name}`" for name in names), summary))
+    bundles = [
+        (
+            ", ".join(f"`{name}`" for name in (each.name, *each.aliases)),
+            f"`{each.file_name}`",
+            f"{each.nbytes / 1e6:.0f} MB",
+        )
+        for each in BUNDLES
+    ]
+    return "\n".join(
+        [
+            "# Supported models\n",
+            "A checkpoint is read when its architecture is in this table, whoever published it. Names are those of "
+            "`config.json` and of GGUF's `general.architecture`.\n",
+            _table(("family", "architectures", "what it is"), rows),
+            "## Files\n",
+            "- safetensors, sharded or not: F32, F16, BF16\n- GGUF: " + ", ".join(GGUF_TYPES) + "\n",
+            "## Bundles\n",
+            "Models that have a name of their own here; fetched on first use and kept in the cache.\n",
+            _table(("name", "file", "size"), bundles),
+        ]
+    )
+
+
+def routes_page() -> str:
+    rows = [
+        (
+            f"`{route.method}`",
+            f"`{route.path}`",
+            "yes" if route.access == KEYED else "no",
+            f"`{route.body.__name__}`" if route.body else "",
+            route.summary,
+        )
+        for route in ROUTES
+        if route.documented
+    ]
+    return "\n".join(
+        [
+            "# Routes\n",
+            "A key is asked for only when the server has keys (`--api-key`). The same table makes `/openapi.json`, "
+            "which describes every body and answer.\n",
+            _table(("method", "path", "needs a key", "body", "what it does"), rows),
         ]
     )
 

@@ -49,14 +49,14 @@ def as_record(found: Explanation) -> dict[str, Any]:
         "model": dataclasses.asdict(found.model),
         "platform": dataclasses.asdict(found.platform),
         "memory": list(found.memory_lines),
-        "settings": found.settings,
+        "settings": found.resolved.settings(),
         "decisions": [dataclasses.asdict(decision) for decision in found.decisions],
     }
 
 
 def text_lines(found: Explanation) -> list[str]:
     """The same for people."""
-    settings = [f"  {name:24}{value}" for name, value in found.settings.items()]
+    settings = [f"  {name:24}{value}" for name, value in found.resolved.settings().items()]
     return [
         *model_lines(found.model),
         "",
