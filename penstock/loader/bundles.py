@@ -69,7 +69,7 @@ def fetch_bundle(bundle: Bundle, progress: Progress | None = None) -> Path:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(path.parent):
+        with _one_at_a_time(path.parent, progress):
             if not _is_present(path, bundle):  # another process may have been faster
                 _fetch_into(path, bundle, progress)
     except OSError as error:
@@ -182,7 +182,7 @@ def _remove_stale(directory: Path) -> None:
 
 
 @contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
+def _one_at_a_time(directory: Path, progress: Progress | None) -> Iterator[None]:
     """Let one process fetch at a time, so that the others find the result. Where there are no file locks (some network
     file systems), fetching twice is harmless: each works in its own directory and renames."""
     try:
@@ -192,6 +192,10 @@ def _only_one(directory: Path) -> Iterator[None]:
         return
     with (directory / ".lock").open("w") as file:
         try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if progress is not None:
+                progress("Another process is fetching the same model; waiting for it.")
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             yield

@@ -63,12 +63,13 @@ def hub_style_config(gguf: GgufFile) -> dict[str, Any]:
 
 
 def _uniform(gguf: GgufFile, key: str, value: Any) -> Any:
-    """Files may give one value per layer; they must agree, because hub configurations have one."""
-    if not isinstance(value, list):
-        return value
-    if len(set(value)) != 1:
+    """One number. Files may give one per layer; they must agree, because hub configurations have one."""
+    values = value if isinstance(value, list) else [value]
+    if not values or any(isinstance(one, bool) or not isinstance(one, int | float) for one in values):
+        raise UnsupportedModelError(f"{gguf.path}: {key} must be a number, not {str(value)[:60]!r}.")
+    if any(one != values[0] for one in values):
         raise UnsupportedModelError(f"{gguf.path}: {key} differs from layer to layer, which is not supported.")
-    return value[0]
+    return values[0]
 
 
 def _head_dim(gguf: GgufFile, arch: str, config: dict[str, Any]) -> int | None:
@@ -122,8 +123,8 @@ def _gemma3_keys(gguf: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
     layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
     if not layers or not heads:
         return {}
-    period = gguf.metadata.get("gemma3.attention.sliding_window_pattern", 6)
-    slides = period if isinstance(period, list) else [i % period != period - 1 for i in range(layers)]
+    period = gguf.metadata.get("gemma3.attention.sliding_window_pattern") or 6
+    slides = period if isinstance(period, list) else [(i + 1) % period != 0 for i in range(layers)]
     scalar = config["hidden_size"] // heads if layers == _GEMMA3_27B_LAYERS else config["head_dim"]
     return {
         "layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides],

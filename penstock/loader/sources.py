@@ -79,7 +79,7 @@ def _file_source(path: Path) -> ModelSource:
 
 
 def _directory_source(path: Path, name: str) -> ModelSource:
-    """A directory with config.json (or, to be used for its tokenizer, tokenizer.json), or with exactly one GGUF file."""
+    """A directory with config.json, with tokenizer.json (to take the tokenizer from), or with exactly one GGUF file."""
     if (path / "config.json").is_file() or (path / "tokenizer.json").is_file():
         return ModelSource(name, "directory", path)
     files = sorted(path.glob("*.gguf"))

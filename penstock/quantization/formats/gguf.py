@@ -33,7 +33,7 @@ def _pack(codes: Array, bits: int) -> Array:
         return np.asarray(np.packbits(codes, axis=-1, bitorder="little"))
     if bits == 4:
         pairs = np.ascontiguousarray(codes).view("<u2")
-        return np.bitwise_or(pairs, pairs >> 4).astype(np.uint8)
+        return np.asarray(pairs | (pairs >> 4), dtype=np.uint16).astype(np.uint8)
     quads = np.ascontiguousarray(codes).view("<u4")
     spread = quads | (quads >> 6) | (quads >> 12) | (quads >> 18)
     return np.asarray(spread, dtype=np.uint32).astype(np.uint8)
