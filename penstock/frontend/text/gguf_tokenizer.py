@@ -16,6 +16,7 @@ from penstock.frontend.text.vocabularies import TokenType, Vocabulary, build_byt
 
 _PREFIX = "tokenizer.ggml."
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_END_OF_TURN = frozenset({"<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>"})
 _GEMMA = frozenset({"gemma", "gemma2", "gemma3"})
 
 
@@ -49,8 +50,18 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HubTokenizer:
 
 
 def gguf_stop_ids(metadata: Mapping[str, Any]) -> frozenset[int]:
-    """Ids of end of sequence, end of turn and end of message, as far as the file names them."""
-    found = (_token_id(metadata, key) for key in _END_KEYS)
+    """Ids of end of sequence, end of turn and end of message, as far as the file names them.
+
+    Older files name no end of turn: there a control token with one of its usual texts is taken.
+    """
+    found = {_token_id(metadata, key) for key in _END_KEYS}
+    if _token_id(metadata, "eot_token_id") is None:
+        types: Sequence[int] = metadata.get(f"{_PREFIX}token_type", ())
+        tokens: Sequence[str] = metadata.get(f"{_PREFIX}tokens", ())
+        controls = zip(tokens, types, strict=False)
+        found |= {
+            row for row, (text, kind) in enumerate(controls) if kind == TokenType.CONTROL and text in _END_OF_TURN
+        }
     return frozenset(token_id for token_id in found if token_id is not None)
 
 

@@ -36,7 +36,7 @@ def build_from_model_file(path: Path) -> HubBackend:
     """Raises ModelSourceError for a damaged file, UnsupportedModelError for a kind that would need sentencepiece."""
     try:
         model = parse_model(path.read_bytes())
-    except (OSError, IndexError, struct.error, UnicodeDecodeError, TypeError) as error:
+    except (OSError, IndexError, struct.error, ValueError, TypeError) as error:
         raise ModelSourceError(f"{path} is not a sentencepiece model: {error}.") from error
     if model.kind != _BPE or model.removes_extra_spaces or model.has_charsmap:
         raise UnsupportedModelError(
