@@ -1,0 +1,226 @@
+"""The composition root: the only place where concrete classes meet. Knows what exists, and how nothing works.
+
+Order: probe the machine, read the model's headers, select backends, resolve the configuration with what they declare,
+plan the memory; only then load and allocate. torch is imported by the functions that need it, not by this module, so
+that a mock engine and ``penstock --help`` never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from penstock.config.flags import engine_config_from
+from penstock.config.resolve import KvFacts, ResolvedConfig, resolve, resolve_dtype
+from penstock.config.sections import EngineConfig
+from penstock.core.ports import OutputChannel
+from penstock.engine.engine import Engine, make_info
+from penstock.engine.mock_engine import build_mock_engine, mock_assets
+from penstock.frontend.text.load import TextAssets
+from penstock.types.decision import Decision
+from penstock.types.facts import EngineInfo, ModelFacts, PlatformFacts
+from penstock.types.kv import KvCapacity
+
+if TYPE_CHECKING:
+    from penstock.engine.inproc import InProcessClient
+    from penstock.executor.load import BuiltModel
+    from penstock.executor.spec import ExecutorSpec
+    from penstock.loader.sources import ModelSource
+
+__all__ = [
+    "Engine",
+    "Explanation",
+    "build_engine",
+    "build_for_llm",
+    "build_mock_engine",
+    "explain",
+    "find_model",
+    "load_assets",
+    "mock_assets",
+]
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """All that is known about an engine before a weight is read. ``memory_lines`` is the sum for people."""
+
+    model: ModelFacts
+    platform: PlatformFacts
+    resolved: ResolvedConfig
+    capacity: KvCapacity
+    decisions: tuple[Decision, ...]
+    memory_lines: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The resolved configuration as text."""
+        return self.resolved.settings()
+
+    @property
+    def info(self) -> EngineInfo:
+        return make_info(self.model, self.platform, self.resolved, self.capacity, self.decisions)
+
+
+def explain(config: EngineConfig, platform: PlatformFacts | None = None) -> Explanation:
+    """What would be built, and why, for this machine or a recorded one. Reads headers; loads no weight.
+
+    Raises every UserError that a start would raise before it loads.
+    """
+    from penstock.executor.load import plan_executor
+    from penstock.loader.checkpoint import open_checkpoint
+
+    source = find_model(config)
+    with closing(open_checkpoint(source, load_format=config.model.load_format, seed=config.model.seed)) as checkpoint:
+        survey = _survey(config, source, platform)
+        plan = plan_executor(survey.spec, checkpoint)
+    return Explanation(
+        model=survey.model,
+        platform=survey.spec.platform,
+        resolved=survey.resolved,
+        capacity=plan.memory.capacity,
+        decisions=_without_repeats(survey.decisions + plan.decisions),
+        memory_lines=plan.lines,
+    )
+
+
+def build_engine(
+    config: EngineConfig,
+    channel: OutputChannel,
+    *,
+    source: ModelSource | None = None,
+    progress: Progress | None = None,
+) -> Engine:
+    """Load the model that ``config`` names and make it ready. ``source`` is given when it has been found already.
+
+    Blocks until ready. Raises ConfigError, ModelSourceError, UnsupportedModelError or NoBackendError.
+    """
+    from penstock.executor.local import LocalExecutor
+
+    tell = progress or (lambda _text: None)
+    source = source or find_model(config, tell)
+    survey = _survey(config, source, None)
+    tell(_describe(survey))
+    executor = LocalExecutor(survey.spec)
+    capacity = executor.start()
+    try:
+        decisions = _without_repeats(survey.decisions + executor.decisions)
+        info = make_info(survey.model, survey.spec.platform, survey.resolved, capacity, decisions)
+        for line in executor.report:
+            tell(line)
+        return Engine(executor, capacity, survey.resolved, channel, info)
+    except BaseException:
+        executor.stop()
+        raise
+
+
+def find_model(config: EngineConfig, progress: Progress | None = None) -> ModelSource:
+    """Where the model's files are; fetches them when they are not on this machine. Raises ModelSourceError."""
+    from penstock.loader.sources import resolve_source
+
+    return resolve_source(config.model.model, revision=config.model.revision, progress=progress)
+
+
+def load_assets(config: EngineConfig, source: ModelSource) -> TextAssets:
+    """Tokenizer, chat template, stop ids and sampling defaults."""
+    from penstock.frontend.text.load import load_text_assets
+
+    return load_text_assets(
+        source,
+        tokenizer=config.model.tokenizer,
+        chat_template=config.model.chat_template,
+        generation_config=config.model.generation_config,
+    )
+
+
+def build_for_llm(options: dict[str, Any], *, mock: bool = False) -> tuple[InProcessClient, TextAssets]:
+    """Engine and text of ``LLM``, from flat option names. Raises what ``build_engine`` raises."""
+    from penstock.engine.inproc import InProcessClient
+
+    config = engine_config_from(**options)
+    if mock:
+        return InProcessClient(lambda channel: build_mock_engine(config, channel)), mock_assets()
+    source = find_model(config)
+    assets = load_assets(config, source)
+    return InProcessClient(lambda channel: build_engine(config, channel, source=source)), assets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Survey:
+    """Everything decided, nothing loaded."""
+
+    model: ModelFacts
+    resolved: ResolvedConfig
+    decisions: tuple[Decision, ...]
+    spec: ExecutorSpec
+
+
+def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts | None) -> _Survey:
+    from penstock.executor.load import build_model, longest_request
+    from penstock.executor.weight_plan import plan_weights
+    from penstock.loader.checkpoint import open_checkpoint
+    from penstock.models.table import family_name
+    from penstock.platforms.probe import probe_platform
+
+    platform = platform or probe_platform()
+    with closing(open_checkpoint(source, load_format=config.model.load_format, seed=config.model.seed)) as checkpoint:
+        facts = checkpoint.facts()
+        model = replace(facts, family=family_name(facts.architecture))
+        dtype, _ = resolve_dtype(config, model, platform)
+        built = build_model(
+            checkpoint,
+            dtype=dtype,
+            platform=platform,
+            attention_backend=config.backend.attention_backend,
+            linear_backend=config.backend.linear_backend,
+        )
+        weights = plan_weights(built.family.WEIGHTS, facts, checkpoint, built.model.parameters(), built.choices.linear)
+
+    def longest(wanted: ResolvedConfig) -> int:
+        return longest_request(built, weights, _executor_spec(wanted, source, platform))
+
+    kv = KvFacts(block_tokens=_common_block_sizes(built), longest_request=longest)
+    resolved, decisions = resolve(config, model, platform, kv)
+    return _Survey(model=model, resolved=resolved, decisions=decisions, spec=_executor_spec(resolved, source, platform))
+
+
+def _common_block_sizes(built: BuiltModel) -> tuple[int, ...]:
+    """Sizes that every group's backend takes, in the order of the first one's preference."""
+    first, *others = [attention.backend.block_tokens for attention in built.attention]
+    return tuple(size for size in first if all(size in sizes for sizes in others))
+
+
+def _executor_spec(resolved: ResolvedConfig, source: ModelSource, platform: PlatformFacts) -> ExecutorSpec:
+    from penstock.executor.spec import ExecutorSpec
+
+    return ExecutorSpec(
+        source=source,
+        platform=platform,
+        dtype=resolved.dtype,
+        max_num_seqs=resolved.max_num_seqs,
+        max_num_batched_tokens=resolved.max_num_batched_tokens,
+        max_model_len=resolved.max_model_len,
+        load_format=resolved.load_format,
+        kv_cache_memory=resolved.kv_cache_memory,
+        block_size=resolved.block_size,
+        attention_backend=resolved.attention_backend,
+        linear_backend=resolved.linear_backend,
+        threads=resolved.threads,
+        seed=resolved.seed,
+        depth=resolved.async_depth,
+    )
+
+
+def _without_repeats(decisions: tuple[Decision, ...]) -> tuple[Decision, ...]:
+    return tuple(dict.fromkeys(decisions))
+
+
+def _describe(survey: _Survey) -> str:
+    model = survey.model
+    return (
+        f"{model.name}: {model.num_parameters / 1e6:.0f}M parameters, {model.format}, {survey.resolved.dtype}, "
+        f"context {survey.resolved.max_model_len}"
+    )

@@ -1,0 +1,97 @@
+"""Engine: a core, its loop and its executor as one object with an end. Knows no model and no text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from penstock.config.resolve import ResolvedConfig
+from penstock.core.engine import CoreLimits, EngineCore
+from penstock.core.loop import CoreLoop
+from penstock.core.ports import Executor, OutputChannel
+from penstock.types.control import ControlCommand, ControlReply
+from penstock.types.decision import Decision
+from penstock.types.facts import EngineInfo, ModelFacts, PlatformFacts
+from penstock.types.kv import KvCapacity
+from penstock.types.request import GenerateRequest
+
+
+class MonotonicClock:
+    """core.ports.Clock on the clock that all records use."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+
+class Engine:
+    """Implements ``ipc.server.EngineInbox``. Any thread may call everything but ``run``, which one thread calls once.
+
+    ``executor`` has been started and answered ``capacity``; it is stopped when ``run`` ends.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        capacity: KvCapacity,
+        resolved: ResolvedConfig,
+        channel: OutputChannel,
+        info: EngineInfo,
+    ) -> None:
+        self.info = info
+        self._executor = executor
+        limits = CoreLimits(
+            max_num_seqs=resolved.max_num_seqs,
+            max_num_batched_tokens=resolved.max_num_batched_tokens,
+            max_model_len=resolved.max_model_len,
+            policy=resolved.scheduling_policy,
+            prefix_caching=resolved.enable_prefix_caching,
+            check_integrity=resolved.check_integrity,
+        )
+        self._core = EngineCore(executor, capacity, limits, channel, MonotonicClock(), info.model.identity)
+        self._loop = CoreLoop(self._core)
+
+    def submit(self, request: GenerateRequest) -> None:
+        self._loop.submit(request)
+
+    def abort(self, request_ids: Sequence[int]) -> None:
+        self._loop.abort(request_ids)
+
+    def control(self, command: ControlCommand, reply: Callable[[ControlReply], None]) -> None:
+        def answer(done: Future[ControlReply]) -> None:
+            error = done.exception()
+            reply(ControlReply(ok=False, message=str(error)) if error else done.result())
+
+        self._loop.control(command).add_done_callback(answer)
+
+    def stop(self) -> None:
+        self._loop.stop()
+
+    def health(self) -> str:
+        return self._core.health()
+
+    def run(self) -> None:
+        """Serve until ``stop``. Raises what the core raises, after every open request has had its terminal."""
+        try:
+            self._loop.run()
+        finally:
+            self._executor.stop()
+
+
+def make_info(
+    model: ModelFacts,
+    platform: PlatformFacts,
+    resolved: ResolvedConfig,
+    capacity: KvCapacity,
+    decisions: tuple[Decision, ...],
+) -> EngineInfo:
+    return EngineInfo(
+        model=model,
+        platform=platform,
+        max_model_len=resolved.max_model_len,
+        max_num_seqs=resolved.max_num_seqs,
+        num_blocks=capacity.num_blocks,
+        block_tokens=tuple(group.tokens_per_block for group in capacity.groups),
+        decisions=decisions,
+        settings=resolved.settings(),
+    )

@@ -1,0 +1,132 @@
+"""The engine in this process: its loop in a thread, behind the same client contract as the one over sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from penstock.engine.engine import Engine
+from penstock.errors import EngineDeadError
+from penstock.ipc.open_requests import OpenRequests, Sink
+from penstock.types.control import ControlCommand, ControlReply
+from penstock.types.facts import EngineInfo
+from penstock.types.output import EngineStats, OutputBatch
+from penstock.types.request import GenerateRequest
+
+Post = Callable[[Callable[[], None]], None]
+
+log = logging.getLogger(__name__)
+
+
+class InProcessClient:
+    """Implements ``frontend.client.EngineClient``, and is the engine's output channel.
+
+    ``build`` gets this client as its channel and returns the engine; it runs in the calling thread, so that its
+    errors are the caller's. ``post`` decides in which thread sinks run: made by ``on_event_loop`` it is the loop's,
+    as frontends need it; without it sinks run in the engine's thread, between two steps, and must be quick.
+    """
+
+    def __init__(self, build: Callable[[InProcessClient], Engine], post: Post | None = None) -> None:
+        self._post = post or _run_here
+        self._requests = OpenRequests()
+        self._request_ids = itertools.count(1)
+        self._batches: deque[OutputBatch] = deque()
+        self._drain_posted = False
+        self._stats = EngineStats()
+        self._engine = build(self)
+        self._thread = threading.Thread(target=self._run, name="penstock-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    def new_request_id(self) -> int:
+        return next(self._request_ids)
+
+    def submit(self, request: GenerateRequest, sink: Sink) -> None:
+        self._requests.add(request.request_id, sink)
+        self._engine.submit(request)
+
+    def abort(self, request_ids: Sequence[int]) -> None:
+        self._engine.abort(tuple(request_ids))
+
+    def stats(self) -> EngineStats:
+        return self._stats
+
+    def health(self) -> str:
+        return self._requests.dead or self._engine.health()
+
+    async def control(self, command: ControlCommand) -> ControlReply:
+        """Raises EngineDeadError when the engine is gone."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[ControlReply] = loop.create_future()
+        if self._requests.dead:
+            raise EngineDeadError(self._requests.dead)
+
+        def settle(reply: ControlReply) -> None:
+            if not future.done():
+                future.set_result(reply)
+
+        def answer(reply: ControlReply) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(settle, reply)
+
+        self._engine.control(command, answer)
+        return await future
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.stop)
+
+    def stop(self) -> None:
+        """End the loop, fail what is open, release the executor. Idempotent; waits for the step in flight."""
+        self._engine.stop()
+        self._thread.join()
+
+    def emit(self, batch: OutputBatch) -> None:
+        """core.ports.OutputChannel; called in the engine's thread."""
+        self._batches.append(batch)
+        if not self._drain_posted:
+            self._drain_posted = True
+            self._post(self._drain)
+
+    def _drain(self) -> None:
+        # Cleared first: a batch that comes while the queue is emptied posts another, perhaps idle, drain.
+        self._drain_posted = False
+        with contextlib.suppress(IndexError):
+            while True:
+                batch = self._batches.popleft()
+                if batch.stats is not None:
+                    self._stats = batch.stats
+                self._requests.deliver(batch)
+
+    def _run(self) -> None:
+        sentence = "The engine was stopped."
+        try:
+            self._engine.run()
+        except Exception as error:  # the boundary of the engine: whatever it was, every request must hear of it
+            log.exception("the engine cannot go on")
+            sentence = f"The engine stopped: {error}"
+        self._post(self._drain)
+        self._post(lambda: self._requests.fail_all(sentence))
+
+
+def on_event_loop(loop: asyncio.AbstractEventLoop) -> Post:
+    """Run sinks on the loop's thread; many batches that come while the loop is busy cost one wake-up."""
+
+    def post(call: Callable[[], None]) -> None:
+        try:
+            loop.call_soon_threadsafe(call)
+        except RuntimeError:  # the loop is closed and with it everyone who could listen
+            log.debug("an engine outlived its event loop")
+
+    return post
+
+
+def _run_here(call: Callable[[], None]) -> None:
+    call()

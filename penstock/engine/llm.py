@@ -1,0 +1,279 @@
+"""LLM: the engine as an object in this process, for scripts, notebooks and benchmarks.
+
+Text is handled by the same code as in the server, so the same request gives the same answer.
+"""
+
+from __future__ import annotations
+
+import operator
+import queue
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from penstock.engine.build import build_for_llm
+from penstock.engine.inproc import InProcessClient
+from penstock.engine.outputs import CompletionOutput, RequestOutput
+from penstock.errors import ConfigError, EngineDeadError, InvalidRequestError, RequestFailedError
+from penstock.frontend.chat.messages import normalize_messages
+from penstock.frontend.text.requests import PreparedRequest, merge_sampling, prepare_request
+from penstock.frontend.text.stream import TextDelta, TextFold, TextStream
+from penstock.frontend.text.tokenizer import Tokenizer
+from penstock.types.facts import EngineInfo
+from penstock.types.output import EngineStats, FailureKind, Terminal, TokenUpdate
+from penstock.types.request import SamplingParams
+
+Prompt = str | Sequence[int]
+Message = dict[str, Any]
+_News = tuple[int, Sequence[TokenUpdate], Terminal | None]
+
+
+class LLM:
+    """A loaded model. Keywords are the engine's flags (``penstock serve --help``) with underscores.
+
+    >>> with LLM("smollm2", max_model_len=1024) as llm:
+    ...     answer = llm.generate("The capital of France is", SamplingParams(temperature=0, max_tokens=8))[0]
+    ...     print(answer.text)
+
+    Methods may be called from several threads; their requests share the engine's steps. Raises ConfigError,
+    ModelSourceError, UnsupportedModelError or NoBackendError when the model cannot be built as asked.
+    ``mock`` builds the engine without weights: random tokens over bytes, for tests of what is around it.
+    """
+
+    def __init__(self, model: str = "smollm2", *, mock: bool = False, **options: Any) -> None:
+        client, self._assets = build_for_llm({"model": model, **options}, mock=mock)
+        self._client: InProcessClient = client
+        self._finalizer = weakref.finalize(self, client.stop)
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the engine and free its memory. Open requests fail with EngineDeadError. Idempotent."""
+        self._finalizer()
+
+    @property
+    def info(self) -> EngineInfo:
+        """Facts about model and machine, sizes, and every decision with its reasons."""
+        return self._client.info
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._assets.tokenizer
+
+    def stats(self) -> EngineStats:
+        return self._client.stats()
+
+    def default_sampling(self, **given: Any) -> SamplingParams:
+        """The model's own sampling defaults (``generation_config.json``), changed by what is given."""
+        return merge_sampling(self._assets.sampling_defaults, given)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool = False,
+    ) -> list[RequestOutput]:
+        """Complete prompts, all at once, and return the answers in their order.
+
+        A prompt is text or a sequence of token ids. ``sampling_params`` is one for all or one per prompt; None takes
+        the model's own defaults. ``progress`` draws a bar on stderr. Raises InvalidRequestError before anything runs,
+        RequestFailedError or EngineDeadError when a request fails (the others are aborted).
+
+        >>> llm.generate(["One, two,", "Un, deux,"], SamplingParams(max_tokens=4, n=2))[1].outputs[0].text
+        """
+        batch = _as_batch(prompts)
+        return self._run(self._prepare(batch, sampling_params, add_special_tokens=True), batch, progress)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool = False,
+        **template_options: Any,
+    ) -> list[RequestOutput]:
+        """Answer one conversation, or several at once. ``template_options`` go to the chat template, for example
+        ``add_generation_prompt``, ``continue_final_message`` or variables of the model's own.
+
+        >>> llm.chat([{"role": "user", "content": "What is the capital of France?"}])[0].text
+        """
+        conversations = [messages] if _is_conversation(messages) else list(messages)
+        texts = [self.render_chat(conversation, **template_options) for conversation in conversations]  # type: ignore[arg-type]
+        return self._run(self._prepare(texts, sampling_params, add_special_tokens=False), texts, progress)
+
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[TextDelta]:
+        """Complete one prompt and yield its text as it comes. Leaving the loop early aborts the request.
+
+        >>> for delta in llm.stream("Once upon a time", SamplingParams(max_tokens=100)):
+        ...     print(delta.text, end="", flush=True)
+        """
+        return self._stream(*self._prepare([prompt], sampling_params, add_special_tokens=True))
+
+    def stream_chat(
+        self, messages: Sequence[Message], sampling_params: SamplingParams | None = None, **template_options: Any
+    ) -> Iterator[TextDelta]:
+        """Like ``stream``, for a conversation."""
+        text = self.render_chat(messages, **template_options)
+        return self._stream(*self._prepare([text], sampling_params, add_special_tokens=False))
+
+    def render_chat(self, messages: Sequence[Message], **template_options: Any) -> str:
+        """The prompt text that the model's chat template makes of a conversation."""
+        template = self._assets.chat_template
+        if template is None:
+            raise ConfigError(
+                f"{self.info.model.name} has no chat template. Use generate, or give a template with chat_template."
+            )
+        return template.render(normalize_messages(list(messages)), **template_options)
+
+    def _prepare(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams | Sequence[SamplingParams] | None,
+        *,
+        add_special_tokens: bool,
+    ) -> list[PreparedRequest]:
+        if sampling is None or isinstance(sampling, SamplingParams):
+            sampling = [sampling or self.default_sampling()] * len(prompts)
+        if len(sampling) != len(prompts):
+            raise InvalidRequestError(
+                f"{len(prompts)} prompts came with {len(sampling)} sampling_params; give one, or one per prompt.",
+                param="sampling_params",
+            )
+        return [
+            prepare_request(
+                self._assets,
+                prompt,
+                params,
+                new_request_id=self._client.new_request_id,
+                max_model_len=self.info.max_model_len,
+                add_special_tokens=add_special_tokens,
+                vocab_size=self.info.model.vocab_size,
+            )
+            for prompt, params in zip(prompts, sampling, strict=True)
+        ]
+
+    def _run(
+        self, prepared: Sequence[PreparedRequest], prompts: Sequence[Prompt], progress: bool
+    ) -> list[RequestOutput]:
+        folds: dict[int, TextFold] = {}
+        terminals: dict[int, Terminal] = {}
+        with _bar(len(prepared) if progress else 0) as advance:
+            remaining = {child.request_id: job for job in prepared for child in job.children}
+            to_come = {id(job): len(job.children) for job in prepared}
+            for request_id, delta, terminal in self._events(prepared):
+                folds.setdefault(request_id, TextFold()).add(delta)
+                if delta.failure is not None:
+                    raise _failure_of(delta.failure)
+                if terminal is not None:
+                    terminals[request_id] = terminal
+                    job = remaining.pop(request_id)
+                    to_come[id(job)] -= 1
+                    if not to_come[id(job)]:
+                        advance()
+        return [
+            _answer(job, prompt, [folds[c.request_id] for c in job.children], terminals[job.children[0].request_id])
+            for job, prompt in zip(prepared, prompts, strict=True)
+        ]
+
+    def _stream(self, prepared: PreparedRequest) -> Iterator[TextDelta]:
+        if len(prepared.children) != 1:
+            raise InvalidRequestError("stream yields one choice; n must be 1.", param="n")
+        return self._deltas(prepared)
+
+    def _deltas(self, prepared: PreparedRequest) -> Iterator[TextDelta]:
+        for _, delta, _ in self._events([prepared]):
+            if delta.failure is not None:
+                raise _failure_of(delta.failure)
+            if not delta.is_empty:
+                yield delta
+
+    def _events(self, prepared: Sequence[PreparedRequest]) -> Iterator[tuple[int, TextDelta, Terminal | None]]:
+        """Submit everything, then yield each request's deltas until all have had their terminal.
+
+        Whatever ends this generator early (an error, Ctrl-C, a consumer that leaves) aborts what is still open.
+        """
+        news: queue.SimpleQueue[_News] = queue.SimpleQueue()
+        streams: dict[int, TextStream] = {}
+        try:
+            for job in prepared:
+                for index, child in enumerate(job.children):
+                    streams[child.request_id] = job.make_stream(index)
+                    self._client.submit(child, _sink(child.request_id, news))
+            while streams:
+                request_id, updates, terminal = news.get()
+                stream = streams[request_id]
+                for update in updates:
+                    delta = stream.on_update(update)
+                    if delta.abort:
+                        self._client.abort([request_id])
+                    yield request_id, delta, None
+                if terminal is not None:
+                    del streams[request_id]
+                    yield request_id, stream.on_terminal(terminal), terminal
+        finally:
+            if streams:
+                self._client.abort(list(streams))
+
+
+def _sink(request_id: int, news: queue.SimpleQueue[_News]) -> Callable[[Sequence[TokenUpdate], Terminal | None], None]:
+    return lambda updates, terminal: news.put((request_id, updates, terminal))
+
+
+def _answer(job: PreparedRequest, prompt: Prompt, folds: Sequence[TextFold], first: Terminal) -> RequestOutput:
+    return RequestOutput(
+        prompt=prompt if isinstance(prompt, str) else None,
+        prompt_token_ids=job.prompt_token_ids,
+        outputs=tuple(
+            CompletionOutput(
+                index=index,
+                text=fold.text,
+                token_ids=tuple(fold.token_ids),
+                finish_reason=fold.finish_reason or "",
+                stop_reason=fold.stop_reason,
+                logprobs=None if job.sampling.logprobs is None else tuple(fold.scores),
+            )
+            for index, fold in enumerate(folds)
+        ),
+        prompt_logprobs=None if job.sampling.prompt_logprobs is None else tuple(folds[0].prompt_scores),
+        num_cached_tokens=first.num_cached_tokens,
+    )
+
+
+def _failure_of(terminal: Terminal) -> Exception:
+    if terminal.failure is FailureKind.ENGINE_DEAD:
+        return EngineDeadError(terminal.message)
+    kind = (terminal.failure or FailureKind.INTERNAL).value
+    return RequestFailedError(terminal.message or "The request failed.", kind=kind)
+
+
+def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    items: list[Any] = list(prompts)
+    if items and hasattr(items[0], "__index__"):  # one prompt of token ids
+        items = [items]
+    return [item if isinstance(item, str) else [operator.index(token_id) for token_id in item] for item in items]
+
+
+def _is_conversation(messages: Sequence[Any]) -> bool:
+    return bool(messages) and isinstance(messages[0], dict)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar of finished prompts on stderr; nothing when ``total`` is 0."""
+    if not total:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("prompts", total=total)
+        yield lambda: bar.advance(task)

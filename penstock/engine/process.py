@@ -1,0 +1,110 @@
+"""Main of the engine process: handshake, build, run, and one exit for every end.
+
+It lives no longer than its parent, leaves signals to the parent, and never writes to standard output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from penstock.config.sections import EngineConfig
+from penstock.errors import PenstockError, UserError
+from penstock.ipc.server import IpcServer
+
+if TYPE_CHECKING:
+    from penstock.engine.engine import Engine
+    from penstock.loader.sources import ModelSource
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOrder:
+    """What the parent wants built. ``source`` is what the parent found for ``config.model.model``: (name, kind, path)
+    of a ``loader.sources.ModelSource``; None lets the engine process look for itself."""
+
+    config: EngineConfig = field(default_factory=EngineConfig)
+    source: tuple[str, str, str] | None = None
+    mock: bool = False
+
+    def encode(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    def model_source(self) -> ModelSource | None:
+        from penstock.loader.sources import ModelSource
+
+        if self.source is None:
+            return None
+        name, kind, path = self.source
+        return ModelSource(name, kind, Path(path))
+
+    @classmethod
+    def decode(cls, data: bytes) -> EngineOrder:
+        return msgspec.msgpack.decode(data, type=cls)
+
+
+def main() -> None:
+    """Arguments: the address to connect to, and a module to import while the parent prepares the order (or "")."""
+    address, preload = sys.argv[1:3]
+    # The terminal signals the whole group, a service manager too; the parent alone decides when to stop, after
+    # draining. If the parent is gone, standard input says so.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, name="penstock-parent-watch", daemon=True).start()
+    server = IpcServer(address)
+    try:
+        code = _serve(server, preload)
+    finally:
+        server.close()
+    sys.stderr.flush()
+    os._exit(code)  # skips the destructors of native libraries, which take seconds and may crash; all is released
+
+
+def _serve(server: IpcServer, preload: str) -> int:
+    try:
+        server.greet()
+        if preload:
+            importlib.import_module(preload)
+        order = EngineOrder.decode(server.receive_order())
+        engine = _build(order, server)
+    except Exception as error:  # the boundary of the process: the parent tells the user
+        if not isinstance(error, UserError):
+            log.exception("the engine cannot start")
+        server.failed(error)
+        return 1
+    server.ready(engine.info)
+    server.listen(engine, engine.health)
+    try:
+        engine.run()
+    except Exception as error:  # as above
+        log.exception("the engine cannot go on")
+        server.failed(error if isinstance(error, PenstockError) else RuntimeError(f"The engine stopped: {error}"))
+        return 1
+    return 0
+
+
+def _build(order: EngineOrder, server: IpcServer) -> Engine:
+    from penstock.engine import build
+
+    if order.mock:
+        return build.build_mock_engine(order.config, server)
+    return build.build_engine(order.config, server, source=order.model_source(), progress=server.progress)
+
+
+def _exit_with_parent() -> None:
+    """Standard input is a pipe whose other end only the parent holds: it ends when the parent does, however it died."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os._exit(1)

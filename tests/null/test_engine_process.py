@@ -1,0 +1,182 @@
+"""The engine process lives and dies with its parent, and every death is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from penstock.config.flags import engine_config_from
+from penstock.engine.process import EngineOrder
+from penstock.engine.spawn import EngineProcess, describe_exit
+from penstock.errors import ConfigError, EngineDeadError
+from penstock.types.output import FailureKind, FinishReason
+from penstock.types.request import GenerateRequest, SamplingParams
+
+ORDER = EngineOrder(config=engine_config_from(max_model_len=100_000), mock=True)
+
+
+class Collected:
+    def __init__(self):
+        self.tokens = []
+        self.terminals = []
+        self.begun = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    def __call__(self, updates, terminal):
+        self.tokens += [token for update in updates for token in update.token_ids]
+        self.begun.set()
+        if terminal is not None:
+            self.terminals.append(terminal)
+            self.ended.set()
+
+
+def submit_endless(client):
+    collected = Collected()
+    request = GenerateRequest(
+        request_id=client.new_request_id(),
+        prompt_token_ids=(1, 2, 3),
+        sampling=SamplingParams(max_tokens=90_000, ignore_eos=True),
+    )
+    client.submit(request, collected)
+    return collected
+
+
+def with_process(scenario, order=ORDER):
+    async def main():
+        process = EngineProcess()
+        try:
+            await process.client.start(order.encode())
+            await scenario(process)
+        finally:
+            await process.client.close()
+        assert process.exit_code is not None
+        assert not psutil.pid_exists(process.pid)
+        return process.exit_code
+
+    return asyncio.run(main())
+
+
+def test_an_engine_that_is_asked_to_stop_exits_with_zero():
+    async def scenario(process):
+        assert process.exit_code is None
+
+    assert with_process(scenario) == 0
+
+
+def test_killing_the_engine_in_the_middle_of_streams_ends_each_of_them_once():
+    async def scenario(process):
+        client = process.client
+        streams = [submit_endless(client) for _ in range(5)]
+        await asyncio.gather(*(stream.begun.wait() for stream in streams))
+        os.kill(process.pid, signal.SIGKILL)
+        await asyncio.gather(*(stream.ended.wait() for stream in streams))
+        for stream in streams:
+            (end,) = stream.terminals
+            assert (end.reason, end.failure) == (FinishReason.ERROR, FailureKind.ENGINE_DEAD)
+            assert "SIGKILL" in end.message
+        assert "SIGKILL" in client.health()
+        with pytest.raises(EngineDeadError, match="SIGKILL"):
+            submit_endless(client)
+
+    assert with_process(scenario) == -signal.SIGKILL
+
+
+def test_signals_to_the_whole_group_leave_the_decision_to_the_parent():
+    async def scenario(process):
+        stream = submit_endless(process.client)
+        await stream.begun.wait()
+        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGTERM)
+        before = len(stream.tokens)
+        while len(stream.tokens) < before + 100:
+            await asyncio.sleep(0.001)
+        assert process.exit_code is None
+
+    assert with_process(scenario) == 0
+
+
+def test_an_engine_that_cannot_start_says_why_in_its_own_words():
+    order = EngineOrder(config=engine_config_from(max_num_seqs=8, max_num_batched_tokens=4), mock=True)
+
+    async def scenario(process):
+        raise AssertionError("it started")
+
+    with pytest.raises(ConfigError, match="max_num_batched_tokens is 4, but max_num_seqs is 8"):
+        with_process(scenario, order)
+
+
+def test_a_process_that_dies_before_it_speaks_fails_the_start():
+    async def main():
+        process = EngineProcess(preload="a_module_that_does_not_exist")
+        with pytest.raises(EngineDeadError, match="a_module_that_does_not_exist"):
+            await process.client.start(ORDER.encode())
+        await process.client.close()
+        killed = EngineProcess()
+        os.kill(killed.pid, signal.SIGKILL)
+        with pytest.raises(EngineDeadError, match="SIGKILL"):
+            await killed.client.start(ORDER.encode())
+        await killed.client.close()
+
+    asyncio.run(main())
+
+
+def test_closing_before_the_engine_is_ready_does_not_wait_for_it():
+    async def main():
+        process = EngineProcess()
+        await process.client.close()
+        assert process.exit_code == -signal.SIGKILL
+
+    asyncio.run(main())
+
+
+PARENT = """
+import asyncio, sys
+from penstock.engine.process import EngineOrder
+from penstock.engine.spawn import EngineProcess
+
+async def main():
+    process = EngineProcess()
+    await process.client.start(EngineOrder(mock=True).encode())
+    print(process.pid, flush=True)
+    await asyncio.sleep(1000)
+
+asyncio.run(main())
+"""
+
+
+def test_an_engine_does_not_outlive_a_parent_that_was_killed():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    with parent:
+        engine = psutil.Process(int(parent.stdout.readline()))
+        assert engine.is_running()
+        parent.kill()
+        parent.wait()
+    engine.wait(timeout=60)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
+def test_the_mock_engines_process_loads_no_torch():
+    async def scenario(process):
+        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+
+    with_process(scenario)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (1, "exited with code 1"),
+        (-9, "killed by SIGKILL. The system may have run out of memory"),
+        (-11, "killed by SIGSEGV."),
+        (-200, "killed by signal 200"),
+    ],
+)
+def test_how_a_process_ended_is_one_sentence(code, sentence):
+    assert sentence in describe_exit(code)
