@@ -6,8 +6,9 @@ the way. Knows no family and no backend by name.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -151,20 +152,37 @@ def plan_executor(spec: ExecutorSpec, checkpoint: Checkpoint) -> ExecutorPlan:
     weights = plan_weights(
         built.family.WEIGHTS, built.facts, checkpoint, built.model.parameters(), built.choices.linear
     )
-    memory = plan_memory(
-        MemoryNeed(
-            groups=group_specs(built, spec.block_size),
-            weight_bytes=weights.prepared_bytes,
-            activation_bytes=activation_bytes(built, spec),
-            memory_available=spec.platform.memory_available_bytes or spec.platform.memory_bytes,
-            max_num_seqs=spec.max_num_seqs,
-            max_num_batched_tokens=spec.max_num_batched_tokens,
-            max_model_len=spec.max_model_len,
-            kv_cache_memory=spec.kv_cache_memory,
-            depth=spec.depth,
-        )
-    )
+    memory = plan_memory(memory_need(built, weights, spec))
     return ExecutorPlan(built=built, weights=weights, memory=memory)
+
+
+def memory_need(built: BuiltModel, weights: WeightPlan, spec: ExecutorSpec) -> MemoryNeed:
+    return MemoryNeed(
+        groups=group_specs(built, spec.block_size),
+        weight_bytes=weights.prepared_bytes,
+        activation_bytes=activation_bytes(built, spec),
+        memory_available=spec.platform.memory_available_bytes or spec.platform.memory_bytes,
+        max_num_seqs=spec.max_num_seqs,
+        max_num_batched_tokens=spec.max_num_batched_tokens,
+        max_model_len=spec.max_model_len,
+        kv_cache_memory=spec.kv_cache_memory,
+        depth=spec.depth,
+    )
+
+
+def longest_request(built: BuiltModel, weights: WeightPlan, spec: ExecutorSpec) -> int:
+    """The largest max_model_len, up to the spec's, that ``plan_memory`` accepts; 0 when it accepts none."""
+
+    def fits(length: int) -> bool:
+        try:
+            plan_memory(memory_need(built, weights, replace(spec, max_model_len=length)))
+        except ConfigError:
+            return False
+        return True
+
+    if fits(spec.max_model_len):  # nearly always
+        return spec.max_model_len
+    return bisect.bisect_left(range(1, spec.max_model_len), True, key=lambda length: not fits(length))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
