@@ -14,6 +14,7 @@ class ByteTokenizer:
     bos_token_id = _NUM_BYTES
     eos_token_id = _NUM_BYTES + 1
     pad_token_id = _NUM_BYTES + 2
+    drops_first_space = False
 
     def __init__(self, *, add_bos: bool = False) -> None:
         self._add_bos = add_bos
