@@ -205,9 +205,9 @@ def mlp_weights() -> WeightTable:
 
 
 def norm_weight(target: str, hub: str, gguf: str, *, hub_fold: str = "") -> Weight:
-    """One norm of a layer, by its names below the layer's prefix."""
+    """One norm of a layer: its target, and its checkpoint names without ".weight", below the layer's prefix."""
     return Weight(
-        target=f"layers.{{i}}.{target}.weight",
+        target=f"layers.{{i}}.{target}",
         hub=(f"{_BLOCK}{hub}.weight",),
         gguf=(f"blk.{{i}}.{gguf}.weight",),
         hub_folds=(hub_fold,) if hub_fold else (),

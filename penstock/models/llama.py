@@ -35,8 +35,8 @@ WEIGHTS = (
     *outer_weights(),
     *attention_weights(gguf_rope_fold="rope_unpermute"),
     *mlp_weights(),
-    norm_weight("attention_norm", "input_layernorm", "attn_norm"),
-    norm_weight("mlp_norm", "post_attention_layernorm", "ffn_norm"),
+    norm_weight("attention_norm.weight", "input_layernorm", "attn_norm"),
+    norm_weight("mlp_norm.weight", "post_attention_layernorm", "ffn_norm"),
 )
 
 

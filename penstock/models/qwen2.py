@@ -34,8 +34,8 @@ WEIGHTS = (
     *outer_weights(),
     *attention_weights(),
     *mlp_weights(),
-    norm_weight("attention_norm", "input_layernorm", "attn_norm"),
-    norm_weight("mlp_norm", "post_attention_layernorm", "ffn_norm"),
+    norm_weight("attention_norm.weight", "input_layernorm", "attn_norm"),
+    norm_weight("mlp_norm.weight", "post_attention_layernorm", "ffn_norm"),
 )
 
 
