@@ -258,9 +258,11 @@ def test_logprobs_are_raw_and_ranked() -> None:
     assert entry.logprobs == pytest.approx([want[t] for t in entry.token_ids], abs=2e-6)
 
 
-def test_token_counts_take_each_token_once() -> None:
+@pytest.mark.parametrize("distinct", [200, 5000])
+def test_token_counts_take_each_token_once(distinct: int) -> None:
+    """Few tokens that come again and again, and many that are nearly all new, so that the tables grow at any point."""
     dice = random.Random(2)
-    tokens = np.array([dice.randrange(200) for _ in range(700)], dtype=np.int32)
+    tokens = np.array([dice.randrange(distinct) for _ in range(700)], dtype=np.int32)
     counts = TokenCounts(num_prompt_tokens=300)
     for final in (100, 300, 300, 301, 450, 700):
         counts.advance(tokens, final)
@@ -268,11 +270,12 @@ def test_token_counts_take_each_token_once() -> None:
         assert dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True)) == {
             t: produced[t] for t in set(tokens[:final].tolist())
         }
-    ids, drafted = counts.with_drafts([5, 5, 999])
+    known = int(tokens[699])
+    ids, drafted = counts.with_drafts([known, known, 9999])
     together = dict(zip(ids.tolist(), drafted.tolist(), strict=True))
-    assert together[5] == Counter(tokens[300:].tolist())[5] + 2
-    assert together[999] == 1
-    assert 999 not in counts.ids
+    assert together[known] == Counter(tokens[300:].tolist())[known] + 2
+    assert together[9999] == 1
+    assert 9999 not in counts.ids
 
 
 def test_drafts_count_for_penalties_without_becoming_final() -> None:

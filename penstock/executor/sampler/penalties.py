@@ -40,7 +40,8 @@ class TokenCounts:
             for token in np.unique(prompt).tolist():
                 self._entry_of(token)
         for token in tokens[max(self._num_taken, self._num_prompt_tokens) : num_final].tolist():
-            self._counts[self._entry_of(token)] += 1
+            entry = self._entry_of(token)  # may replace the array that the next line adds to
+            self._counts[entry] += 1
         self._num_taken = max(self._num_taken, num_final)
 
     def with_drafts(self, drafts: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
