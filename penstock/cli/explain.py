@@ -10,7 +10,7 @@ import typer
 
 from penstock.cli.check import machine_lines
 from penstock.cli.decisions import decision_lines, size_text
-from penstock.cli.options import ModelArgument, engine_config, verb
+from penstock.cli.options import ModelArgument, engine_config, fetch_model, verb
 from penstock.config.flags import engine_flags
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def explain(
     from penstock.platforms.recorded import recorded_platform
 
     config = engine_config(model, options)
+    fetch_model(model, config.model.revision)
     found = explain_engine(config, platform=recorded_platform(platform) if platform else None)
     print(json.dumps(as_record(found), indent=2) if as_json else "\n".join(text_lines(found)))
 

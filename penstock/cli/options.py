@@ -9,13 +9,16 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from penstock.config import env, flags
 from penstock.config.sections import EngineConfig, ServerConfig
 from penstock.errors import PenstockError, UserError
+
+if TYPE_CHECKING:
+    from penstock.loader.sources import ModelSource
 
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
@@ -61,6 +64,13 @@ def engine_config(model: str, options: dict[str, Any]) -> EngineConfig:
 def server_config(options: dict[str, Any]) -> ServerConfig:
     names = {flag.name for flag in flags.server_flags()}
     return flags.server_config_from("option", **{k: v for k, v in options.items() if k in names})
+
+
+def fetch_model(model: str, revision: str | None) -> ModelSource:
+    """Find or fetch a model, saying on stderr what is fetched; engines then find it in its cache, and say nothing."""
+    from penstock.loader.sources import resolve_source
+
+    return resolve_source(model, revision=revision, progress=lambda text: print(text, file=sys.stderr, flush=True))
 
 
 @contextlib.contextmanager

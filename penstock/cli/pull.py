@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Optional
 
 import typer
 
-from penstock.cli.options import ModelArgument, verb
+from penstock.cli.options import ModelArgument, fetch_model, verb
 
 
 @verb()
@@ -27,12 +26,4 @@ def pull(
 
     Progress goes to stderr: with a bar on a terminal, else as one sentence per fetch.
     """
-    from penstock.loader.sources import resolve_source
-
-    source = resolve_source(model, revision=revision, progress=note)
-    print(source.path)
-
-
-def note(sentence: str) -> None:
-    """Something worth knowing that is not the answer."""
-    print(sentence, file=sys.stderr, flush=True)
+    print(fetch_model(model, revision).path)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from penstock.cli.options import engine_config
+from penstock.cli.options import engine_config, fetch_model
 from penstock.config.flags import flat_values
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ Mock = Annotated[bool, typer.Option("--mock", help="Answer from the mock engine:
 def load_llm(model: str, options: dict[str, Any], *, mock: bool) -> LLM:
     """The engine in this process, with the verb's engine flags. Values are checked before anything is loaded."""
     values = flat_values(engine_config(model, options))
+    if not mock:
+        fetch_model(model, values["revision"])
     from penstock.engine.llm import LLM
 
     return LLM(values.pop("model"), mock=mock, **values)

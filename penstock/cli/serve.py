@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from penstock.cli.options import engine_config, server_config, verb
+from penstock.cli.options import engine_config, fetch_model, server_config, verb
 from penstock.config import env
 from penstock.config.flags import engine_flags, server_flags
 
@@ -34,12 +34,14 @@ def serve(
 
     Ctrl-C or SIGTERM stops taking requests, lets open ones end (see --drain-timeout), and exits.
     """
+    config = engine_config(model, options)
+    server = server_config(options)
+    if not mock:
+        fetch_model(model, config.model.revision)
     from penstock.engine.serve import run_server
     from penstock.observability.log import configure_logging
 
     configure_logging(env.log_level())
-    config = engine_config(model, options)
-    server = server_config(options)
 
     def announce(url: str, served_name: str) -> None:
         print(ready_text(url, served_name, needs_key=bool(server.api_key)), file=sys.stderr, flush=True)

@@ -1,0 +1,125 @@
+"""The command line on a tiny model with random weights: explain, check and run as a user would call them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from penstock.cli.main import main
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 260,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "float32",
+    "eos_token_id": 259,
+}
+FLAGS = ("--load-format", "dummy", "--dtype", "float32", "--kv-cache-memory", "4MiB")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A model directory without weights and with a byte-level tokenizer."""
+    path = tmp_path_factory.mktemp("tiny")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>", "<pad>", "<end>"])
+    tokenizer.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    return str(path)
+
+
+@pytest.fixture
+def call(capsys):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        assert ended.value.code == 0, err
+        return out, err
+
+    return run
+
+
+def test_explain_writes_the_sum_out(call, tiny):
+    out, _ = call("explain", tiny, *FLAGS)
+    for word in ("LlamaForCausalLM", "family llama", "KV cache", "sum", "attention", "linear"):
+        assert word in out
+
+
+def test_explain_json_has_every_decision_with_its_reasons(call, tiny):
+    record = json.loads(call("explain", tiny, *FLAGS, "--json")[0])
+    assert record["model"]["num_layers"] == 2
+    assert record["settings"]["dtype"] == "float32"
+    subjects = " ".join(decision["subject"] for decision in record["decisions"])
+    assert "attention" in subjects
+    assert "linear" in subjects
+    refused = [reason for decision in record["decisions"] for reason in decision["rejected"]]
+    assert all(each["reasons"] for each in refused)
+
+
+def test_explain_for_another_machine(call, tiny):
+    auto = [flag for flag in FLAGS if flag not in ("--dtype", "float32")]
+    out, _ = call("explain", tiny, *auto, "--platform", "laptop-avx2", "--json")
+    (dtype,) = [decision for decision in json.loads(out)["decisions"] if decision["subject"] == "dtype"]
+    assert dtype["chosen"] == "float32"
+    assert "avx512_bf16" in dtype["rejected"][0]["reasons"][0]
+
+
+def test_check_shows_facts_and_what_would_be_chosen(call):
+    record = json.loads(call("check", "--json")[0])
+    assert record["facts"]["num_cores"] >= 1
+    assert all(decision["chosen"] for decision in record["decisions"])
+    out, _ = call("check", "--platform", "server-amx")
+    assert "amx_bf16" in out
+    assert "What would be chosen" in out
+
+
+def test_run_completes_raw_where_there_is_no_template(call, tiny):
+    arguments = ("run", tiny, "abc", *FLAGS, "--temperature", "0", "--max-tokens", "6")
+    answer = json.loads(call(*arguments, "--json")[0])
+    assert answer["prompt"] == "abc"
+    assert answer["usage"]["prompt_tokens"] == 3
+    assert call(*arguments)[0].rstrip("\n") == answer["text"].rstrip("\n")
+
+
+def test_run_through_a_pipe(tiny):
+    arguments = ["run", tiny, "-", *FLAGS, "--raw", "--temperature", "0", "--max-tokens", "6"]
+    done = subprocess.run(
+        [sys.executable, "-m", "penstock.cli", *arguments], input="abc", capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("\n")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--chat"], "no chat template"),
+        (["--attention-backend", "nonsense"], "there is no candidate named 'nonsense'"),
+        (["--max-model-len", "100000"], "max_model_len is 100000"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(capsys, tiny, arguments, sentence):
+    with pytest.raises(SystemExit) as ended:
+        main(["run", tiny, "abc", *FLAGS, *arguments])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert sentence in err
+    assert "Traceback" not in err
