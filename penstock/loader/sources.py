@@ -57,6 +57,8 @@ def _from_bundle(name: str, revision: str | None, progress: Progress | None) -> 
 
 
 def _from_path(name: str, revision: str | None, progress: Progress | None) -> ModelSource | None:
+    if not name:
+        return None
     path = Path(name).expanduser()
     try:
         if path.is_file():

@@ -1,0 +1,146 @@
+"""Every linear method in the table, for every scheme and dtype, against dequantizing and multiplying in float64.
+
+Rows of the table: ``LINEAR_METHODS``. A method may refuse a cell, with reasons; what it accepts it must get right.
+"""
+
+import importlib
+import pkgutil
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from penstock.errors import NoBackendError
+from penstock.quantization import backends
+from penstock.quantization.dequantize import reference_dequantize
+from penstock.quantization.formats.gguf import GGUF_TYPES, convert_gguf
+from penstock.quantization.linear import LinearSpec
+from penstock.quantization.schemes import SCHEMES, WeightRecord, WeightScheme, dense_record
+from penstock.quantization.select import LINEAR_METHODS, choose_linear
+from penstock.types.facts import PlatformFacts
+
+OUT, IN = 96, 512
+PLATFORM = PlatformFacts(name="cpu", machine="x86_64")
+# Norm of the error over the norm of the result: unit roundoff of the weight's and the result's type. One wrong value
+# among the 3,840 of the largest case would be above 1e-2.
+TOLERANCE = {"float32": 1e-6, "bfloat16": 4e-3, "float16": 5e-4}
+
+
+def make_record(scheme: str) -> WeightRecord:
+    """A weight of normal size: random bits, with scales that bring values to about 0.02."""
+    generator = np.random.default_rng(len(scheme))
+    values = generator.normal(0, 0.02, (OUT, IN)).astype(np.float32)
+    if scheme == "dense":
+        return dense_record(torch.from_numpy(values))
+    block = GGUF_TYPES[scheme.upper()].block
+    try:
+        data = gguf.quants.quantize(values, gguf.GGMLQuantizationType[scheme.upper()]).reshape(-1).view(np.uint8).copy()
+        return convert_gguf(scheme.upper(), data, (OUT, IN))
+    except NotImplementedError:
+        data = generator.integers(0, 256, OUT * IN // block.columns * block.nbytes, dtype=np.uint8)
+        record = convert_gguf(scheme.upper(), data, (OUT, IN))
+        size = {"scales": 1e-4, "mins": -1e-4}
+        parts = {
+            name: torch.full_like(part, size[name]) if name in size else part for name, part in record.parts.items()
+        }
+        return WeightRecord(record.scheme, record.shape, parts)
+
+
+def make_spec(scheme: WeightScheme, dtype: str, **changes) -> LinearSpec:
+    fields = {"scheme": scheme, "out_features": OUT, "in_features": IN, "dtype": dtype, "platform": PLATFORM}
+    return LinearSpec(**(fields | changes))
+
+
+CELLS = [
+    pytest.param(method, scheme, dtype, id=f"{method.name}-{scheme}-{dtype}")
+    for method in LINEAR_METHODS
+    for scheme in SCHEMES
+    for dtype in TOLERANCE
+]
+
+
+@pytest.mark.parametrize(("method", "scheme", "dtype"), CELLS)
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_apply(method, scheme, dtype, rows):
+    record = make_record(scheme)
+    spec = make_spec(record.scheme, dtype)
+    verdict = method.can_run(spec)
+    if not verdict.ok:
+        assert all(verdict.reasons)
+        pytest.skip("; ".join(verdict.reasons))
+    prepared = method.prepare(record, spec)
+    torch_dtype = getattr(torch, dtype)
+    generator = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, IN, generator=generator).to(torch_dtype)
+    bias = torch.randn(OUT, generator=generator).to(torch_dtype)
+    weight = reference_dequantize(record).double()
+    for given in (None, bias):
+        found = method.apply(prepared, x, given)
+        assert found.dtype == torch_dtype
+        assert found.shape == (rows, OUT)
+        wanted = torch.nn.functional.linear(x.double(), weight, None if given is None else given.double())
+        assert (found.double() - wanted).norm() / wanted.norm() < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("method", "scheme", "dtype"), CELLS)
+def test_embed_gives_rows_rounded_once(method, scheme, dtype):
+    record = make_record(scheme)
+    spec = make_spec(record.scheme, dtype)
+    if not method.can_run(spec).ok:
+        pytest.skip("refused")
+    token_ids = torch.tensor([5, 0, 95, 5])
+    found = method.embed(method.prepare(record, spec), token_ids)
+    torch.testing.assert_close(found, reference_dequantize(record, getattr(torch, dtype))[token_ids], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("method", "scheme", "dtype"), CELLS)
+def test_memory_is_known_before_it_is_taken_and_owned(method, scheme, dtype):
+    record = make_record(scheme)
+    spec = make_spec(record.scheme, dtype)
+    if not method.can_run(spec).ok:
+        pytest.skip("refused")
+    prepared = method.prepare(record, spec)
+    assert prepared.nbytes == method.prepared_bytes(spec)
+    x = torch.ones(2, IN, dtype=getattr(torch, dtype))
+    before = method.apply(prepared, x, None).clone()
+    for part in record.parts.values():
+        part.zero_()  # the file's map may go: what was prepared must not look at it
+    torch.testing.assert_close(method.apply(prepared, x, None), before, rtol=0, atol=0)
+
+
+def test_every_backend_file_has_its_row():
+    modules = [m.name for m in pkgutil.iter_modules(backends.__path__)]
+    assert all(name.startswith("linear_") for name in modules)
+    for name in modules:
+        importlib.import_module(f"{backends.__name__}.{name}")
+    assert sorted(type(method).__module__.rpartition(".")[2] for method in LINEAR_METHODS) == sorted(modules)
+    assert len({method.name for method in LINEAR_METHODS}) == len(LINEAR_METHODS)
+
+
+@pytest.mark.parametrize("method", LINEAR_METHODS, ids=lambda method: method.name)
+def test_refusals_name_every_reason(method):
+    strange = WeightScheme("strange", 4, scales=SCHEMES["q4_k"].scales, activation="int8_per_token")
+    reasons = method.can_run(make_spec(strange, "float64", in_features=100)).reasons
+    assert len(reasons) == 3
+    assert any("float64" in reason for reason in reasons)
+    assert any("int8_per_token" in reason for reason in reasons)
+    assert any("100" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_something_runs_every_scheme(scheme):
+    method, decision = choose_linear(make_spec(SCHEMES[scheme], "bfloat16"))
+    assert decision.chosen == method.name == "dense"
+    assert "reference" in decision.also_possible
+    assert scheme in decision.subject
+
+
+def test_a_named_method_runs_or_is_an_error():
+    method, decision = choose_linear(make_spec(SCHEMES["q4_1"], "float32"), forced="reference")
+    assert (method.name, decision.chosen) == ("reference", "reference")
+    assert "--linear-backend" in decision.why
+    with pytest.raises(NoBackendError, match="float64"):
+        choose_linear(make_spec(SCHEMES["q4_1"], "float64"), forced="reference")
+    with pytest.raises(NoBackendError, match="no candidate named 'fast'"):
+        choose_linear(make_spec(SCHEMES["q4_1"], "float32"), forced="fast")
