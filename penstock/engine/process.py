@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -61,7 +62,7 @@ def main() -> None:
     # draining. If the parent is gone, standard input says so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, name="penstock-parent-watch", daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(address,), name="penstock-parent-watch", daemon=True).start()
     server = IpcServer(address)
     try:
         code = _serve(server, preload)
@@ -102,9 +103,13 @@ def _build(order: EngineOrder, server: IpcServer) -> Engine:
     return build.build_engine(order.config, server, source=order.model_source(), progress=server.progress)
 
 
-def _exit_with_parent() -> None:
-    """Standard input is a pipe whose other end only the parent holds: it ends when the parent does, however it died."""
+def _exit_with_parent(address: str) -> None:
+    """Standard input is a pipe whose other end only the parent holds: it ends when the parent does, however it died.
+
+    The directory of the sockets was the parent's to remove.
+    """
     with contextlib.suppress(OSError):
         while os.read(0, 4096):
             pass
+    shutil.rmtree(address, ignore_errors=True)
     os._exit(1)

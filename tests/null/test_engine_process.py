@@ -144,7 +144,7 @@ from penstock.engine.spawn import EngineProcess
 async def main():
     process = EngineProcess()
     await process.client.start(EngineOrder(mock=True).encode())
-    print(process.pid, flush=True)
+    print(process.pid, process.client.address, flush=True)
     await asyncio.sleep(1000)
 
 asyncio.run(main())
@@ -154,11 +154,13 @@ asyncio.run(main())
 def test_an_engine_does_not_outlive_a_parent_that_was_killed():
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
     with parent:
-        engine = psutil.Process(int(parent.stdout.readline()))
+        pid, address = parent.stdout.readline().split()
+        engine = psutil.Process(int(pid))
         assert engine.is_running()
         parent.kill()
         parent.wait()
     engine.wait(timeout=60)
+    assert not os.path.exists(address)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
