@@ -117,7 +117,7 @@ class App:
             await exchange.answer_problem(problem)
         except ConnectionError:
             return
-        except Exception:  # noqa: BLE001 - the boundary of one request
+        except Exception:
             _LOG.exception("%s %s failed", exchange.method, exchange.path)
             if exchange.started:
                 raise

@@ -32,11 +32,13 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
         super().data_received(data)
-        # A head that has ended has stopped the timer; what came with it is body.
-        if self._head_timer is not None and self._head_bytes > MAX_HEAD_BYTES:
+        # A head that has ended has stopped the timer; what came with it is body. Counted after the parser, because a
+        # new message resets the count.
+        if self._head_timer is None:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HttpError(431, f"Request line and headers exceed {MAX_HEAD_BYTES} bytes."), b"431")
 
     def on_message_begin(self) -> None:

@@ -119,9 +119,10 @@ class DrainingServer(uvicorn.Server):
         self.request_stop()
 
     def request_stop(self) -> None:
-        """Begin to drain; called again, end at once. May be called from any thread."""
+        """Begin to drain; called again, end at once. May be called from any thread, also after the end."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stop)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
+                self._loop.call_soon_threadsafe(self._stop)
 
     def _stop(self) -> None:
         if self._drain_task is not None:

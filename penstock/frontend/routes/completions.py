@@ -54,12 +54,10 @@ def split_prompt(prompt: str | list[Any]) -> list[str | list[int]]:
         return [prompt]
     if not prompt:
         raise InvalidRequestError("prompt must not be an empty list.", param="prompt")
-    if all(isinstance(item, str) for item in prompt):
-        return list(prompt)
     if all(_is_token_id(item) for item in prompt):
         return [list(prompt)]
-    if all(isinstance(item, list) and all(_is_token_id(one) for one in item) for item in prompt):
-        return [list(item) for item in prompt]
+    if all(isinstance(item, str) or _is_token_list(item) for item in prompt):
+        return list(prompt)
     raise InvalidRequestError(
         "prompt must be a text, a list of texts, a list of token ids, or a list of lists of token ids.", param="prompt"
     )
@@ -67,6 +65,10 @@ def split_prompt(prompt: str | list[Any]) -> list[str | list[int]]:
 
 def _is_token_id(item: Any) -> bool:
     return isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**31
+
+
+def _is_token_list(item: Any) -> bool:
+    return isinstance(item, list) and all(_is_token_id(one) for one in item)
 
 
 def _echo(tokenizer: Tokenizer, prompt: str | list[int], ids: Sequence[int]) -> Echo:
