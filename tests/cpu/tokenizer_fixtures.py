@@ -55,8 +55,11 @@ def byte_level_parts() -> tuple[list[str], list[int], list[str]]:
 @cache
 def sentencepiece_parts(gemma: bool = False) -> tuple[list[str], list[float], list[int]]:
     """Tokens, scores and GGUF types of a byte-fallback vocabulary with overlapping merges."""
-    words = "▁the ▁capital ▁of ▁is ▁Paris ▁▁▁▁ ▁France ▁and in an ar is on re user assistant system INST".split()
-    merged = sorted({word[a:b] for word in words for a in range(len(word)) for b in range(a + 2, len(word) + 1)}, key=len)
+    words = ["▁the", "▁capital", "▁of", "▁is", "▁Paris", "▁▁▁▁", "▁France", "▁and", "in", "an", "ar", "is", "on", "re"]
+    words += ["user", "assistant", "system", "INST"]
+    merged = sorted(
+        {word[a:b] for word in words for a in range(len(word)) for b in range(a + 2, len(word) + 1)}, key=len
+    )
     letters = [letter for letter in string.printable.strip() if letter != " "] + ["▁", "é", "漢"]
     special = ["<pad>", "<eos>", "<bos>", "<unk>"] if gemma else ["<unk>", "<s>", "</s>"]
     types = [3, 3, 3, 2] if gemma else [2, 3, 3]

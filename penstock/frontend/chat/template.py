@@ -69,7 +69,10 @@ class ChatTemplate:
                 f"chat_template_kwargs must not contain {taken[0]!r}.", param="chat_template_kwargs"
             )
         name = self._select(bool(tools))
-        shaped = shape_messages(messages, self._traits[name])
+        try:
+            shaped = shape_messages(messages, self._traits[name])
+        except RecursionError as error:
+            raise InvalidRequestError("messages are nested too deeply.", param="messages") from error
         if continue_final_message:
             _mark_end(shaped)
         variables = {

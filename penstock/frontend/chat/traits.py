@@ -5,7 +5,6 @@ Templates do not declare this; reading their code is guesswork, while a renderin
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,30 +44,44 @@ def probe_traits(source: str, render: Callable[[list[dict[str, Any]]], str]) -> 
 
 
 def shape_messages(messages: Sequence[Mapping[str, Any]], traits: TemplateTraits) -> list[dict[str, Any]]:
-    """Fresh copies in the shape that the template takes. Parts that must become a string are joined by newlines."""
+    """Copies in the shape that the template takes; parts that must become a string are joined by newlines.
+
+    What is not changed is shared with the caller's messages; the sandbox keeps templates from changing it.
+    """
     return [_shape(message, traits) for message in messages]
 
 
 def _shape(message: Mapping[str, Any], traits: TemplateTraits) -> dict[str, Any]:
-    shaped: dict[str, Any] = copy.deepcopy(dict(message))
+    shaped: dict[str, Any] = dict(message)
     if shaped.get("role") == "developer" and not traits.takes_developer:
         shaped["role"] = "system"
-    content = shaped.get("content")
-    if isinstance(content, list) and not traits.takes_parts:
-        shaped["content"] = "\n".join(part["text"] for part in content if "text" in part)
-    elif isinstance(content, str) and not traits.takes_strings:
-        shaped["content"] = [{"type": "text", "text": content}]
-    elif content is None and not (traits.takes_no_content and shaped.get("tool_calls")):
-        shaped["content"] = "" if traits.takes_strings else []
-    if traits.wants_argument_text:
-        for call in shaped.get("tool_calls", ()):
-            arguments = call["function"]["arguments"]
-            if not isinstance(arguments, str):
-                call["function"]["arguments"] = json.dumps(arguments, ensure_ascii=False)
+    shaped["content"] = _shape_content(shaped, traits)
+    if traits.wants_argument_text and shaped.get("tool_calls"):
+        shaped["tool_calls"] = [_with_argument_text(call) for call in shaped["tool_calls"]]
     reasoning = next((shaped[name] for name in _REASONING if shaped.get(name) is not None), None)
     if reasoning is not None:
         shaped = {"thinking": reasoning, **shaped, "reasoning_content": reasoning}
     return shaped
+
+
+def _shape_content(message: Mapping[str, Any], traits: TemplateTraits) -> str | list[dict[str, Any]] | None:
+    content = message.get("content")
+    if content is None:
+        if traits.takes_no_content and message.get("tool_calls"):
+            return None
+        return "" if traits.takes_strings else []
+    if isinstance(content, str):
+        return content if traits.takes_strings else [{"type": "text", "text": content}]
+    if traits.takes_parts:
+        return [dict(part) for part in content]
+    return "\n".join(part["text"] for part in content if "text" in part)
+
+
+def _with_argument_text(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call["function"])
+    if not isinstance(function.get("arguments"), str):
+        function["arguments"] = json.dumps(function.get("arguments"), ensure_ascii=False)
+    return {**call, "function": function}
 
 
 def _tool_conversation(arguments: Any, content: str | None) -> list[dict[str, Any]]:

@@ -27,10 +27,10 @@ class PieceTable:
     def bytes_of(self, token_id: int) -> bytes:
         """Bytes of a token; none for a skipped one and for an id outside the vocabulary (padded model heads)."""
         data = self._bytes.get(token_id)
-        if data is not None:
-            return data
-        data = b"" if token_id in self._skipped else self._tokenizer.token_bytes(token_id)
-        if 0 <= token_id < len(self.texts):
+        if data is None:
+            if not 0 <= token_id < len(self.texts):
+                return b""
+            data = b"" if token_id in self._skipped else self._tokenizer.token_bytes(token_id)
             self._bytes[token_id] = data
             try:
                 self.texts[token_id] = data.decode("utf-8")

@@ -51,23 +51,25 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def tokenizer_from_files(files: TokenizerFiles) -> HubTokenizer:
-    """From tokenizer.json, else from tokenizer.model. Raises ModelSourceError when there is neither."""
+    """From tokenizer.json, else from tokenizer.model. Raises ModelSourceError when there is neither.
+
+    Which special tokens surround a text is written in tokenizer.json itself; add_bos_token and add_eos_token of the
+    configuration count for tokenizer.model only, as in transformers.
+    """
+    bos, eos = files.named.get("bos_token"), files.named.get("eos_token")
     if (files.path / "tokenizer.json").is_file():
         backend = _read_backend(files.path / "tokenizer.json")
+        _add_declared_tokens(backend, files)
     elif (files.path / "tokenizer.model").is_file():
         backend = build_from_model_file(files.path / "tokenizer.model")
+        _add_declared_tokens(backend, files)
+        begins = bos is not None and backend.token_to_id(bos) is not None and files.config.get("add_bos_token", True)
+        ends = eos is not None and backend.token_to_id(eos) is not None and files.config.get("add_eos_token", False)
+        set_sequence_ends(backend, bos=bos if begins else None, eos=eos if ends else None)
     else:
         raise ModelSourceError(
             f"{files.path} has no tokenizer.json and no tokenizer.model.\n\n"
             "Use --tokenizer to name a directory or hub id that has one."
-        )
-    _add_declared_tokens(backend, files)
-    bos, eos = files.named.get("bos_token"), files.named.get("eos_token")
-    if "add_bos_token" in files.config or "add_eos_token" in files.config:
-        set_sequence_ends(
-            backend,
-            bos=bos if files.config.get("add_bos_token") else None,
-            eos=eos if files.config.get("add_eos_token") else None,
         )
     return HubTokenizer(
         backend,

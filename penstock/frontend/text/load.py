@@ -130,7 +130,7 @@ def _eos_ids(section: Mapping[str, Any]) -> set[int]:
 def _sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {name: generation[name] for name in _DEFAULTS if generation.get(name) is not None}
     try:
-        SamplingParams(**defaults)
+        SamplingParams(**defaults, max_tokens=generation.get("max_new_tokens"))
     except (UserError, TypeError) as error:
         raise ModelSourceError(
             f"generation_config.json has sampling defaults that cannot be used: {error}\n\n"

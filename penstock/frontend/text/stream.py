@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from penstock.frontend.text.detokenizer import Detokenizer
+from penstock.frontend.text.detokenizer import Detokenizer, piece_table
 from penstock.frontend.text.stops import StopFinder
 from penstock.frontend.text.tokenizer import Tokenizer
 from penstock.types.output import FinishReason, Terminal, TokenUpdate
@@ -92,6 +92,7 @@ class TextStream:
         hidden = special if sampling.skip_special_tokens else frozenset()
         at_start = all(token_id in hidden for token_id in prompt_token_ids)
         self._tokenizer = tokenizer
+        self._bytes_of = piece_table(tokenizer, False).bytes_of
         self._detokenizer = Detokenizer(tokenizer, sampling.skip_special_tokens, at_start=at_start)
         self._finder = StopFinder(sampling.stop, sampling.include_stop_str_in_output)
         self._include_stop = sampling.include_stop_str_in_output
@@ -112,7 +113,7 @@ class TextStream:
         if self.finish_reason is not None:
             return TextDelta()
         ids = update.token_ids
-        if update.logprobs or self.num_output_tokens + 1 < self._search_from or self._finder.is_active:
+        if update.logprobs or self._finder.is_active:
             text, num_taken, scores = self._take_singly(ids, update.logprobs)
         else:
             text, num_taken, scores = self._take_batch(ids), len(ids), ()
@@ -151,7 +152,9 @@ class TextStream:
         if ids and ids[-1] in self._stop_ids:
             self._held_stop_id = ids[-1]
             ids = ids[:-1]
-        return self._detokenizer.push(ids)
+        text = self._detokenizer.push(ids)
+        self._num_decoded += len(text)
+        return text
 
     def _take_singly(
         self, ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
@@ -163,7 +166,6 @@ class TextStream:
             if logprobs:
                 scores.append(self._score(logprobs[position], self._num_decoded))
             decoded = self._take_batch((token_id,))
-            self._num_decoded += len(decoded)
             if self.num_output_tokens < self._search_from:
                 emitted.append(decoded)
                 continue
@@ -177,7 +179,7 @@ class TextStream:
         shown = [
             TokenScore(token_id, data.decode("utf-8", "replace"), data, logprob)
             for token_id, logprob in zip(logprobs.token_ids, logprobs.logprobs, strict=True)
-            for data in (self._tokenizer.token_bytes(token_id),)
+            for data in (self._bytes_of(token_id),)
         ]
         return PositionScores(shown[0], logprobs.rank, tuple(shown[1:]), offset)
 

@@ -46,12 +46,12 @@ class Tokenizer(Protocol):
         """True when encoding puts a space before the text that decoding a whole text takes away (sentencepiece)."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of ``text``. Texts of special tokens inside it become those tokens."""
+        """Token ids of ``text``. Texts of special tokens inside it become those tokens; any str is accepted."""
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that this token adds to a text; empty for an id that has no token."""
+        """The bytes that this token adds to a text. Ids from ``vocab_size`` on have none, and may raise ValueError."""
 
     def token_text(self, token_id: int) -> str:
         """The token's bytes as text, U+FFFD where they are not UTF-8 by themselves."""
@@ -106,7 +106,12 @@ class HubTokenizer:
         return self._backend.token_to_id(token)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        try:
+            encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        except TypeError:  # surrogates, which JSON can carry: pairs become their character, lone ones U+FFFD
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
