@@ -1,0 +1,136 @@
+"""The gates of scripts/: what they let pass, what they refuse, and the closing line that sums tiers up."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"gate_{name}", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+sizes = load("sizes")
+run_tests = load("run_tests")
+install = load("install_environment")
+
+
+def test_percentile_is_the_nearest_rank():
+    assert sizes.percentile([5, 1, 3], 50) == 3
+    assert sizes.percentile(list(range(1, 101)), 95) == 95
+    assert sizes.percentile([], 95) == 0
+
+
+def test_caps_and_allowances():
+    found = [sizes.Size("a.py", 700, 600), sizes.Size("b.py:f", 90, 100), sizes.Size("c.py", 610, 600)]
+    assert sizes.over_caps(found, {"a.py": 700, "c.py": 610}) == []
+    assert sizes.over_caps(found, {"a.py": 700}) == ["c.py has 610 lines, more than 600."]
+    (problem,) = sizes.over_caps(found, {"a.py": 800, "c.py": 610})
+    assert "lower its allowance" in problem
+    (problem,) = sizes.over_caps(found, {"a.py": 700, "c.py": 610, "b.py:f": 120})
+    assert "needs no allowance" in problem
+    (problem,) = sizes.over_caps(found, {"a.py": 700, "c.py": 610, "gone.py": 700})
+    assert "needs no allowance" in problem
+
+
+def test_measuring_counts_methods_and_inner_functions(tmp_path, monkeypatch):
+    monkeypatch.setattr(sizes, "ROOT", tmp_path)
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "x.py").write_text(
+        "class A:\n    def m(self):\n        def inner():\n            pass\n        return inner\n"
+    )
+    files, functions = sizes.measure(tmp_path)
+    assert [(size.where, size.lines, size.cap) for size in files] == [("x.py", 5, 600)]
+    assert {(size.where, size.lines) for size in functions} == {("x.py:m", 4), ("x.py:inner", 2)}
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        ("======= 12 passed in 0.31s =======", {"passed": 12}),
+        ("12 passed, 3 skipped in 0.31s", {"passed": 12, "skipped": 3}),
+        ("= 1 failed, 2 passed, 1 error in 61.2s (0:01:01) =", {"failed": 1, "passed": 2, "error": 1}),
+        ("======= no tests ran in 0.01s =======", {}),
+    ],
+)
+def test_closing_lines_are_read(line, counts):
+    closing = run_tests._CLOSING.match(line)
+    assert {what: int(count) for count, what in run_tests._COUNT.findall(closing["counts"])} == counts
+
+
+@pytest.mark.parametrize("line", ["12 passed", "tests/null/test_x.py ....", "took 3 steps in 5s", "--- tier null"])
+def test_other_lines_are_passed_on(line):
+    assert run_tests._CLOSING.match(line) is None
+
+
+def test_tiers_are_summed_up_in_one_line(monkeypatch, capsys):
+    statuses = {"null": 0, "cpu": 1, "conformance": 5}
+
+    def run_tier(tier, extra, counts):
+        counts.update(Counter(passed=10, failed=1) if tier == "cpu" else Counter(passed=5) if tier == "null" else {})
+        return statuses[tier]
+
+    monkeypatch.setattr(run_tests, "run_tier", run_tier)
+    assert run_tests.main([]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].strip("= ").startswith("1 failed, 15 passed in ")
+    assert "cpu" in lines[-2]
+    assert run_tests.main(["null"]) == 0
+    assert run_tests.main(["conformance"]) == 1, "a run without a single test is no success"
+
+
+def test_a_fresh_installation_is_left_alone(tmp_path, monkeypatch):
+    venv = tmp_path / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").touch()
+    monkeypatch.setattr(install, "VENV", venv)
+    monkeypatch.setattr(install, "PYTHON", venv / "bin" / "python")
+    calls = []
+    monkeypatch.setattr(install, "_install", lambda extras: calls.append(extras) or 0)
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    for name in install.INPUTS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    assert install.main(["runtime"]) == 0
+    install._stamp("runtime").write_text(install._digest())
+    assert install.main(["runtime"]) == 0
+    assert calls == [["runtime"]]
+    (tmp_path / "constraints.txt").write_text("2")
+    assert install.main(["runtime", "test"]) == 0
+    assert calls == [["runtime"], ["runtime", "test"]]
+    assert install.main(["nonsense"]) == 1
+
+
+def test_an_old_python_gets_a_sentence(tmp_path):
+    """PATH holds nothing but an interpreter that calls itself too old."""
+    for name in ("python3", "python3.12", "python3.11", "python"):
+        fake = tmp_path / name
+        fake.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.2" && exit 0\nexit 1\n')
+        fake.chmod(0o755)
+    (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
+    done = subprocess.run(
+        ["/bin/sh", str(SCRIPTS / "install")], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "needs Python 3.11 or 3.12, but this machine has Python 3.9.2" in done.stderr
+
+
+def test_a_named_python_that_does_not_run_gets_a_sentence():
+    environment = {**os.environ, "PYTHON": "/nonexistent/python"}
+    done = subprocess.run(
+        ["/bin/sh", str(SCRIPTS / "install")], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "PYTHON=/nonexistent/python is not a working Python" in done.stderr
