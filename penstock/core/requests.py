@@ -71,6 +71,7 @@ class RequestState:
         "seat",
         "status",
         "stop_ids",
+        "tier_asks",
         "tier_tried",
         "tokens",
     )
@@ -95,6 +96,7 @@ class RequestState:
         self.in_flight = 0  # rows in plans without result, of this residence or the one before a preemption
         self.planned_in = -1  # step_id of the newest plan that has a row of this request
         self.num_jobs = 0  # transfers in flight
+        self.tier_asks = 0  # times that a tier said later, since the last residence
         self.tier_tried = False  # tiers were asked to the end since the last residence
         self.prompt_logprobs_done = 0  # prompt positions 1..done are with the client
         self.num_preemptions = 0
@@ -146,5 +148,6 @@ class RequestState:
         seat, self.seat = self.seat, NO_SEAT
         self.computed = self.planned = 0
         self.decoding = False
+        self.tier_asks = 0
         self.tier_tried = False
         return seat

@@ -14,7 +14,11 @@ from penstock.types.plan import Admission, StepPlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreLimits:
-    """What the resolver decided for the core. ``num_draft_tokens`` counts only when there is a draft source."""
+    """What the resolver decided for the core.
+
+    ``num_draft_tokens`` counts only when there is a draft source. After ``max_tier_asks`` answers of "later" a request
+    computes its prompt rather than wait on: a tier that never makes up its mind must not starve it.
+    """
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -23,6 +27,7 @@ class CoreLimits:
     prefix_caching: bool = True
     check_integrity: bool = False
     num_draft_tokens: int = 0
+    max_tier_asks: int = 1000
 
     def __post_init__(self) -> None:
         if min(self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len) < 1:

@@ -259,7 +259,11 @@ class Scheduler:
     def _postpone(self, request: RequestState, hit: int) -> bool:
         answer = self.transfers.ask(request, hit)
         # One load per residence: what it brought and was evicted again is computed, so that nobody loads forever.
-        request.tier_tried = answer is not TierAnswer.LATER
+        if answer is TierAnswer.LATER:
+            request.tier_asks += 1
+            request.tier_tried = request.tier_asks >= self.limits.max_tier_asks
+        else:
+            request.tier_tried = True
         if answer is TierAnswer.NOTHING:
             return False
         self.waiting.pop()
