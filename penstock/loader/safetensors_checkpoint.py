@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from penstock.errors import ModelSourceError, UnsupportedModelError
@@ -78,17 +79,16 @@ class SafetensorsCheckpoint:
         if entry.offset % dtype.itemsize:  # the format does not promise alignment; torch wants it
             raw = bytearray(file.data[entry.offset : entry.offset + entry.nbytes])
             return dense_record(torch.frombuffer(raw, dtype=dtype).view(entry.shape))
-        count = entry.nbytes // dtype.itemsize
-        values = torch.frombuffer(file.data, dtype=dtype, count=count, offset=entry.offset)
-        return dense_record(values.view(entry.shape))
+        # Through numpy, which holds on to the map: a tensor of torch.frombuffer would outlive it and point nowhere.
+        data = np.frombuffer(file.data, dtype=np.uint8, count=entry.nbytes, offset=entry.offset)
+        return dense_record(torch.from_numpy(data).view(dtype).view(entry.shape))
 
     def close(self) -> None:
         for file in self._files:
             file.close()
 
     def _facts_of(self, entry: SafetensorsEntry) -> TensorFacts:
-        dtype = str(_DTYPES.get(entry.dtype, entry.dtype)).removeprefix("torch.")
-        return TensorFacts(DENSE, entry.shape, entry.nbytes, dtype)
+        return TensorFacts(DENSE, entry.shape, entry.nbytes, str(self._dtype_of(entry)).removeprefix("torch."))
 
     def _dtype_of(self, entry: SafetensorsEntry) -> torch.dtype:
         if entry.dtype not in _DTYPES:
