@@ -22,6 +22,7 @@ from penstock.executor.memory_plan import MemoryNeed, MemoryPlan, plan_memory
 from penstock.executor.runner import GroupAttention, Runner, RunnerLimits
 from penstock.executor.sampler.sampler import Sampler
 from penstock.executor.spec import ExecutorSpec
+from penstock.executor.warmup import warm_up
 from penstock.executor.weight_plan import WeightPlan, plan_weights
 from penstock.layers.parameter import Parameter
 from penstock.loader.checkpoint import Checkpoint, open_checkpoint
@@ -196,7 +197,7 @@ class LoadedExecutor:
 
 
 def load_executor(spec: ExecutorSpec, *, progress: Progress | None = None) -> LoadedExecutor:
-    """Build, plan, load and allocate. The checkpoint is closed at the end: nothing of it is kept but what the
+    """Build, plan, load, allocate and warm up. The checkpoint is closed at the end: nothing of it is kept but what the
     prepared weights refer to."""
     checkpoint = open_checkpoint(spec.source, load_format=spec.load_format, seed=spec.seed)
     try:
@@ -209,18 +210,20 @@ def load_executor(spec: ExecutorSpec, *, progress: Progress | None = None) -> Lo
     finally:
         checkpoint.close()
     capacity = plan.memory.capacity
+    limits = RunnerLimits(
+        max_num_seqs=spec.max_num_seqs,
+        max_num_batched_tokens=spec.max_num_batched_tokens,
+        max_model_len=spec.max_model_len,
+    )
     runner = Runner(
         built.model,
         capacity.groups,
         built.attention,
         KvStorage(built.geometries, capacity.groups, capacity.num_blocks, built.dtype),
         Sampler(built.facts.vocab_size, spec.seed),
-        RunnerLimits(
-            max_num_seqs=spec.max_num_seqs,
-            max_num_batched_tokens=spec.max_num_batched_tokens,
-            max_model_len=spec.max_model_len,
-        ),
+        limits,
     )
+    warm_up(runner, capacity, limits)
     return LoadedExecutor(runner=runner, capacity=capacity, decisions=plan.decisions, lines=plan.lines)
 
 

@@ -22,7 +22,7 @@ from penstock.types.kv import KvGroupSpec
 from penstock.types.plan import StepPlan
 from penstock.types.result import StepResult, StepTimings, TokenLogprobs
 
-PROMPT_LOGITS_ELEMENTS = 16 << 20  # of float32 at once: whole prompts times vocabularies would not fit
+PROMPT_LOGITS_ELEMENTS = 4 << 20  # of float32 at once: whole prompts times vocabularies would not fit
 
 # row -> its token masks, one per sampled position in order
 RowMasks = Mapping[int, Sequence[bytes]]
@@ -69,13 +69,7 @@ class Runner:
         """Carry out one plan. ``wait_for_masks`` blocks until the masks of ``plan.masked_rows`` are there; it is called
         after the forward, and only when there are such rows."""
         started = time.monotonic()
-        self._seats.apply(plan)
-        for seat in plan.dropped:
-            self._sampling.pop(seat, None)
-        for admission in plan.admitted:
-            self._sampling[admission.seat] = self._sampler.admit(
-                admission.request_id, admission.sampling, admission.num_prompt_tokens
-            )
+        self._apply(plan)
         # Without tiers no transfer can succeed; the core recomputes what was not loaded.
         transfers = tuple((job.job_id, False) for job in plan.transfers)
         if plan.is_empty:
@@ -87,13 +81,12 @@ class Runner:
         carry = self._forward(inputs)
         asked = _Asked.of(plan, inputs)
         logits = self._model.logits(carry, asked.positions) if asked.rows else None
-        failed: dict[int, str] = {}
-        prompt_logprobs = self._prompt_logprobs(plan, inputs, carry, failed)
+        answer = _Answer(len(plan.row_seats))
+        self._describe_prompts(plan, inputs, carry, answer)
         forward_ended = time.monotonic()
 
         masks = wait_for_masks() if plan.masked_rows else {}
         sample_started = time.monotonic()
-        answer = _Answer(len(plan.row_seats), failed)
         if logits is not None:
             answer.take(plan, asked, self._sampler.sample(logits, self._sample_rows(inputs, asked, masks)), masks)
         self._seats.advance(inputs.seats, inputs.num_tokens, answer.tokens, plan.row_samples)
@@ -102,8 +95,8 @@ class Runner:
             step_id=plan.step_id,
             row_tokens=tuple(answer.tokens),
             logprobs=answer.logprobs,
-            prompt_logprobs=prompt_logprobs,
-            failed_rows=failed,
+            prompt_logprobs=answer.prompt_logprobs,
+            failed_rows=answer.failed,
             finished_transfers=transfers,
             timings=StepTimings(
                 started=started,
@@ -112,6 +105,15 @@ class Runner:
                 sample_s=ended - sample_started,
             ),
         )
+
+    def _apply(self, plan: StepPlan) -> None:
+        self._seats.apply(plan)
+        for seat in plan.dropped:
+            self._sampling.pop(seat, None)
+        for admission in plan.admitted:
+            self._sampling[admission.seat] = self._sampler.admit(
+                admission.request_id, admission.sampling, admission.num_prompt_tokens
+            )
 
     def _forward(self, inputs: StepInputs) -> Mapping[str, torch.Tensor]:
         metadata = {
@@ -138,10 +140,10 @@ class Runner:
             )
         return rows
 
-    def _prompt_logprobs(
-        self, plan: StepPlan, inputs: StepInputs, carry: Mapping[str, torch.Tensor], failed: dict[int, str]
-    ) -> dict[int, tuple[TokenLogprobs, ...]]:
-        answer: dict[int, tuple[TokenLogprobs, ...]] = {}
+    def _describe_prompts(
+        self, plan: StepPlan, inputs: StepInputs, carry: Mapping[str, torch.Tensor], answer: _Answer
+    ) -> None:
+        """Log-probabilities of the prompt tokens that the rows of this step predict, for those who asked."""
         for row, seat in enumerate(plan.row_seats):
             num_top = self._sampling[seat].params.prompt_logprobs
             begin = int(inputs.starts[row])
@@ -152,10 +154,9 @@ class Runner:
             chosen = self._seats.tokens[seat, begin + 1 : end + 1].tolist()
             entries = self._describe(carry, first, chosen, num_top)
             if entries is None:
-                failed[row] = NOT_FINITE
+                answer.failed[row] = NOT_FINITE
             else:
-                answer[row] = tuple(entries)
-        return answer
+                answer.prompt_logprobs[row] = tuple(entries)
 
     def _describe(
         self, carry: Mapping[str, torch.Tensor], first: int, chosen: Sequence[int], num_top: int
@@ -194,10 +195,11 @@ class _Asked:
 class _Answer:
     """Collects the tokens of each row: verification of drafts, failures, log-probabilities."""
 
-    def __init__(self, num_rows: int, failed: dict[int, str]) -> None:
+    def __init__(self, num_rows: int) -> None:
         self.tokens: list[tuple[int, ...]] = [()] * num_rows
         self.logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
-        self._failed = failed
+        self.prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
+        self.failed: dict[int, str] = {}
 
     def take(self, plan: StepPlan, asked: _Asked, sampled: Sampled, masks: RowMasks) -> None:
         """Keep a row's samples up to the first that differs from its draft.
@@ -216,8 +218,8 @@ class _Answer:
             while last + 1 < usable and last not in sampled.failed and sampled.tokens[last] == drafts[last - begin]:
                 last += 1
             if last in sampled.failed:
-                self._failed[row] = sampled.failed[last]
-            if row not in self._failed:
+                self.failed[row] = sampled.failed[last]
+            if row not in self.failed:
                 self.tokens[row] = tuple(sampled.tokens[begin : last + 1])
                 if last in sampled.logprobs:
                     self.logprobs[row] = tuple(sampled.logprobs[i] for i in range(begin, last + 1))
