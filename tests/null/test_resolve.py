@@ -71,6 +71,20 @@ def test_dtype(asked, checkpoint, machine, expected):
     assert ("--dtype" in decision.why) == (asked != "auto")
 
 
+@pytest.mark.parametrize(
+    ("schemes", "expected"),
+    [({"dense": 5}, "bfloat16"), ({"q4_1": 5, "dense": 1}, "float32"), ({}, "bfloat16")],
+)
+def test_quantized_weights_keep_float32_activations_unless_asked(schemes, expected):
+    machine = platform(instruction_sets=("avx512_bf16",))
+    facts = model(weight_schemes=schemes)
+    dtype, decision = resolve_dtype(config(), facts, machine)
+    assert dtype == expected
+    if expected == "float32":
+        assert "--dtype bfloat16" in decision.rejected[0].reasons[0]
+    assert resolve_dtype(config(dtype="bfloat16"), facts, machine)[0] == "bfloat16"
+
+
 def test_a_cpu_without_bfloat16_says_what_it_lacks():
     _, decision = resolve_dtype(config(), model(), platform(instruction_sets=("avx2",)))
     (refused,) = decision.rejected
