@@ -18,11 +18,11 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyWorkload:
-    """Random prompts of ``prompt_len`` tokens, all sent at once, ``decode_len`` greedy tokens each."""
+    """Random prompts of ``input_len`` tokens, all sent at once, ``output_len`` greedy tokens each."""
 
     batch_sizes: tuple[int, ...] = (1, 8, 32)
-    prompt_len: int = 128
-    decode_len: int = 64
+    input_len: int = 128
+    output_len: int = 64
     repeats: int = 3
     seed: int = 0
 
@@ -30,7 +30,7 @@ class LatencyWorkload:
 def measure_latency(llm: LLM, workload: LatencyWorkload, command: str, progress: Progress) -> Report:
     """Decode step time and prefill time per batch size.
 
-    Two runs per repeat: one of a single token (prefill), one of ``decode_len`` more. Their difference is the decode
+    Two runs per repeat: one of a single token (prefill), one of ``output_len`` more. Their difference is the decode
     time, so that start and end effects cancel. Medians over interleaved repeats; prompts never repeat, so the prefix
     cache cannot help.
     """
@@ -43,7 +43,7 @@ def measure_latency(llm: LLM, workload: LatencyWorkload, command: str, progress:
             progress(f"repeat {repeat + 1} of {workload.repeats}, batch {batch}")
             seed += 1
             short = _timed_run(llm, workload, batch, 1, 2 * seed)
-            long = _timed_run(llm, workload, batch, 1 + workload.decode_len, 2 * seed + 1)
+            long = _timed_run(llm, workload, batch, 1 + workload.output_len, 2 * seed + 1)
             prefill[batch].append(short)
             decode[batch].append(max(long - short, 1e-9))
     rows = tuple(_latency_row(workload, batch, prefill[batch], decode[batch]) for batch in workload.batch_sizes)
@@ -53,12 +53,12 @@ def measure_latency(llm: LLM, workload: LatencyWorkload, command: str, progress:
         workload=_as_dict(workload),
         rows=rows,
         engine=engine_record(llm.info),
-        notes=("medians; decode = time of 1 + decode_len tokens minus time of 1 token",),
+        notes=("medians; decode = time of 1 + output_len tokens minus time of 1 token",),
     )
 
 
 def _timed_run(llm: LLM, workload: LatencyWorkload, batch: int, num_tokens: int, seed: int) -> float:
-    prompts = random_prompts(batch, workload.prompt_len, llm.info.model.vocab_size, seed)
+    prompts = random_prompts(batch, workload.input_len, llm.info.model.vocab_size, seed)
     return _timed(llm, prompts, num_tokens)
 
 
@@ -72,15 +72,15 @@ def _timed(llm: LLM, prompts: Sequence[str] | Sequence[Sequence[int]], num_token
 def _latency_row(
     workload: LatencyWorkload, batch: int, prefill: Sequence[float], decode: Sequence[float]
 ) -> dict[str, Any]:
-    step_s = statistics.median(decode) / workload.decode_len
+    step_s = statistics.median(decode) / workload.output_len
     prefill_s = statistics.median(prefill)
     return {
         "batch": batch,
         "decode_step_ms": round(step_s * 1000, 3),
-        "decode_step_ms_min": round(min(decode) / workload.decode_len * 1000, 3),
+        "decode_step_ms_min": round(min(decode) / workload.output_len * 1000, 3),
         "decode_tokens_per_s": round(batch / step_s, 1),
         "prefill_ms": round(prefill_s * 1000, 2),
-        "prefill_tokens_per_s": round(batch * workload.prompt_len / prefill_s, 1),
+        "prefill_tokens_per_s": round(batch * workload.input_len / prefill_s, 1),
     }
 
 
@@ -89,7 +89,7 @@ class ThroughputWorkload:
     """``num_prompts`` requests handed over at once; the engine batches them as it likes."""
 
     num_prompts: int = 64
-    prompt_len: int = 128
+    input_len: int = 128
     output_len: int = 64
     repeats: int = 3
     seed: int = 0
@@ -102,13 +102,13 @@ def measure_throughput(
 
     With ``prompts`` from a file the prefix cache may help in later repeats; the report shows every run.
     """
-    _timed_run(llm, LatencyWorkload(prompt_len=workload.prompt_len), 2, 8, workload.seed)
+    _timed_run(llm, LatencyWorkload(input_len=workload.input_len), 2, 8, workload.seed)
     rows: list[dict[str, Any]] = []
     for repeat in range(workload.repeats):
         progress(f"repeat {repeat + 1} of {workload.repeats}")
         work: list[str] | list[list[int]]
         work = prompts or random_prompts(
-            workload.num_prompts, workload.prompt_len, llm.info.model.vocab_size, workload.seed + repeat + 1
+            workload.num_prompts, workload.input_len, llm.info.model.vocab_size, workload.seed + repeat + 1
         )
         params = SamplingParams(temperature=0.0, max_tokens=workload.output_len, ignore_eos=True)
         started = time.perf_counter()

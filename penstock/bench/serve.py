@@ -24,7 +24,7 @@ class ServeWorkload:
 
     concurrencies: tuple[int, ...] = (1, 8, 32)
     num_prompts: int = 64
-    prompt_len: int = 128
+    input_len: int = 128
     output_len: int = 64
     request_rate: float | None = None
     ignore_eos: bool = True

@@ -1,11 +1,260 @@
-"""``penstock bench``: measure this machine. Each subcommand belongs to a module of the bench package."""
+"""``penstock bench``: measure this machine. Every report is a table for people and, on request, JSON with its facts."""
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
 import typer
 
+from penstock.cli.options import ModelArgument, fetch_model, sentences, verb
+from penstock.config.flags import engine_flags
+from penstock.errors import ConfigError
+
+if TYPE_CHECKING:
+    from penstock.bench.report import Report
+    from penstock.engine.llm import LLM
+
 app = typer.Typer(
-    help="Measure: core (scheduler without a model), and with a model latency, throughput, serve.",
+    help="Measure: core (scheduler without a model), latency and throughput of a model, serve (HTTP load).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+# Optional[...] instead of X | None: typer reads these annotations at run time.
+JsonOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--json", metavar="FILE", help="Also write the report as JSON, with facts and decisions; - is stdout."
+    ),
+]
+PlotOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--plot", metavar="FILE", help="Also draw it, as .png or .svg (needs penstock[reports])."),
+]
+PromptsOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--prompts", metavar="FILE", help="Prompts to use: JSON lines with 'prompt', or one per line."),
+]
+InputLen = Annotated[int, typer.Option("--input-len", min=1, help="Tokens of a random prompt.")]
+OutputLen = Annotated[int, typer.Option("--output-len", min=1, help="Tokens to generate, end tokens ignored.")]
+Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Interleaved repeats; the median is shown.")]
+Seed = Annotated[int, typer.Option("--prompt-seed", help="Seed of random prompts.")]
+
+
+@verb(engine_flags())
+def latency(
+    model: ModelArgument = "smollm2",
+    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N,N,...", help="Requests at once.")] = "1,8,32",
+    input_len: InputLen = 128,
+    output_len: OutputLen = 64,
+    repeats: Repeats = 3,
+    prompt_seed: Seed = 0,
+    json_file: JsonOption = None,
+    plot: PlotOption = None,
+    **options: Any,
+) -> None:
+    """Decode step time and prefill time by batch size, in this process.
+
+    \b
+    penstock bench latency smollm2
+    penstock bench latency smollm2 --batch-size 1,4,16 --input-len 512 --json latency.json
+    """
+    from penstock.bench.offline import LatencyWorkload, measure_latency
+
+    workload = LatencyWorkload(
+        batch_sizes=_numbers(batch_size, "--batch-size"),
+        input_len=input_len,
+        output_len=output_len,
+        repeats=repeats,
+        seed=prompt_seed,
+    )
+    with _llm(model, options) as llm:
+        report = measure_latency(llm, workload, _command(), _say)
+    _show(report, json_file, plot, x="batch", ys=("decode_step_ms", "decode_tokens_per_s", "prefill_tokens_per_s"))
+
+
+@verb(engine_flags())
+def throughput(
+    model: ModelArgument = "smollm2",
+    num_prompts: Annotated[int, typer.Option("--num-prompts", min=1, help="Requests, handed over at once.")] = 64,
+    input_len: InputLen = 128,
+    output_len: OutputLen = 64,
+    repeats: Repeats = 3,
+    prompt_seed: Seed = 0,
+    prompts: PromptsOption = None,
+    json_file: JsonOption = None,
+    **options: Any,
+) -> None:
+    """Requests and tokens per second when everything is handed over at once, in this process.
+
+    \b
+    penstock bench throughput smollm2 --num-prompts 128
+    penstock bench throughput smollm2 --prompts questions.jsonl --output-len 256
+    """
+    from penstock.bench.offline import ThroughputWorkload, measure_throughput
+    from penstock.bench.workload import file_prompts
+
+    workload = ThroughputWorkload(
+        num_prompts=num_prompts, input_len=input_len, output_len=output_len, repeats=repeats, seed=prompt_seed
+    )
+    texts = file_prompts(prompts, num_prompts) if prompts else None
+    with _llm(model, options) as llm:
+        report = measure_throughput(llm, workload, _command(), _say, texts)
+    _show(report, json_file)
+
+
+def serve(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Name to ask for. Default: the first served.")] = "",
+    url: Annotated[str, typer.Option("--url", help="Server to load, this one or any other.")] = "http://127.0.0.1:8000",
+    chat: Annotated[bool, typer.Option("--chat/--completions", help="Endpoint.")] = False,
+    concurrency: Annotated[
+        str, typer.Option("--concurrency", metavar="N,N,...", help="Streams open at once.")
+    ] = "1,8,32",
+    num_prompts: Annotated[int, typer.Option("--num-prompts", min=1, help="Requests per concurrency.")] = 64,
+    input_len: InputLen = 128,
+    output_len: OutputLen = 64,
+    request_rate: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--request-rate", help="Requests per second at most, Poisson arrivals. Default: no limit."),
+    ] = None,
+    vocab_size: Annotated[int, typer.Option("--vocab-size", min=200, help="Random token ids stay below it.")] = 32000,
+    api_key: Annotated[str, typer.Option("--api-key", help="Key to present.")] = "",
+    prompt_seed: Seed = 0,
+    prompts: PromptsOption = None,
+    json_file: JsonOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Load a running OpenAI-compatible server over HTTP: TTFT, TPOT, ITL and E2E percentiles by concurrency.
+
+    \b
+    penstock serve smollm2 &
+    penstock bench serve --concurrency 1,8,32
+    penstock bench serve --url http://127.0.0.1:9000 --chat --prompts questions.jsonl
+    """
+    with sentences():
+        from penstock.bench.http_load import Target
+        from penstock.bench.serve import Prompts, ServeWorkload, measure_serve
+        from penstock.bench.workload import file_prompts, random_prompts, random_texts
+
+        def prompts_for(number: int, seed: int) -> Prompts:
+            if prompts:
+                return file_prompts(prompts, number)
+            if chat:
+                return random_texts(number, max(1, input_len // 2), seed)
+            return random_prompts(number, input_len, vocab_size, seed)
+
+        workload = ServeWorkload(
+            concurrencies=_numbers(concurrency, "--concurrency"),
+            num_prompts=num_prompts,
+            input_len=input_len,
+            output_len=output_len,
+            request_rate=request_rate,
+            seed=prompt_seed,
+        )
+        engine = _ask(url, "/debug/decisions", api_key) or {}
+        target = Target(base_url=url, model=model or _first_model(url, api_key), chat=chat, api_key=api_key)
+        report = measure_serve(target, workload, prompts_for, _command(), _say, engine)
+        _show(report, json_file, plot, x="concurrency", ys=("output_tokens_per_s", "ttft_ms_p50", "itl_ms_p50"))
+
+
+def core(
+    rows: Annotated[str, typer.Option("--rows", metavar="N,N,...", help="Requests decoding at once.")] = "1,256,1024",
+    context: Annotated[int, typer.Option("--context", min=1, help="Tokens that each request has already.")] = 4096,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to time.")] = 100,
+    json_file: JsonOption = None,
+) -> None:
+    """Plan plus result handling of the engine core: mock executor without delay, two KV groups. No model, no torch.
+
+    \b
+    penstock bench core
+    penstock bench core --rows 64 --context 16384
+    """
+    with sentences():
+        from penstock.bench.core import measure_core
+
+        sizes = _numbers(rows, "--rows")
+        _show(measure_core(sizes, context, steps, _command(), _say), json_file)
+
+
+app.command("core", short_help="The scheduler alone, without a model.")(core)
+app.command("latency", short_help="Step and prefill time of a model by batch size.")(latency)
+app.command("throughput", short_help="Offline requests and tokens per second.")(throughput)
+app.command("serve", short_help="HTTP load on a running server.")(serve)
+
+
+def _llm(model: str, options: dict[str, Any]) -> LLM:
+    given = {name: value for name, value in options.items() if value not in (None, [], ())}
+    fetch_model(model, given.get("revision"))
+    from penstock.engine.llm import LLM
+
+    return LLM(model, **given)
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"{option} is {text!r}, but it must be numbers with commas between them, e.g. 1,8."
+        ) from error
+    if min(numbers) < 1:
+        raise ConfigError(f"{option} is {text!r}, but every number must be at least 1.")
+    return numbers
+
+
+def _command() -> str:
+    return shlex.join(["penstock", *sys.argv[1:]])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _ask(url: str, path: str, api_key: str) -> Any:
+    """JSON that a server answers, or None when it has no such route or is not there."""
+    base = url.rstrip("/").removesuffix("/v1")
+    request = urllib.request.Request(base + path, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+    except (OSError, ValueError):
+        return None
+
+
+def _first_model(url: str, api_key: str) -> str:
+    served = _ask(url, "/v1/models", api_key)
+    if not served or not served.get("data"):
+        raise ConfigError(f"No server answers at {url}/v1/models. Start one (penstock serve) or give --url.")
+    name: str = served["data"][0]["id"]
+    return name
+
+
+def _show(
+    report: Report, json_file: Path | None, plot: Path | None = None, *, x: str = "", ys: tuple[str, ...] = ()
+) -> None:
+    if json_file is not None and str(json_file) == "-":
+        print(report.as_json())
+    else:
+        _print_table(report, print)
+        if json_file is not None:
+            report.save(json_file)
+    if plot is not None:
+        report.plot(plot, x=x, ys=ys)
+
+
+def _print_table(report: Report, out: Callable[[str], None]) -> None:
+    """One line per quantity and one column per row of the report: reports are wide and have few rows."""
+    names = list(report.rows[0])
+    cells = [[name, *(f"{row[name]}" for row in report.rows)] for name in names]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    out(f"{report.name}: " + ", ".join(f"{k}={v}" for k, v in report.workload.items()))
+    for line in cells:
+        out("  ".join(cell.ljust(widths[i]) if i == 0 else cell.rjust(widths[i]) for i, cell in enumerate(line)))
+    for note in report.notes:
+        out(f"note: {note}")
