@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from penstock.config import env
 from penstock.config.sections import EngineConfig
 from penstock.errors import PenstockError, UserError
 from penstock.ipc.server import IpcServer
+from penstock.observability.log import configure_logging
 
 if TYPE_CHECKING:
     from penstock.engine.engine import Engine
@@ -63,6 +65,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(address,), name="penstock-parent-watch", daemon=True).start()
+    configure_logging(env.log_level(), process="engine")
     server = IpcServer(address)
     try:
         code = _serve(server, preload)

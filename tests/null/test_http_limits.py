@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -119,16 +120,13 @@ def test_large_bodies_are_413_declared_or_not():
 
 def raw_exchange(server: MockServer, data: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-        try:
+        # The server may have answered and closed before it read all.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the server has answered and closed before it read all
         answer = b""
-        try:
+        with contextlib.suppress(ConnectionResetError):
             while piece := connection.recv(65536):
                 answer += piece
-        except ConnectionResetError:
-            pass
         return answer
 
 
