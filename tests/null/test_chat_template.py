@@ -96,17 +96,15 @@ def test_arguments_are_text_where_the_template_adds_them_to_text():
     assert messages[1]["tool_calls"][0]["function"]["arguments"] == {"x": "ö"}
 
 
-def test_no_content_stays_none_only_where_the_template_knows_it():
-    calls = "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}"
-    knows = (
-        "{% for m in messages %}{% if m.content is none %}called{% else %}{{ m.content }}{% endif %}"
-        + calls
-        + "{% endfor %}"
-    )
+@pytest.mark.parametrize("content", [None, ""])
+@pytest.mark.parametrize("arguments", ["c.function.arguments | tojson", "'' + c.function.arguments"])
+def test_a_calling_assistant_has_no_content_only_where_the_template_needs_that(content, arguments):
+    calls = "{% for c in m.tool_calls or [] %}{{ " + arguments + " }}{% endfor %}"
+    needs = "{% for m in messages %}{% if m.content is none %}call" + calls + "{% endif %}{% endfor %}"
     prints = "{% for m in messages %}{{ m.content }}" + calls + "{% endfor %}"
-    messages = [{"role": "assistant", "content": None, "tool_calls": [CALL]}]
-    assert render(knows, messages) == 'called{"x": "ö"}'
-    assert render(prints, messages) == '{"x": "ö"}'
+    messages = [*USER, {"role": "assistant", "content": content, "tool_calls": [CALL]}]
+    assert render(needs, messages) == 'call{"x": "ö"}'
+    assert render(prints, messages) == 'Hi{"x": "ö"}'
 
 
 @pytest.mark.parametrize(

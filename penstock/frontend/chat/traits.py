@@ -17,30 +17,38 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 @dataclass(frozen=True, slots=True)
 class TemplateTraits:
     """``takes_strings`` and ``takes_parts``: which kinds of content it prints. ``takes_developer``: it knows that
-    role. ``wants_argument_text``: tool call arguments must be a JSON string. ``takes_no_content``: it handles an
-    assistant message whose content is None because it calls tools."""
+    role. ``wants_argument_text``: tool call arguments must be a JSON string. ``wants_no_content``: it prints tool
+    calls only of an assistant message whose content is None."""
 
     takes_strings: bool = True
     takes_parts: bool = False
     takes_developer: bool = False
     wants_argument_text: bool = False
-    takes_no_content: bool = False
+    wants_no_content: bool = False
 
 
 def probe_traits(source: str, render: Callable[[list[dict[str, Any]]], str]) -> TemplateTraits:
     """``render`` gives the text of a conversation, empty when the template refuses it."""
     parts = render([{"role": "user", "content": [{"type": "text", "text": _NEEDLE}]}])
-    as_object = render(_tool_conversation({"key": _NEEDLE}, ""))
-    as_text = render(_tool_conversation(json.dumps({"key": _NEEDLE}), ""))
-    no_content = render(_tool_conversation({"key": _NEEDLE}, None) if _NEEDLE in as_object else [])
     takes_parts = _NEEDLE in parts and "'text'" not in parts and '"text"' not in parts
+    argument_text, no_content = _tool_call_shape(render)
     return TemplateTraits(
         takes_strings=not takes_parts or _NEEDLE in render([{"role": "user", "content": _NEEDLE}]),
         takes_parts=takes_parts,
         takes_developer="developer" in source,
-        wants_argument_text=_NEEDLE not in as_object and _NEEDLE in as_text,
-        takes_no_content=_NEEDLE in no_content and "None" not in no_content,
+        wants_argument_text=argument_text,
+        wants_no_content=no_content,
     )
+
+
+def _tool_call_shape(render: Callable[[list[dict[str, Any]]], str]) -> tuple[bool, bool]:
+    """The first shape whose rendering shows the call's arguments; empty content is safer than None in most."""
+    for no_content in (False, True):
+        for argument_text in (False, True):
+            arguments = json.dumps({"key": _NEEDLE}) if argument_text else {"key": _NEEDLE}
+            if _NEEDLE in render(_tool_conversation(arguments, None if no_content else "")):
+                return argument_text, no_content
+    return False, False
 
 
 def shape_messages(messages: Sequence[Mapping[str, Any]], traits: TemplateTraits) -> list[dict[str, Any]]:
@@ -66,9 +74,9 @@ def _shape(message: Mapping[str, Any], traits: TemplateTraits) -> dict[str, Any]
 
 def _shape_content(message: Mapping[str, Any], traits: TemplateTraits) -> str | list[dict[str, Any]] | None:
     content = message.get("content")
+    if traits.wants_no_content and message.get("tool_calls") and not content:
+        return None
     if content is None:
-        if traits.takes_no_content and message.get("tool_calls"):
-            return None
         return "" if traits.takes_strings else []
     if isinstance(content, str):
         return content if traits.takes_strings else [{"type": "text", "text": content}]

@@ -92,25 +92,9 @@ def prepare_request(
     else:
         ids = tuple(prompt)
         _check_ids(ids, limit, param)
-    max_tokens = _resolve_max_tokens(sampling, len(ids), max_model_len, param, assets.max_new_tokens)
-    _check_ids(sampling.logit_bias, limit, "logit_bias")
-    _check_ids(sampling.allowed_token_ids, limit, "allowed_token_ids")
-    _check_ids(sampling.stop_token_ids, limit, "stop_token_ids")
-    for sequence in sampling.bad_token_ids:
-        _check_ids(sequence, limit, "bad_token_ids")
-    if sum(map(len, sampling.stop)) > MAX_STOP_CHARACTERS:
-        raise InvalidRequestError(
-            f"stop strings must not be longer than {MAX_STOP_CHARACTERS} characters together.", param="stop"
-        )
-    stop_ids = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else assets.stop_token_ids)
-    resolved = dataclasses.replace(
-        sampling,
-        max_tokens=max_tokens,
-        min_tokens=min(sampling.min_tokens, max_tokens),
-        seed=default_seed if sampling.seed is None else sampling.seed,
-        stop_token_ids=tuple(sorted(stop_ids)),
-        bad_token_ids=sampling.bad_token_ids + bad_word_ids(assets.tokenizer, sampling.bad_words),
-    )
+    _check_sampling(sampling, limit)
+    max_tokens = _max_tokens(sampling, len(ids), max_model_len, param, assets)
+    resolved = _resolve_sampling(sampling, assets, default_seed, max_tokens)
     arrival = time.monotonic() if arrival_time is None else arrival_time
     children = tuple(
         GenerateRequest(
@@ -143,9 +127,37 @@ def bad_word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[tuple[int,
     return tuple(sequence for sequence in sequences if sequence)
 
 
-def _resolve_max_tokens(
-    sampling: SamplingParams, num_prompt: int, max_model_len: int, param: str, model_default: int | None
-) -> int:
+def _check_sampling(sampling: SamplingParams, limit: int) -> None:
+    """What depends on the model: ids below ``limit``, and stop strings that an automaton can hold."""
+    _check_ids(sampling.logit_bias, limit, "logit_bias")
+    _check_ids(sampling.allowed_token_ids, limit, "allowed_token_ids")
+    _check_ids(sampling.stop_token_ids, limit, "stop_token_ids")
+    for sequence in sampling.bad_token_ids:
+        _check_ids(sequence, limit, "bad_token_ids")
+    if sum(map(len, sampling.stop)) > MAX_STOP_CHARACTERS:
+        raise InvalidRequestError(
+            f"stop strings must not be longer than {MAX_STOP_CHARACTERS} characters together.", param="stop"
+        )
+
+
+def _resolve_sampling(
+    sampling: SamplingParams, assets: TextAssets, default_seed: int | None, max_tokens: int
+) -> SamplingParams:
+    stop_ids = frozenset(sampling.stop_token_ids)
+    if not sampling.ignore_eos:
+        stop_ids |= assets.stop_token_ids
+    return dataclasses.replace(
+        sampling,
+        max_tokens=max_tokens,
+        min_tokens=min(sampling.min_tokens, max_tokens),
+        seed=default_seed if sampling.seed is None else sampling.seed,
+        stop_token_ids=tuple(sorted(stop_ids)),
+        bad_token_ids=sampling.bad_token_ids + bad_word_ids(assets.tokenizer, sampling.bad_words),
+    )
+
+
+def _max_tokens(sampling: SamplingParams, num_prompt: int, max_model_len: int, param: str, assets: TextAssets) -> int:
+    """The request's own number, else the model's, else the context that is left."""
     room = max_model_len - num_prompt
     if num_prompt == 0:
         raise InvalidRequestError(f"{param} must contain at least one token.", param=param)
@@ -165,7 +177,7 @@ def _resolve_max_tokens(
             code="context_length_exceeded",
         )
     if wanted is None:
-        return room if model_default is None else min(room, model_default)
+        return room if assets.max_new_tokens is None else min(room, assets.max_new_tokens)
     return wanted
 
 
