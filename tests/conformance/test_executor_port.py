@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from local_executors import local_executor, local_executor_with_window
 
 from penstock.core.ports import Executor
 from penstock.mock.clock import VirtualClock
@@ -29,6 +30,8 @@ def mock_executor() -> Executor:
 
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "mock": mock_executor,
+    "local": local_executor,
+    "local_with_window": local_executor_with_window,
 }
 
 PROMPT = (5, 9, 3, 7, 1, 8, 2, 6, 4, 5, 5)
