@@ -6,6 +6,7 @@ and ``stop``; one thread calls ``run``. Knows neither sockets nor what a step do
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from penstock.core.engine import EngineCore
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.request import GenerateRequest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,10 @@ class CoreLoop:
 
     def _deliver(self, message: _Message) -> None:
         if isinstance(message, GenerateRequest):
-            self.core.add(message)
+            try:
+                self.core.add(message)
+            except ValueError as error:  # an id in use: its owner must not suffer for the second one's mistake
+                log.error("a request was not taken: %s", error)
         elif isinstance(message, _Abort):
             self.core.abort(message.request_ids)
         else:

@@ -16,6 +16,7 @@ from penstock.config.flags import engine_config_from
 from penstock.engine.process import EngineOrder
 from penstock.engine.spawn import EngineProcess, describe_exit
 from penstock.errors import ConfigError, EngineDeadError
+from penstock.ipc import codec
 from penstock.types.output import FailureKind, FinishReason
 from penstock.types.request import GenerateRequest, SamplingParams
 
@@ -98,6 +99,21 @@ def test_signals_to_the_whole_group_leave_the_decision_to_the_parent():
         while len(stream.tokens) < before + 100:
             await asyncio.sleep(0.001)
         assert process.exit_code is None
+
+    assert with_process(scenario) == 0
+
+
+def test_an_id_that_is_used_twice_on_the_wire_disturbs_nobody():
+    async def scenario(process):
+        stream = submit_endless(process.client)
+        await stream.begun.wait()
+        twin = GenerateRequest(request_id=1, prompt_token_ids=(1,), sampling=SamplingParams(max_tokens=1))
+        process.client._send(codec.encode(codec.Submit(twin)))
+        before = len(stream.tokens)
+        while len(stream.tokens) < before + 100:
+            await asyncio.sleep(0.001)
+        assert not stream.terminals
+        assert process.client.health() == ""
 
     assert with_process(scenario) == 0
 
