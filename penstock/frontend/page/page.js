@@ -150,6 +150,7 @@ function selectMode(next) {
     ? "Write a message. Enter sends, Shift+Enter breaks the line."
     : "Write the beginning of a text; the model goes on. Enter sends, Shift+Enter breaks the line.";
   $("system-label").hidden = mode !== "chat";
+  document.querySelector('input[name="max_tokens"]').placeholder = mode === "chat" ? "model's limit" : "128";
   clear();
 }
 
