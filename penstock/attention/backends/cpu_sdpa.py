@@ -132,7 +132,7 @@ class CpuSdpa:
         covers_all = len(batches) == 1 and not long_rows and isinstance(batches[0].tokens, slice)
         return _Metadata(
             group=spec.num_heads // spec.num_kv_heads,
-            written=_Entries(step.slots // step.block_tokens, step.slots % step.block_tokens),
+            written=_Entries(*_split(step.slots, step.block_tokens)),
             batches=batches,
             long_rows=_plan_long_rows(spec, step, long_rows, starts, lens),
             covers_all=covers_all,
@@ -172,6 +172,13 @@ def _flat_view(kv: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
     return flat, (block // width, value // width)
 
 
+def _split(entries: torch.Tensor, block_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quotient and remainder; shifts, where they serve, take a tenth of the time of torch's integer division."""
+    if block_tokens & (block_tokens - 1):
+        return entries // block_tokens, entries % block_tokens
+    return entries >> (block_tokens.bit_length() - 1), entries & (block_tokens - 1)
+
+
 def _span(kv_len: int, queries: int, window: int | None) -> int:
     """Entries that at least one of the row's queries sees."""
     return kv_len if window is None else min(kv_len, window + queries - 1)
@@ -194,7 +201,8 @@ def _plan_batch(spec: AttentionSpec, step: GroupStep, rows: list[int], queries: 
     length = int(spans.max())
     positions = lens - spans + torch.arange(length)  # [rows, length], past the row's end where padded
     stored = torch.minimum(positions, lens - 1)
-    blocks = step.block_table[chosen].gather(1, stored // step.block_tokens)
+    places, offsets = _split(stored, step.block_tokens)
+    blocks = step.block_table[chosen].gather(1, places)
     tokens: slice | torch.Tensor = slice(starts[rows[0]], starts[rows[0]] + queries * len(rows))
     if not consecutive:
         tokens = (step.query_start[chosen, None] + torch.arange(queries)).flatten()
@@ -204,7 +212,7 @@ def _plan_batch(spec: AttentionSpec, step: GroupStep, rows: list[int], queries: 
         mask = _mask(asking[:, :, None] - positions[:, None, :], spec)[:, None]
         if queries > 1:
             mask = mask.repeat_interleave(spec.num_heads // spec.num_kv_heads, dim=2)
-    entries = _Entries(blocks.flatten(), (stored % step.block_tokens).flatten())
+    entries = _Entries(blocks.flatten(), offsets.flatten())
     return _Batch(tokens, len(rows), queries, length, entries, mask)
 
 
@@ -234,7 +242,8 @@ def _plan_long_rows(
         entries = None
         if lens[row] > starts[row + 1] - starts[row]:
             positions = torch.arange(low, lens[row])
-            entries = _Entries(step.block_table[row][positions // step.block_tokens], positions % step.block_tokens)
+            places, offsets = _split(positions, step.block_tokens)
+            entries = _Entries(step.block_table[row][places], offsets)
         base = 0 if entries is None else low
         planned.append(
             _LongRow(
