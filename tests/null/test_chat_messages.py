@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.errors import InvalidRequestError
-from penstock.frontend.chat.messages import normalize_messages
+from penstock.frontend.chat.messages import ROLES, normalize_messages
+from penstock.frontend.chat.template import ChatTemplate
 
 
 def one(message):
@@ -99,3 +102,33 @@ def test_an_image_is_refused_with_the_reason():
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     with pytest.raises(InvalidRequestError, match="takes text only"):
         normalize_messages([{"role": "user", "content": [part]}])
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=8,
+)
+PARTS = st.lists(st.one_of(JSON, st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url"]), "text": JSON})))
+CALLS = st.lists(
+    st.one_of(JSON, st.fixed_dictionaries({"function": st.fixed_dictionaries({"name": JSON, "arguments": JSON})}))
+)
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.one_of(st.sampled_from(sorted(ROLES)), JSON)},
+    optional={"content": st.one_of(JSON, PARTS), "tool_calls": st.one_of(JSON, CALLS), "name": JSON, "refusal": JSON},
+)
+
+
+@given(messages=st.one_of(JSON, st.lists(st.one_of(MESSAGE, JSON), max_size=3)))
+def test_any_json_is_normalised_or_refused_with_its_field(messages):
+    refused = None
+    try:
+        normalized = normalize_messages(messages)
+    except InvalidRequestError as error:
+        refused = error.param
+    if refused is not None:
+        assert refused.startswith("messages")
+        return
+    assert [message["role"] for message in normalized] == [message["role"] for message in messages]
+    rendered = ChatTemplate("{% for m in messages %}{{ m.content }}{{ m.tool_calls | default([]) }}{% endfor %}", {})
+    assert isinstance(rendered.render(normalized), str)

@@ -129,7 +129,13 @@ def test_another_directory_can_give_the_tokenizer(folder, tmp_path_factory):
         load(bare)
     assets = load(bare, tokenizer=str(folder))
     assert assets.stop_token_ids == {2, 3}
-    assert assets.chat_template is not None
+    assert assets.chat_template.render([]) == "inline"
+
+
+def test_the_models_own_templates_serve_another_tokenizer_without_any(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    trained_byte_level().save(str(other / "tokenizer.json"))
+    assert load(folder, tokenizer=str(other)).chat_template.render([]) == "inline"
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json", "generation_config.json"])

@@ -5,8 +5,9 @@ Reads files only; finding and fetching them is the loader's job.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from penstock.frontend.text.hub_files import (
     tokenizer_from_files,
 )
 from penstock.frontend.text.tokenizer import Tokenizer
+from penstock.loader.gguf_file import GgufFile
 from penstock.types.request import SamplingParams
 
 if TYPE_CHECKING:
@@ -49,6 +51,17 @@ class TextAssets:
     max_new_tokens: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TextSide:
+    """What one source says about text. The tokenizer is made only when it is wanted: a source may have none."""
+
+    make_tokenizer: Callable[[], Tokenizer]
+    templates: Mapping[str, str]
+    special_tokens: Mapping[str, str]
+    stop_ids: frozenset[int]
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+
 def load_text_assets(
     source: ModelSource,
     *,
@@ -58,53 +71,51 @@ def load_text_assets(
 ) -> TextAssets:
     """Read a model's text side.
 
-    ``tokenizer`` names a directory, GGUF file or hub id whose tokenizer and templates replace the model's own.
+    ``tokenizer`` names a directory, GGUF file or hub id whose tokenizer replaces the model's own, and whose chat
+    templates do, if it has any.
     ``chat_template`` is a file with a Jinja template. ``generation_config`` "none" ignores sampling defaults (stop ids
     are still read). Raises ModelSourceError for files that are missing or damaged, UnsupportedModelError for a
     tokenizer that cannot be used, ConfigError for a template file that cannot be read.
     """
-    generation: Mapping[str, Any] = {}
-    stop_ids: set[int] = set()
-    if source.kind == "directory":
-        generation = read_json(source.path / "generation_config.json")
-        config = read_json(source.path / "config.json")
-        for section in (config, config.get("text_config") or {}, generation):
-            stop_ids |= _eos_ids(section)
-    else:
-        stop_ids |= gguf_stop_ids(_gguf_metadata(source.path))
-    text_source = source if tokenizer is None else _other_source(tokenizer)
-    loaded, templates, special_tokens = _text_side(text_source)
-    if loaded.eos_token_id is not None:
-        stop_ids.add(loaded.eos_token_id)
+    own = _read_side(source)
+    other = own if tokenizer is None else _read_side(_other_source(tokenizer))
+    loaded = other.make_tokenizer()
+    stop_ids = own.stop_ids | ({loaded.eos_token_id} if loaded.eos_token_id is not None else set())
+    shown = other if other.templates else own
+    templates = shown.templates
     if chat_template is not None:
         templates = {"default": _read_template(chat_template)}
-    wanted = generation if generation_config == "auto" else {}
+    wanted = own.generation if generation_config == "auto" else {}
     return TextAssets(
         tokenizer=loaded,
-        chat_template=ChatTemplate(templates, special_tokens) if templates else None,
-        stop_token_ids=frozenset(stop_ids),
+        chat_template=ChatTemplate(templates, shown.special_tokens) if templates else None,
+        stop_token_ids=stop_ids,
         sampling_defaults=_sampling_defaults(wanted),
         max_new_tokens=wanted.get("max_new_tokens"),
     )
 
 
-def _text_side(source: ModelSource) -> tuple[Tokenizer, dict[str, str], dict[str, str]]:
-    """Tokenizer, chat templates by name, and the templates' special token variables."""
-    if source.kind == "directory":
-        files = TokenizerFiles.read(source.path)
-        return tokenizer_from_files(files), hub_chat_templates(files), hub_special_tokens(files)
-    metadata = _gguf_metadata(source.path)
-    return tokenizer_from_gguf(metadata), gguf_chat_templates(metadata), gguf_special_tokens(metadata)
-
-
-def _gguf_metadata(path: Path) -> Mapping[str, Any]:
-    from penstock.loader.gguf_file import GgufFile
-
-    file = GgufFile(path)
-    try:
-        return file.metadata
-    finally:
+def _read_side(source: ModelSource) -> _TextSide:
+    if source.kind != "directory":
+        file = GgufFile(source.path)
+        metadata = file.metadata
         file.close()
+        return _TextSide(
+            make_tokenizer=partial(tokenizer_from_gguf, metadata),
+            templates=gguf_chat_templates(metadata),
+            special_tokens=gguf_special_tokens(metadata),
+            stop_ids=gguf_stop_ids(metadata),
+        )
+    files = TokenizerFiles.read(source.path)
+    config = read_json(source.path / "config.json")
+    generation = read_json(source.path / "generation_config.json")
+    return _TextSide(
+        make_tokenizer=partial(tokenizer_from_files, files),
+        templates=hub_chat_templates(files),
+        special_tokens=hub_special_tokens(files),
+        stop_ids=_eos_ids(config) | _eos_ids(config.get("text_config") or {}) | _eos_ids(generation),
+        generation=generation,
+    )
 
 
 def _other_source(name: str) -> ModelSource:
@@ -120,11 +131,11 @@ def _read_template(path: str) -> str:
         raise ConfigError(f"The chat template file {path!r} cannot be read: {error}.") from error
 
 
-def _eos_ids(section: Mapping[str, Any]) -> set[int]:
+def _eos_ids(section: Mapping[str, Any]) -> frozenset[int]:
     """``eos_token_id`` of a configuration: a number, a list, or nothing."""
     value = section.get("eos_token_id")
     ids: Iterable[Any] = value if isinstance(value, list) else (value,)
-    return {token_id for token_id in ids if isinstance(token_id, int)}
+    return frozenset(token_id for token_id in ids if isinstance(token_id, int))
 
 
 def _sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:

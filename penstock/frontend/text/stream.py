@@ -101,7 +101,6 @@ class TextStream:
         self._search_from = max(sampling.min_tokens, 1)
         self._prompt_token_ids = prompt_token_ids
         self._held_stop_id: int | None = None  # a stop token that may turn out to be the last one
-        self._num_scored_prompt = 0
         self._prompt_offset = 0
         self._prompt_detokenizer: Detokenizer | None = None
         self._num_decoded = 0  # characters decoded so far, withheld ones included

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from penstock.frontend.text.pretokenizers import PreTokenizer
@@ -88,16 +89,25 @@ def build_sentencepiece(
 
 
 def merges_from_scores(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """Merge list that a scored vocabulary implies: every split of a token into two tokens, best score first."""
+    """Merge list that a scored vocabulary implies: every split of a token into two tokens, best score first.
+
+    Of equal scores the longest left part comes first, then the longest right part, as in transformers.
+    """
+    if len(tokens) != len(scores):
+        raise ValueError(f"{len(tokens)} tokens have {len(scores)} scores")
     known = frozenset(tokens)
-    ranked: list[tuple[float, int, int, str, str]] = []
-    for token, score in zip(tokens, scores, strict=True):
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in known and right in known:
-                ranked.append((score, cut, len(right), left, right))
-    ranked.sort(key=lambda merge: merge[:3], reverse=True)
-    return [(left, right) for *_, left, right in ranked]
+    best_first = sorted(range(len(tokens)), key=scores.__getitem__, reverse=True)
+    merges: list[tuple[str, str]] = []
+    for _, rows in groupby(best_first, key=scores.__getitem__):
+        equal = [
+            (token[:cut], token[cut:])
+            for token in map(tokens.__getitem__, rows)
+            for cut in range(1, len(token))
+            if token[:cut] in known and token[cut:] in known
+        ]
+        equal.sort(key=lambda merge: (len(merge[0]), len(merge[1])), reverse=True)
+        merges += equal
+    return merges
 
 
 def _add_tokens(backend: HubBackend, vocabulary: Vocabulary) -> None:
