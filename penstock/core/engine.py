@@ -312,9 +312,10 @@ class EngineCore:
     def _advance_blocks(self, request: RequestState) -> None:
         # Tokens behind a stop were computed but are not part of the request.
         confirmed = min(request.computed, len(request.tokens))
-        sealed = self._kv.advance(request.blocks, request.tokens, confirmed)
+        sealed = self._kv.seal(request.blocks, request.tokens, confirmed)
         if sealed and self._transfers.tiers:
             self._transfers.offer(request, sealed)
+        self._kv.free_passed(request.blocks, confirmed)
 
     # -- ends ----------------------------------------------------------------------------------------------------
 

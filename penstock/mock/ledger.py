@@ -182,12 +182,17 @@ class KvLedger:
 
     def finish_transfer(self, job: TransferJob, ok: bool) -> None:
         """Copies happen as late as they may, when they are reported: who frees a block too early corrupts it."""
-        contents = self._contents[self._groups[job.group].pool]
+        spec = self._groups[job.group]
+        contents = self._contents[spec.pool]
+        num_entries = 1 if spec.visibility is Visibility.STATE else spec.entries_per_block
         for block, block_hash in zip(job.block_ids, job.block_hashes, strict=True):
             key = (job.tier, job.group, block_hash)
             if job.kind is TransferKind.STORE and ok:
-                held = self._stored.setdefault(key, dict(contents.get(block, {})))
-                self._require(held == contents.get(block, {}), f"block {block} is stored under the hash of another")
+                # Only this group's entries: a pool mate may have left more in the block.
+                found = {entry: contents.get(block, {}).get(entry, GARBAGE) for entry in range(num_entries)}
+                self._require(GARBAGE not in found.values(), f"block {block} is stored but not full")
+                held = self._stored.setdefault(key, found)
+                self._require(held == found, f"block {block} is stored under the hash of another")
             elif job.kind is TransferKind.LOAD and ok:
                 self._require(key in self._stored, f"a load asks {job.tier} for a block that it never got")
                 contents[block] = dict(self._stored[key])

@@ -129,7 +129,11 @@ class CoreLife(RuleBasedStateMachine):
 
 
 CoreLife.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.generate,)
+    max_examples=150,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate,),
 )
 TestCoreLife = CoreLife.TestCase
 

@@ -1,9 +1,9 @@
 """The KV manager: prefix look-up, reservation, sealing and release over all groups. Knows neither plans nor seats.
 
-Per request: ``open``, then for each residence ``lookup`` and ``attach``, any number of ``reserve`` and ``advance``,
-``release``. ``lookup`` changes no block. ``reserve`` is all or nothing over all groups. ``advance`` takes confirmed
-tokens only: rows in flight start at or after them, so what it seals is never written again and what it frees is
-never read again by a plan that was made earlier.
+Per request: ``open``, then for each residence ``lookup`` and ``attach``, any number of ``reserve``, ``seal`` and
+``free_passed``, and ``release``. ``lookup`` changes no block. ``reserve`` is all or nothing over all groups. ``seal``
+and ``free_passed`` take confirmed tokens only: rows in flight start at or after them, so that what is sealed is never
+written again, and what is freed is never read again by a plan that was made earlier.
 """
 
 from __future__ import annotations
@@ -166,8 +166,11 @@ class KvManager:
 
     # -- progress ------------------------------------------------------------------------------------------------
 
-    def advance(self, blocks: RequestBlocks, tokens: Sequence[int], computed: int) -> list[SealedBlock]:
-        """Seal what ``computed`` confirmed tokens have filled, then free what has left its reach."""
+    def seal(self, blocks: RequestBlocks, tokens: Sequence[int], computed: int) -> list[SealedBlock]:
+        """Give an identity to every block that ``computed`` confirmed tokens have filled. Returns the new ones.
+
+        They stay referenced until ``free_passed``, so that a store can be started from them in between.
+        """
         news: list[SealedBlock] = []
         for g, group in enumerate(self.groups):
             table = blocks.tables[g]
@@ -176,11 +179,15 @@ class KvManager:
                 if self.caching:
                     self._seal(g, blocks, tokens, full, news)
                 table.sealed = full
+        return news
+
+    def free_passed(self, blocks: RequestBlocks, computed: int) -> None:
+        """Release what no position from ``computed`` on can read; to be called after ``seal``."""
+        for group, table in zip(self.groups, blocks.tables, strict=True):
             first = group.first_needed(computed)
             if first > table.first:
                 self._free_below(first, table, self.pools[group.pool])
         self._refresh(blocks)
-        return news
 
     def _seal(self, g: int, blocks: RequestBlocks, tokens: Sequence[int], full: int, news: list[SealedBlock]) -> None:
         group, table, chain = self.groups[g], blocks.tables[g], blocks.chains[g]
