@@ -154,10 +154,10 @@ def open_saved(path: Path) -> Checkpoint:
     return open_checkpoint(ModelSource(name="tiny", kind="directory", path=path))
 
 
-def make_driver(path: Path, backend: str) -> ModelDriver:
+def make_driver(path: Path, backend: str, dtype: torch.dtype = torch.float32) -> ModelDriver:
     checkpoint = open_saved(path)
     family = family_of(checkpoint.facts().architecture)
-    driver = ModelDriver(family, family.read_config(checkpoint.config), make_parts(backend))
+    driver = ModelDriver(family, family.read_config(checkpoint.config), make_parts(backend, dtype))
     num_layers = checkpoint.config.int("num_hidden_layers")
     load_parameters(family.WEIGHTS, num_layers, checkpoint, driver.model.parameters())
     return driver
@@ -218,6 +218,35 @@ def test_a_decode_batch_equals_single_rows(saved: Fixture, driver: ModelDriver) 
 def test_last_rows_only(saved: Fixture, driver: ModelDriver) -> None:
     found = driver.step([(Row(), saved.tokens), (Row(), saved.other_tokens)], all_logits=False)
     assert_same(found, torch.stack([saved.logits[-1], saved.other_logits[-1]]))
+
+
+def test_embeds_taps_and_carry(saved: Fixture) -> None:
+    """Embeddings from outside replace the model's own, taps are transformers' hidden states, a carry resumes."""
+    driver = make_driver(saved.path, "cpu_sdpa")
+    model = transformers.AutoModelForCausalLM.from_pretrained(saved.path, attn_implementation="eager").eval()
+    with torch.no_grad():
+        embeds = model.get_input_embeddings()(torch.tensor(saved.tokens))
+        hidden = model(torch.tensor([saved.tokens]), output_hidden_states=True).hidden_states
+    carry, taps = driver.forward([(Row(), saved.tokens)], embeds=embeds, taps=(0, 1))
+    assert_same(taps[0], hidden[1][0], 1e-4)
+    assert_same(taps[1], hidden[2][0], 1e-4)
+    assert list(carry) == ["hidden"]
+    rows = torch.tensor([3, 40])
+    with torch.inference_mode():
+        assert_same(driver.model.logits(carry, rows), saved.logits[rows])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_16_bits_stay_near_float32(case: Case, saved: Fixture, dtype: torch.dtype) -> None:
+    """Prefill and decode agree with each other and with float32 as far as the type goes."""
+    driver = make_driver(saved.path, "cpu_sdpa", dtype)
+    whole = driver.step([(Row(), saved.tokens)])
+    row = Row()
+    stepwise = torch.cat([driver.step([(row, saved.tokens[:37])]), driver.step([(row, saved.tokens[37:38])])])
+    bound = {torch.bfloat16: 0.25, torch.float16: 0.03}[dtype] * saved.logits.std()
+    assert (whole - saved.logits).abs().mean() < bound / 4
+    assert (whole[:38] - stepwise).abs().mean() < bound / 4
+    assert whole.isfinite().all()
 
 
 def test_every_parameter_is_described_by_the_table(saved: Fixture, case: Case) -> None:

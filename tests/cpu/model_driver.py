@@ -121,19 +121,25 @@ class ModelDriver:
 
     def step(self, work: Sequence[tuple[Row, Sequence[int]]], *, all_logits: bool = True) -> torch.Tensor:
         """Append tokens to rows in one forward. Returns logits of every token, or of each row's last one."""
+        carry, _ = self.forward(work)
+        ends = torch.tensor([len(tokens) for _, tokens in work]).cumsum(0)
+        rows = torch.arange(int(ends[-1])) if all_logits else ends - 1
+        with torch.inference_mode():
+            return self.model.logits(carry, rows)
+
+    def forward(
+        self, work: Sequence[tuple[Row, Sequence[int]]], **options: Any
+    ) -> tuple[Any, tuple[torch.Tensor, ...]]:
+        """The forward of ``step``, before logits. ``options`` go to the model: embeds, taps."""
         counts = [len(tokens) for _, tokens in work]
         starts = torch.tensor([0, *counts]).cumsum(0)
-        positions = torch.cat(
-            [torch.arange(row.length, row.length + n) for (row, _), n in zip(work, counts, strict=True)]
-        )
+        positions = torch.cat([torch.arange(row.length, row.length + len(tokens)) for row, tokens in work])
         for row, tokens in work:
             row.length += len(tokens)
         metadata = {group.name: self._plan(group, work, starts, positions) for group in self.groups}
         token_ids = torch.tensor([token for _, tokens in work for token in tokens])
-        rows = torch.arange(len(token_ids)) if all_logits else starts[1:] - 1
         with torch.inference_mode(), forward_context(ForwardContext(metadata, self.kv)):
-            carry, _ = self.model.forward(token_ids, positions)
-            return self.model.logits(carry, rows)
+            return self.model.forward(token_ids, positions, **options)
 
     def _plan(
         self,

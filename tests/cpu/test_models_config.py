@@ -57,8 +57,8 @@ def test_frequencies_are_those_of_transformers(name: str) -> None:
     positions = torch.tensor([0, 1, 63, 1000])
     cos, sin = rotary.tables(positions)
     angles = positions[:, None] * frequencies
-    torch.testing.assert_close(cos[:, 0, 32:], angles.cos() * temperature, atol=1e-6, rtol=0)
-    torch.testing.assert_close(sin[:, 0, 32:], angles.sin() * temperature, atol=1e-6, rtol=0)
+    torch.testing.assert_close(cos[:, 0, 32:], angles.cos() * temperature, atol=5e-6, rtol=0)
+    torch.testing.assert_close(sin[:, 0, 32:], angles.sin() * temperature, atol=5e-6, rtol=0)
     torch.testing.assert_close(sin[:, 0, :32], -sin[:, 0, 32:])
 
 
