@@ -328,8 +328,12 @@ def test_too_long_prompts_name_both_lengths(server):
 def test_unknown_fields_warn(server):
     with server.http() as http:
         response = http.post("/v1/completions", json={"prompt": "a", "temprature": 1, "x\r\ny\u00e9": 2})
+        nested = http.post(
+            "/v1/completions", json={"prompt": "a", "stream": True, "stream_options": {"include_usages": True}}
+        )
     assert response.status_code == 200
     assert response.headers["penstock-warning"] == "unknown fields ignored: temprature, x??y?"
+    assert nested.headers["penstock-warning"] == "unknown fields ignored: stream_options.include_usages"
 
 
 def test_model_without_template_says_so():

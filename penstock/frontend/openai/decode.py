@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,8 +36,16 @@ def decode_body(body: bytes, kind: type[T]) -> tuple[T, tuple[str, ...]]:
         raise _named(str(error)) from None
     except RecursionError:
         raise InvalidRequestError("The body is JSON nested too deeply.", code="invalid_json") from None
-    known = field_names(kind)
-    return record, tuple(name for name in raw if name not in known)
+    return record, tuple(_unknown(raw, record))
+
+
+def _unknown(raw: dict[str, Any], record: Struct, prefix: str = "") -> Iterator[str]:
+    known = field_names(type(record))
+    for name, value in raw.items():
+        if name not in known:
+            yield prefix + name
+        elif isinstance(inner := getattr(record, name), Struct):
+            yield from _unknown(value, inner, f"{prefix}{name}.")
 
 
 def _named(text: str) -> InvalidRequestError:

@@ -6,6 +6,7 @@ means the default, because clients send it.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any
 
 import msgspec
@@ -46,7 +47,6 @@ class StreamOptions(Struct, kw_only=True):
     """``include_usage`` adds a last chunk with the usage and no choice."""
 
     include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
 
 
 class ResponseFormat(Struct, kw_only=True):
@@ -146,5 +146,6 @@ class DetokenizeRequest(Struct, kw_only=True):
     skip_special_tokens: bool | None = None
 
 
+@cache
 def field_names(kind: type[Struct]) -> frozenset[str]:
     return frozenset(field.encode_name for field in msgspec.structs.fields(kind))
