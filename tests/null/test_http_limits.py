@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import httpx
@@ -412,3 +415,33 @@ def test_a_taken_port_is_a_sentence():
             bind("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(ConfigError, match="not an address"):
         bind("no.such.host.invalid", 0)
+
+
+SERVE = """
+from penstock.config.sections import ServerConfig
+from penstock.engine.serve import run_server
+from penstock.config.flags import engine_config_from
+run_server(engine_config_from(), ServerConfig(port=0, drain_timeout=20), mock=True,
+           announce=lambda url, name: print(url, flush=True))
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_drains_and_the_process_ends_in_order(number):
+    with subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            body = {"prompt": "abc", "max_tokens": 1000, "stream": True, "ignore_eos": True}
+            with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+                lines = response.iter_lines()
+                assert next(lines).startswith("data: ")
+                process.send_signal(number)
+                rest = [line for line in lines if line]
+            assert rest[-1] == "data: [DONE]"
+            assert process.stdout.readline().strip() == "ended"
+            assert process.wait(30) == 0
+        finally:
+            if process.poll() is None:
+                process.kill()
