@@ -6,11 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from penstock.core.engine import CoreLimits, EngineCore
-from penstock.core.ports import DraftSource, Executor, KvTier
+from penstock.core.ports import DraftSource, Executor, KvTier, OutputChannel
 from penstock.mock.clock import VirtualClock, WaitableClock
 from penstock.types.kv import KvGroupSpec, Visibility
 from penstock.types.output import OutputBatch, Terminal, TokenUpdate
 from penstock.types.request import GenerateRequest, SamplingParams
+
+__all__ = [
+    "CoreLimits",
+    "RecordingChannel",
+    "full_group",
+    "make_core",
+    "make_request",
+    "run_until_idle",
+    "window_group",
+]
 
 
 @dataclass(slots=True)
@@ -61,7 +71,7 @@ def window_group(window: int, tokens_per_block: int = 16, pool: int = 0) -> KvGr
 def make_core(
     executor: Executor,
     limits: CoreLimits,
-    channel: RecordingChannel,
+    channel: OutputChannel,
     *,
     clock: WaitableClock | None = None,
     tiers: Sequence[KvTier] = (),
