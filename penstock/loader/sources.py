@@ -65,8 +65,9 @@ def _from_path(name: str, revision: str | None, progress: Progress | None) -> Mo
             return _file_source(path)
         if path.is_dir():
             return _directory_source(path, path.resolve().name)
-    except OSError as error:  # a name too long for a file system, a loop of links
-        raise ModelSourceError(f"{name[:200]} cannot be opened: {(error.strerror or str(error)).lower()}.") from error
+    except (OSError, ValueError) as error:  # too long for a file system, a loop of links, a zero byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ModelSourceError(f"{name[:200]!r} cannot be opened: {reason.lower()}.") from error
     if name.startswith((".", "/", "~")) or (name.endswith(".gguf") and name.count("/") != 2):
         raise ModelSourceError(f"{name} does not exist. Give the path of a model directory or of a .gguf file.")
     return None

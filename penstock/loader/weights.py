@@ -6,8 +6,11 @@ It does not know families or layers: parameters are anything with ``shape`` and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
+
+import torch
 
 from penstock.errors import UnsupportedModelError
 from penstock.loader.contract import Checkpoint, TensorFacts
@@ -76,16 +79,29 @@ def load_parameters(
     parameter has no tensor or a tensor no parameter, and for shapes that do not fit.
     """
     assignments = _assign(table, num_layers, checkpoint, parameters)
-    for done, (target, assignment) in enumerate(assignments.items()):
-        if progress is not None:
-            progress(done, len(assignments))
-        parameter = parameters[target]
-        if isinstance(checkpoint, DummyCheckpoint):
-            parameter.load([checkpoint.make_weight(target, parameter.shape)])
-        else:
-            parameter.load([_load(source, checkpoint) for source in assignment.sources])
+    with _one_thread():
+        for done, (target, assignment) in enumerate(assignments.items()):
+            if progress is not None:
+                progress(done, len(assignments))
+            parameter = parameters[target]
+            if isinstance(checkpoint, DummyCheckpoint):
+                parameter.load([checkpoint.make_weight(target, parameter.shape)])
+            else:
+                parameter.load([_load(source, checkpoint) for source in assignment.sources])
     if progress is not None:
         progress(len(assignments), len(assignments))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Loading is copies and many small operations, and torch's threads wait for each other at every one of them: on two
+    busy cores SmolLM2 took 3.7 s with them and 0.6 s without."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe_parameters(

@@ -13,8 +13,8 @@ from penstock.quantization.records import cut_rows
 from penstock.quantization.schemes import WeightRecord, code_planes
 
 # Values in flight: torch's grain size, so that no operation starts its threads. One thread in its own cache converts
-# about a gigavalue per second; threads that wait for each other at every small operation took 0.2 s on an idle machine
-# of two cores and 9 to 29 s on a busy one, for SmolLM2's 134 million values (single thread: 0.2 and 0.5 s).
+# about a gigavalue per second; threads that wait for each other at every small operation took 0.2 s on two idle cores
+# and 3 to 29 s on busy ones for SmolLM2's 134 million values (one thread: 0.2 and 0.5 s).
 _CHUNK_VALUES = 1 << 15
 
 
