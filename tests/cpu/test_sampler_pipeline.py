@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from penstock.executor.sampler.counter_random import derived_seed, uniform
+from penstock.executor.sampler.draw import draw
 from penstock.executor.sampler.penalties import TokenCounts
 from penstock.executor.sampler.rows import SampleRow
 from penstock.executor.sampler.sampler import NO_TOKEN_LEFT, NOT_FINITE, Sampler
@@ -180,6 +181,52 @@ def test_random_numbers_are_uniform_across_seeds_and_positions() -> None:
         assert ((counts - mean) ** 2 / mean).sum() < 99 + 5 * math.sqrt(2 * 99)
         pairs = np.corrcoef(numbers[:-1], numbers[1:])[0, 1]
         assert abs(pairs) < 5 / math.sqrt(len(numbers))
+
+
+@pytest.mark.parametrize("vocab", [1, 127, 128, 1000, 49152])
+def test_draws_invert_the_cumulated_distribution(vocab: int) -> None:
+    """At both ends, at every boundary of a few tokens, and never a token without mass."""
+    logits = logits_of(1, vocab=vocab)
+    logits[0, 1::3] = float("-inf")
+    if vocab > 500:
+        logits[0, 256:384] = float("-inf")  # a whole piece without mass
+        logits[0, vocab - 200 :] = float("-inf")
+    probs = reference.softmax(logits[0].double().tolist())
+    ends = np.cumsum(probs)
+    inner = [float(end) for end in ends[:: max(1, vocab // 20)] if 1e-9 < end < 1 - 1e-9]
+    numbers = [0.0, 2.0**-53, 1 - 2.0**-53, 0.5, *(end * (1 + side) for end in inner for side in (-1e-5, 1e-5))]
+    numbers = [number for number in numbers if number < 1]
+    got = draw(logits.repeat(len(numbers), 1), np.array(numbers)).tolist()
+    for number, token in zip(numbers, got, strict=True):
+        assert probs[token] > 0
+        assert ends[token] - probs[token] - 1e-6 <= number <= ends[token] + 1e-6
+    assert got[0] == 0
+    assert got[2] == max(t for t, p in enumerate(probs) if p > 0)
+
+
+def test_large_vocabularies_do_not_depend_on_the_batch_or_the_threads() -> None:
+    vocab = 49152
+    logits = logits_of(9, vocab=vocab)
+    variants = [
+        {},
+        {"top_p": 0.9},
+        {"temperature": 0.7, "top_k": 40},
+        {"min_p": 0.05},
+        {"typical_p": 0.8, "logprobs": 5},
+    ]
+    params = [SamplingParams(seed=i, **variants[i % 5]) for i in range(9)]
+
+    def run(indices: list[int], threads: int) -> list:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        sampler = Sampler(vocab)
+        answer = sampler.sample(logits[indices], [make_row(sampler, params[i], [1, 2, 3]) for i in indices])
+        torch.set_num_threads(before)
+        return [(token, answer.logprobs.get(at)) for at, token in enumerate(answer.tokens)]
+
+    together = run(list(range(9)), 2)
+    assert run(list(range(9)), 1) == together
+    assert [run([i], 2)[0] for i in range(9)] == together
 
 
 def test_seeds_repeat_and_requests_without_one_differ() -> None:
