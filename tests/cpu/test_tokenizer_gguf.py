@@ -148,6 +148,8 @@ def test_beginning_of_sequence_is_added_where_the_file_or_its_kind_says_so(keys,
         ({}, "no tokenizer"),
         ({key: value for key, value in byte_level_keys("gpt-2").items() if key != "merges"}, "no merges"),
         (sentencepiece_keys(scores=[]), "no score"),
+        (byte_level_keys("gpt-2", merges=["nowhere tofind"]), "do not fit together"),
+        (byte_level_keys("gpt-2", merges=["nospace"]), "do not fit together"),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(keys, named):

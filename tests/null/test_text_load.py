@@ -146,6 +146,12 @@ def test_a_damaged_file_is_named(folder, name, text):
         load(folder)
 
 
+def test_a_damaged_template_file_is_named(folder):
+    (folder / "chat_template.jinja").write_bytes(b"\x80")
+    with pytest.raises(ModelSourceError, match=r"chat_template\.jinja"):
+        load(folder)
+
+
 def test_a_damaged_tokenizer_is_named(folder):
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json"):

@@ -86,9 +86,9 @@ def gguf_chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def _token_id(metadata: Mapping[str, Any], key: str) -> int | None:
     token_id = metadata.get(f"{_PREFIX}{key}")
-    if token_id is None or not 0 <= token_id < len(metadata[f"{_PREFIX}tokens"]):
+    if not isinstance(token_id, int) or not 0 <= token_id < len(metadata[f"{_PREFIX}tokens"]):
         return None
-    return int(token_id)
+    return token_id
 
 
 def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -96,7 +96,7 @@ def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     merges = metadata.get(f"{_PREFIX}merges")
     if merges is None:
         raise UnsupportedModelError("The GGUF file's byte-level tokenizer has no merges (tokenizer.ggml.merges).")
-    return [tuple(merge.split(" ", 1)) for merge in merges]
+    return [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
 
 
 def _sentencepiece(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> Any:

@@ -92,15 +92,23 @@ def hub_chat_templates(files: TokenizerFiles) -> dict[str, str]:
     if isinstance(inline, str):
         templates["default"] = inline
     elif isinstance(inline, list):
-        templates.update({entry["name"]: entry["template"] for entry in inline})
+        named = (entry for entry in inline if isinstance(entry, dict) and isinstance(entry.get("template"), str))
+        templates.update({str(entry.get("name", "default")): entry["template"] for entry in named})
     legacy = read_json(files.path / "chat_template.json").get("chat_template")
     if isinstance(legacy, str):
         templates["default"] = legacy
     for path in sorted((files.path / "additional_chat_templates").glob("*.jinja")):
-        templates[path.stem] = path.read_text(encoding="utf-8")
+        templates[path.stem] = _read_text(path)
     if (files.path / "chat_template.jinja").is_file():
-        templates["default"] = (files.path / "chat_template.jinja").read_text(encoding="utf-8")
+        templates["default"] = _read_text(files.path / "chat_template.jinja")
     return templates
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelSourceError(f"{path} cannot be read: {error}.") from error
 
 
 def _token_text(token: Any) -> str | None:

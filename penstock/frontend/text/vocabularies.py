@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from penstock.errors import UnsupportedModelError
 from penstock.frontend.text.pretokenizers import PreTokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HubBackend
+    from tokenizers.models import BPE
 
 _SPACE = "▁"
 
@@ -43,10 +45,9 @@ class Vocabulary:
 
 def build_byte_level(vocabulary: Vocabulary, merges: Sequence[tuple[str, str]], pre: PreTokenizer) -> HubBackend:
     """Byte-level BPE (GPT-2): every token is spelled in the byte alphabet, but for added ones."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 
-    model = models.BPE(vocab=vocabulary.ids(), merges=list(merges), ignore_merges=pre.ignore_merges)
-    backend = Tokenizer(model)
+    backend = Tokenizer(_make_bpe(vocabulary, merges, ignore_merges=pre.ignore_merges))
     if pre.nfc:
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -67,15 +68,10 @@ def build_sentencepiece(
 
     With ``add_space_prefix`` a text gets a space in front at its very beginning, which decoding takes away again.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 
-    model = models.BPE(
-        vocab=vocabulary.ids(),
-        merges=merges_from_scores(vocabulary.tokens, scores),
-        unk_token=unknown_token,
-        fuse_unk=True,
-        byte_fallback=True,
-    )
+    merges = merges_from_scores(vocabulary.tokens, scores)
+    model = _make_bpe(vocabulary, merges, unk_token=unknown_token, fuse_unk=True, byte_fallback=True)
     backend = Tokenizer(model)
     steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if add_space_prefix:
@@ -108,6 +104,15 @@ def merges_from_scores(tokens: Sequence[str], scores: Sequence[float]) -> list[t
         equal.sort(key=lambda merge: (len(merge[0]), len(merge[1])), reverse=True)
         merges += equal
     return merges
+
+
+def _make_bpe(vocabulary: Vocabulary, merges: Sequence[tuple[str, str]], **options: Any) -> BPE:
+    from tokenizers.models import BPE
+
+    try:
+        return BPE(vocab=vocabulary.ids(), merges=list(merges), **options)
+    except Exception as error:  # the library raises nothing narrower, e.g. for a merge of unknown tokens
+        raise UnsupportedModelError(f"The tokenizer's vocabulary and merges do not fit together: {error}.") from error
 
 
 def _add_tokens(backend: HubBackend, vocabulary: Vocabulary) -> None:
