@@ -7,6 +7,7 @@ that a mock engine and ``penstock --help`` never do.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from penstock.engine.engine import Engine, make_info
 from penstock.engine.mock_engine import build_mock_engine, mock_assets
 from penstock.frontend.text.load import TextAssets
 from penstock.types.decision import Decision
-from penstock.types.facts import EngineInfo, ModelFacts, PlatformFacts
+from penstock.types.facts import ModelFacts, PlatformFacts
 from penstock.types.kv import KvCapacity
 
 if TYPE_CHECKING:
@@ -59,10 +60,6 @@ class Explanation:
     def settings(self) -> dict[str, str]:
         """The resolved configuration as text."""
         return self.resolved.settings()
-
-    @property
-    def info(self) -> EngineInfo:
-        return make_info(self.model, self.platform, self.resolved, self.capacity, self.decisions)
 
 
 def explain(config: EngineConfig, platform: PlatformFacts | None = None) -> Explanation:
@@ -105,12 +102,14 @@ def build_engine(
     survey = _survey(config, source, None)
     tell(_describe(survey))
     executor = LocalExecutor(survey.spec)
+    began = time.monotonic()
     capacity = executor.start()
     try:
         decisions = _without_repeats(survey.decisions + executor.decisions)
         info = make_info(survey.model, survey.spec.platform, survey.resolved, capacity, decisions)
         for line in executor.report:
             tell(line)
+        tell(f"loaded in {time.monotonic() - began:.1f} s")
         return Engine(executor, capacity, survey.resolved, channel, info)
     except BaseException:
         executor.stop()

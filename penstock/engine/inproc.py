@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -79,6 +80,14 @@ class InProcessClient:
 
         self._engine.control(command, answer)
         return await future
+
+    def control_now(self, command: ControlCommand) -> ControlReply:
+        """The same for callers without an event loop: blocks until the step in flight has ended."""
+        if self._requests.dead:
+            raise EngineDeadError(self._requests.dead)
+        replies: queue.SimpleQueue[ControlReply] = queue.SimpleQueue()
+        self._engine.control(command, replies.put)
+        return replies.get()
 
     async def close(self) -> None:
         await asyncio.to_thread(self.stop)

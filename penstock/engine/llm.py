@@ -6,6 +6,7 @@ Text is handled by the same code as in the server, so the same request gives the
 from __future__ import annotations
 
 import operator
+import os
 import queue
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from penstock.frontend.chat.messages import normalize_messages
 from penstock.frontend.text.requests import PreparedRequest, merge_sampling, prepare_request
 from penstock.frontend.text.stream import TextDelta, TextFold, TextStream
 from penstock.frontend.text.tokenizer import Tokenizer
+from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
 from penstock.types.output import EngineStats, FailureKind, Terminal, TokenUpdate
 from penstock.types.request import SamplingParams
@@ -41,7 +43,7 @@ class LLM:
     ``mock`` builds the engine without weights: random tokens over bytes, for tests of what is around it.
     """
 
-    def __init__(self, model: str = "smollm2", *, mock: bool = False, **options: Any) -> None:
+    def __init__(self, model: str | os.PathLike[str] = "smollm2", *, mock: bool = False, **options: Any) -> None:
         client, self._assets = build_for_llm({"model": model, **options}, mock=mock)
         self._client: InProcessClient = client
         self._finalizer = weakref.finalize(self, client.stop)
@@ -67,6 +69,10 @@ class LLM:
 
     def stats(self) -> EngineStats:
         return self._client.stats()
+
+    def control(self, command: ControlCommand) -> ControlReply:
+        """Carry out a command between two steps, for example ``ResetPrefixCache()`` before a measurement."""
+        return self._client.control_now(command)
 
     def default_sampling(self, **given: Any) -> SamplingParams:
         """The model's own sampling defaults (``generation_config.json``), changed by what is given."""

@@ -86,13 +86,13 @@ class IpcClient:
 
         Raises the error that the engine reports, or EngineDeadError when it ends without a word.
         """
-        await self._hello
+        await asyncio.shield(self._hello)  # a caller that gives up must not cancel what others look at
         message = codec.encode(codec.Start(codec.PROTOCOL_VERSION, order))
         while not self._writer.send(message):  # its second connection may come a moment after its Hello
             if self._requests.dead:
                 break
             await asyncio.sleep(0.005)
-        info = await self._ready
+        info = await asyncio.shield(self._ready)
         self._watch_silence()
         return info
 

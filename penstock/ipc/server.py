@@ -41,7 +41,7 @@ class EngineInbox(Protocol):
 
 
 class IpcServer:
-    """Order of calls: ``greet``, ``receive_order``, then ``progress`` as wanted, then ``ready`` or ``failed``, then ``listen``
+    """Order of calls: ``greet``, ``receive_order``, ``progress`` as wanted, ``ready`` or ``failed``, then ``listen``
     and any number of ``emit`` (from one or more threads), in the end ``close``."""
 
     def __init__(self, address: str) -> None:

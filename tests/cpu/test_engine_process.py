@@ -75,20 +75,22 @@ def engine_of(process):
 def test_an_engine_killed_under_load_is_told_to_everyone_and_in_the_exit_code(served):
     process, url = served
     asked = {"model": "tiny", "prompt": "a", "max_tokens": 200, "ignore_eos": True, "n": 8, "stream": True}
-    bodies = []
+    lines = [[] for _ in range(4)]
 
-    def stream(_):
+    def stream(number):
         with httpx.stream("POST", f"{url}/v1/completions", json=asked, timeout=60) as response:
             for line in response.iter_lines():
-                bodies.append(line)
+                lines[number].append(line)
         return response.status_code
 
     with ThreadPoolExecutor(4) as pool:
         running = [pool.submit(stream, number) for number in range(4)]
-        while len(bodies) < 20:
+        while not all(lines):
             time.sleep(0.001)
         os.kill(engine_of(process).pid, signal.SIGKILL)
         assert [each.result() for each in running] == [200] * 4
+    for number in range(4):  # the status was sent before the death: the stream itself says what happened
+        assert "SIGKILL" in "".join(lines[number])
     health = httpx.get(f"{url}/health")
     assert health.status_code == 503
     assert "SIGKILL" in health.text
@@ -108,6 +110,19 @@ def test_a_terminal_that_interrupts_the_whole_group_drains_and_leaves_nobody(ser
         os.kill(pid, signal.SIGINT)
     process.stderr.read()
     assert process.wait() == 0
+    assert not engine.is_running()
+
+
+def test_a_start_that_is_interrupted_ends_at_once_and_leaves_nobody(directory):
+    with start(str(directory), *FLAGS) as process:
+        while not psutil.Process(process.pid).children():
+            time.sleep(0.001)
+        engine = engine_of(process)
+        process.send_signal(signal.SIGTERM)
+        printed = process.stderr.read()
+    assert process.returncode == 0
+    assert "Traceback" not in printed
+    assert "Serving" not in printed
     assert not engine.is_running()
 
 

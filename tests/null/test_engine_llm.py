@@ -19,6 +19,7 @@ from penstock.engine.inproc import InProcessClient
 from penstock.engine.mock_engine import build_mock_engine, mock_assets
 from penstock.errors import ConfigError, EngineDeadError, InvalidRequestError, RequestFailedError
 from penstock.mock.faults import MockFaults
+from penstock.types.control import ResetPrefixCache
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 
@@ -106,6 +107,14 @@ def test_a_stop_string_ends_the_answer_and_frees_the_request(llm):
     wait_until_idle(llm)
 
 
+def test_a_reset_forgets_the_prefixes(llm):
+    prompt = "a prompt of several blocks, which is long enough to be found again"
+    cached = [llm.generate(prompt, GREEDY)[0].num_cached_tokens for _ in range(2)]
+    assert cached[1] > cached[0]
+    assert llm.control(ResetPrefixCache()).ok
+    assert llm.generate(prompt, GREEDY)[0].num_cached_tokens == 0
+
+
 def test_leaving_a_stream_early_aborts_its_request(llm):
     stream = llm.stream("Hello", SamplingParams(max_tokens=4000))
     next(stream)
@@ -159,6 +168,8 @@ def test_closing_twice_is_harmless_and_afterwards_the_engine_is_dead():
     llm.close()
     with pytest.raises(EngineDeadError, match="was stopped"):
         llm.generate("a", GREEDY)
+    with pytest.raises(EngineDeadError, match="was stopped"):
+        llm.control(ResetPrefixCache())
 
 
 def faulty(monkeypatch, faults):
