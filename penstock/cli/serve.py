@@ -51,7 +51,8 @@ def serve(
 
 def ready_text(url: str, served_name: str, *, needs_key: bool) -> str:
     """What to do with a server that is ready: a curl line and a Python snippet, both complete."""
-    body = {"model": served_name, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    message = {"role": "user", "content": "What is the capital of France?"}
+    body = {"model": served_name, "messages": [message], "max_tokens": 64}
     header = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if needs_key else ""
     data = shlex.quote(json.dumps(body))
     key = f'os.environ["{KEY_VARIABLE}"]' if needs_key else '"none"'
@@ -68,8 +69,8 @@ def ready_text(url: str, served_name: str, *, needs_key: bool) -> str:
         *(["  import os"] if needs_key else []),
         "  from openai import OpenAI",
         f'  client = OpenAI(base_url="{url}/v1", api_key={key})',
-        f"  answer = client.chat.completions.create(model={json.dumps(served_name)},",
-        '      messages=[{"role": "user", "content": "What is the capital of France?"}])',
+        f"  answer = client.chat.completions.create(model={json.dumps(served_name)}, max_tokens=64,",
+        f"      messages=[{json.dumps(message)}])",
         "  print(answer.choices[0].message.content)",
         "",
     ]
