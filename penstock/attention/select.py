@@ -12,7 +12,7 @@ from penstock.types.decision import Decision
 
 BACKENDS: Mapping[str, AttentionBackend] = {backend.name: backend for backend in (CpuSdpa(), ReferenceTorch())}
 
-# cpu: the batched backend stands first; the reference takes one row and head at a time (docs/performance.md).
+# cpu: the batched backend stands first; the reference takes one row and query at a time (docs/performance.md).
 # Elsewhere only the reference runs: correct on every device, and named by its slowness until a device backend comes.
 CANDIDATES: Mapping[str, tuple[str, ...]] = {
     "cpu": ("cpu_sdpa", "reference_torch"),

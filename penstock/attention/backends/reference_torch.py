@@ -1,4 +1,4 @@
-"""The plain attention backend: the kernel list's reference, one row and head at a time. Truth, not speed."""
+"""The plain attention backend: the kernel list's reference, one row and query at a time. Truth, not speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reference of paged attention: one row, one head at a time, softmax in float32. Knows no backend."""
+"""Reference of paged attention: one row and one query at a time, softmax in float32. Knows no backend."""
 
 from __future__ import annotations
 
@@ -25,20 +25,26 @@ def paged_attention(
     ``soft_cap`` bends scores to ``cap * tanh(score / cap)`` before the mask (Gemma 2). Returns q's shape and type.
     """
     out = torch.zeros_like(q)
-    group = q.shape[1] // kv.shape[3]
+    kv_heads, head_dim = kv.shape[3:]
     starts, lens = query_start.tolist(), kv_lens.tolist()
     for row, kv_len in enumerate(lens):
         first, last = starts[row], starts[row + 1]
+        history = kv_len - (last - first)
+        low = 0 if window is None else max(0, history - window + 1)
+        if first == last:
+            continue
+        keys, values = _gather(kv, block_table[row], low, kv_len)
         for token in range(first, last):
-            position = kv_len - (last - token)
+            position = history + token - first
             lowest = 0 if window is None else max(0, position - window + 1)
-            keys, values = _gather(kv, block_table[row], lowest, position + 1)
-            for head in range(q.shape[1]):
-                scores = keys[:, head // group] @ q[token, head].to(torch.float32) * scale
-                if soft_cap is not None:
-                    scores = soft_cap * torch.tanh(scores / soft_cap)
-                weights = torch.exp(scores - scores.max())
-                out[token, head] = (weights / weights.sum()) @ values[:, head // group]
+            seen = slice(lowest - low, position + 1 - low)
+            query = q[token].to(torch.float32).reshape(kv_heads, -1, head_dim)  # heads that share keys lie together
+            scores = torch.einsum("kgd,lkd->kgl", query, keys[seen]) * scale
+            if soft_cap is not None:
+                scores = soft_cap * torch.tanh(scores / soft_cap)
+            weights = torch.exp(scores - scores.amax(dim=-1, keepdim=True))
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+            out[token] = torch.einsum("kgl,lkd->kgd", weights, values[seen]).reshape(q.shape[1:])
     return out
 
 
