@@ -133,7 +133,8 @@ def _file_names(source: ModelSource) -> list[str]:
     if not others:
         raise ModelSourceError(
             f"{source.path} has a config.json but no weights: no *.safetensors file is there.\n\n"
-            "Fetch them, or use --load-format dummy for random weights. Pickled weights (*.bin) are not read."
+            "Fetch them, or use --load-format dummy for random weights. Pickled weights (*.bin) are not read; "
+            "of a hub repository with GGUF files, name one: owner/model/FILE.gguf."
         )
     return others
 
