@@ -52,7 +52,7 @@ def serve(
 def ready_text(url: str, served_name: str, *, needs_key: bool) -> str:
     """What to do with a server that is ready: a curl line and a Python snippet, both complete."""
     message = {"role": "user", "content": "What is the capital of France?"}
-    body = {"model": served_name, "messages": [message], "max_tokens": 64}
+    body = {"model": served_name, "messages": [message], "max_tokens": 64, "temperature": 0}
     header = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if needs_key else ""
     data = shlex.quote(json.dumps(body))
     key = f'os.environ["{KEY_VARIABLE}"]' if needs_key else '"none"'
@@ -69,7 +69,7 @@ def ready_text(url: str, served_name: str, *, needs_key: bool) -> str:
         *(["  import os"] if needs_key else []),
         "  from openai import OpenAI",
         f'  client = OpenAI(base_url="{url}/v1", api_key={key})',
-        f"  answer = client.chat.completions.create(model={json.dumps(served_name)}, max_tokens=64,",
+        f"  answer = client.chat.completions.create(model={json.dumps(served_name)}, max_tokens=64, temperature=0,",
         f"      messages=[{json.dumps(message)}])",
         "  print(answer.choices[0].message.content)",
         "",
