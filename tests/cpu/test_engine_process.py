@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
@@ -101,6 +102,13 @@ def test_an_engine_killed_under_load_is_told_to_everyone_and_in_the_exit_code(se
     assert process.wait() == 1
     assert "penstock: The engine process was killed by SIGKILL" in rest
     assert "Traceback" not in rest
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
+def test_only_the_engine_process_loads_torch(served):
+    process, _ = served
+    assert "libtorch" in Path(f"/proc/{engine_of(process).pid}/maps").read_text()
+    assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
 
 
 def test_a_terminal_that_interrupts_the_whole_group_drains_and_leaves_nobody(served):
