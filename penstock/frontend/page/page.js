@@ -62,7 +62,8 @@ for (const id of ["decisions", "metrics"]) {
 const chartOut = new Chart($("chart-out"), SPAN_S);
 const chartIn = new Chart($("chart-in"), SPAN_S);
 const number = (value, digits = 0) => value.toLocaleString("en", { maximumFractionDigits: digits });
-let last = null;
+const RATE_WINDOW_S = 3; // a slow model gives less than a token per poll; shorter windows would show spikes
+let recent = [];
 let described = false;
 let modelName = null;
 
@@ -72,16 +73,19 @@ function show(load) {
   $("kv").textContent = `${number(load.kv_usage * 100, 1)} %`;
   const looked = load.prefix_query_tokens;
   $("hits").textContent = looked ? `${number((load.prefix_hit_tokens / looked) * 100)} %` : "–";
-  if (last && load.time > last.time && load.sent_tokens >= last.sent_tokens) {
-    const seconds = load.time - last.time;
-    const out = (load.sent_tokens - last.sent_tokens) / seconds;
-    const into = (load.received_tokens - last.received_tokens) / seconds;
+  const last = recent.at(-1);
+  if (last && (load.time <= last.time || load.sent_tokens < last.sent_tokens)) recent = []; // the server was restarted
+  while (recent.length > 1 && load.time - recent[1].time >= RATE_WINDOW_S) recent.shift();
+  if (recent.length) {
+    const seconds = load.time - recent[0].time;
+    const out = (load.sent_tokens - recent[0].sent_tokens) / seconds;
+    const into = (load.received_tokens - recent[0].received_tokens) / seconds;
     $("rate").textContent = number(out, out < 10 ? 1 : 0);
     $("rate-in").textContent = number(into, into < 10 ? 1 : 0);
     chartOut.add(load.time, out);
     chartIn.add(load.time, into);
   }
-  last = load;
+  recent.push(load);
 }
 
 function setState(kind, text) {
@@ -104,7 +108,8 @@ async function describe() {
     ["sequences at a time", number(info.max_num_seqs)],
     ["KV blocks", info.num_blocks.map((count) => number(count)).join(" + ")],
     ["device", info.platform.cpu_model && info.platform.name === "cpu" ? info.platform.cpu_model : info.platform.name],
-    ...info.decisions.filter((one) => one.chosen).slice(0, 6).map((one) => [one.subject, one.chosen]),
+    // Sizes are shown above; here are the choices among implementations.
+    ...info.decisions.filter((one) => one.chosen && !/^\d/.test(one.chosen)).slice(0, 6).map((one) => [one.subject, one.chosen]),
   ];
   $("facts").replaceChildren(
     ...facts.filter(([, value]) => value).flatMap(([name, value]) => {
@@ -131,7 +136,7 @@ async function poll() {
     }
   } catch (error) {
     if ($("key-form").hidden) setState("bad", error instanceof TypeError ? "the server does not answer" : error.message);
-    last = null;
+    recent = [];
   }
   polling = setTimeout(poll, POLL_MS);
 }
