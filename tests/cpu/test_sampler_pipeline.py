@@ -205,8 +205,10 @@ def test_draws_invert_the_cumulated_distribution(vocab: int) -> None:
 
 
 def test_large_vocabularies_do_not_depend_on_the_batch_or_the_threads() -> None:
+    """Nor does a failure in a later tile land on another row."""
     vocab = 49152
-    logits = logits_of(9, vocab=vocab)
+    logits = logits_of(13, vocab=vocab)
+    logits[11, 5] = float("nan")
     variants = [
         {},
         {"top_p": 0.9},
@@ -214,7 +216,7 @@ def test_large_vocabularies_do_not_depend_on_the_batch_or_the_threads() -> None:
         {"min_p": 0.05},
         {"typical_p": 0.8, "logprobs": 5},
     ]
-    params = [SamplingParams(seed=i, **variants[i % 5]) for i in range(9)]
+    params = [SamplingParams(seed=i, **variants[i % 5]) for i in range(13)]
 
     def run(indices: list[int], threads: int) -> list:
         before = torch.get_num_threads()
@@ -222,11 +224,12 @@ def test_large_vocabularies_do_not_depend_on_the_batch_or_the_threads() -> None:
         sampler = Sampler(vocab)
         answer = sampler.sample(logits[indices], [make_row(sampler, params[i], [1, 2, 3]) for i in indices])
         torch.set_num_threads(before)
-        return [(token, answer.logprobs.get(at)) for at, token in enumerate(answer.tokens)]
+        return [(at in answer.failed or token, answer.logprobs.get(at)) for at, token in enumerate(answer.tokens)]
 
-    together = run(list(range(9)), 2)
-    assert run(list(range(9)), 1) == together
-    assert [run([i], 2)[0] for i in range(9)] == together
+    together = run(list(range(13)), 2)  # more than one tile
+    assert run(list(range(13)), 1) == together
+    assert [run([i], 2)[0] for i in range(13)] == together
+    assert [i for i, (token, _) in enumerate(together) if token is True] == [11]
 
 
 def test_seeds_repeat_and_requests_without_one_differ() -> None:
