@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from penstock.config.sections import ServerConfig
 from penstock.errors import ModelNotServedError
 from penstock.frontend.admission import Admission
 from penstock.frontend.client import EngineClient
 from penstock.frontend.metrics import ServerMetrics
+from penstock.frontend.openai.errors import HttpError
 from penstock.frontend.text.load import TextAssets
 from penstock.frontend.text.requests import encode_prompt
 
-if TYPE_CHECKING:
-    from penstock.frontend.generation import Generation
-
 INLINE_CHARACTERS = 16 << 10
 """Longer texts are tokenized on a thread: about 5 ms of one core, which other requests should not wait for."""
+
+
+class OpenGeneration(Protocol):
+    """A request that is being answered."""
+
+    def fail(self, problem: HttpError) -> None: ...
 
 
 class Service:
@@ -41,7 +45,7 @@ class Service:
         self.admission = admission
         self.default_seed = default_seed
         self.created = int(time.time())
-        self.generations: set[Generation] = set()
+        self.generations: set[OpenGeneration] = set()
         self.metrics = ServerMetrics(
             prefix=server.metrics_prefix, model_name=served_names[0], max_model_len=client.info.max_model_len
         )
