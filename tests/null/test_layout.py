@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from importlinter.cli import lint_imports
 
 import penstock
 
@@ -50,5 +51,4 @@ def test_start_up_loads_nothing_heavy(code):
 
 
 def test_import_contracts():
-    importlinter = pytest.importorskip("importlinter.cli", reason="import-linter is in the dev extra")
-    assert importlinter.lint_imports(cache_dir=None, no_cache=True) == 0
+    assert lint_imports(cache_dir=None, no_cache=True) == 0
