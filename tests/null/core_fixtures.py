@@ -62,15 +62,15 @@ class HashDrafter:
         return tuple(range(mix(request_id, len(token_ids), num_unknown) % (max_drafts + 1)))
 
 
-def blocks_alone(specs, num_blocks, num_tokens) -> bool:
-    """True when a request of this many tokens surely fits when it is alone and computed token by token."""
-    needs = [0] * len(num_blocks)
+def peak_alone(specs, num_pools, num_tokens) -> list[int]:
+    """Blocks per pool that surely hold a request of this many tokens, alone and computed token by token."""
+    needs = [0] * num_pools
     for spec in specs:
         total = -(-num_tokens // spec.tokens_per_block)
         if spec.visibility is not Visibility.ALL:
             total = min(total, -(-(spec.window or 2) // spec.tokens_per_block) + 1)
         needs[spec.pool] += total
-    return all(need <= have for need, have in zip(needs, num_blocks, strict=True))
+    return needs
 
 
 @dataclass
@@ -150,7 +150,8 @@ class Rig:
         elif terminal.failure is FailureKind.TOO_LONG:
             length = len(request.prompt_token_ids) + len(tokens)
             too_long = len(request.prompt_token_ids) >= self.limits.max_model_len
-            assert too_long or not blocks_alone(self.specs, self.num_blocks, length)
+            needs = peak_alone(self.specs, len(self.num_blocks), length)
+            assert too_long or any(need > have for need, have in zip(needs, self.num_blocks, strict=True))
         if request.sampling.prompt_logprobs is not None and terminal.reason is not FinishReason.ABORT:
             updates = self.channel.updates.get(request.request_id, ())
             described = [entry.token_ids[0] for update in updates for entry in update.prompt_logprobs]
