@@ -6,13 +6,14 @@ Run it in an environment that passes all tests: .venv/bin/python scripts/pin_ver
 from __future__ import annotations
 
 import importlib.metadata
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-SETS = ("runtime", "reports", "test", "dev")
 BUILD = ("hatchling", "editables")
 HEADER = """\
 # Versions of every direct and transitive dependency that the tests passed with. Written by scripts/pin_versions.py.
@@ -21,26 +22,30 @@ HEADER = """\
 
 
 def main() -> None:
-    pending = [("penstock", extra) for extra in SETS] + [(name, "") for name in BUILD]
-    seen = set(pending)
+    """From pyproject.toml rather than from the installed metadata of Penstock, which may be older."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra), *BUILD]
+    pending = applicable(lines, "")
+    seen: set[tuple[str, str]] = set()
     pins: dict[str, str] = {}
     while pending:
-        name, extra = pending.pop()
-        try:
-            distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        pins[canonicalize_name(name)] = distribution.version.partition("+")[0]
-        for line in distribution.requires or ():
-            requirement = Requirement(line)
-            if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
-                continue
-            wanted = {(canonicalize_name(requirement.name), each) for each in ("", *requirement.extras)} - seen
-            seen |= wanted
-            pending.extend(wanted)
-    del pins["penstock"]
+        requirement = pending.pop()
+        name = canonicalize_name(requirement.name)
+        distribution = importlib.metadata.distribution(name)
+        pins[name] = distribution.version.partition("+")[0]
+        for extra in {"", *requirement.extras}:
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                pending += applicable(distribution.requires or (), extra)
     text = HEADER + "".join(f"{name}=={version}\n" for name, version in sorted(pins.items()))
     (ROOT / "constraints.txt").write_text(text, encoding="utf-8")
+
+
+def applicable(lines: Iterable[str], extra: str) -> list[Requirement]:
+    """The requirements among ``lines`` that hold on this machine when ``extra`` is asked for."""
+    requirements = [Requirement(line) for line in lines]
+    return [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": extra})]
 
 
 if __name__ == "__main__":
