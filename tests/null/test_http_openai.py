@@ -317,6 +317,8 @@ def test_too_long_prompts_name_both_lengths(server):
     with server.http() as http:
         error = error_of(http.post("/v1/completions", json={"prompt": "a" * 3000}))
         more = error_of(http.post("/v1/completions", json={"prompt": "a" * 2000, "max_tokens": 100}))
+        threaded = error_of(http.post("/v1/completions", json={"prompt": "a" * 20_000}))
+    assert "20000" in threaded["message"]
     assert "3000" in error["message"]
     assert "2048" in error["message"]
     assert error["code"] == "context_length_exceeded"
