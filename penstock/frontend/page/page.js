@@ -300,6 +300,8 @@ $("ask").addEventListener("submit", (event) => {
   if (mode === "chat") $("prompt").value = "";
   ask(text);
 });
+// The browser can only complain about a field that is visible.
+$("ask").addEventListener("invalid", () => { document.querySelector("details").open = true; }, true);
 $("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
