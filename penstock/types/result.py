@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 class TokenLogprobs:
     """Log-probabilities at one position: the chosen token first, then the most likely ones in falling order.
 
-    ``rank`` is the 1-based rank of the chosen token in the whole vocabulary. Natural logarithms of the
+    The chosen token comes a second time, at its place, when it is one of the most likely ones: n alternatives asked are
+    1 + n entries. ``rank`` is the 1-based rank of the chosen token in the whole vocabulary. Natural logarithms of the
     model's own distribution, before temperature, penalties and truncation.
     """
 
