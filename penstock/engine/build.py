@@ -19,6 +19,7 @@ from penstock.config.sections import EngineConfig
 from penstock.core.ports import OutputChannel
 from penstock.engine.engine import Engine, make_info
 from penstock.engine.mock_engine import build_mock_engine, mock_assets
+from penstock.engine.threads import prefer_short_spins
 from penstock.frontend.text.load import TextAssets
 from penstock.types.decision import Decision
 from penstock.types.facts import ModelFacts, PlatformFacts
@@ -142,6 +143,7 @@ def build_for_llm(options: dict[str, Any], *, mock: bool = False) -> tuple[InPro
     config = engine_config_from(**options)
     if mock:
         return InProcessClient(lambda channel: build_mock_engine(config, channel)), mock_assets()
+    prefer_short_spins()
     source = find_model(config)
     assets = load_assets(config, source)
     return InProcessClient(lambda channel: build_engine(config, channel, source=source)), assets

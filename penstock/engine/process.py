@@ -21,6 +21,7 @@ import msgspec
 
 from penstock.config import env
 from penstock.config.sections import EngineConfig
+from penstock.engine.threads import prefer_short_spins
 from penstock.errors import PenstockError, UserError
 from penstock.ipc.server import IpcServer
 from penstock.observability.log import configure_logging
@@ -66,6 +67,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(address,), name="penstock-parent-watch", daemon=True).start()
     configure_logging(env.log_level(), process="engine")
+    prefer_short_spins()
     server = IpcServer(address)
     try:
         code = _serve(server, preload)

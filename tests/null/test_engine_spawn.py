@@ -15,6 +15,7 @@ import pytest
 from penstock.config.flags import engine_config_from
 from penstock.engine.process import EngineOrder
 from penstock.engine.spawn import EngineProcess, describe_exit
+from penstock.engine.threads import prefer_short_spins
 from penstock.errors import ConfigError, EngineDeadError
 from penstock.ipc import codec
 from penstock.types.output import FailureKind, FinishReason
@@ -198,3 +199,17 @@ def test_the_mock_engines_process_loads_no_torch():
 )
 def test_how_a_process_ended_is_one_sentence(code, sentence):
     assert sentence in describe_exit(code)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "1000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_kernel_threads_give_their_cores_away_soon_unless_the_user_chose(environ, expected):
+    assert "torch" not in sys.modules
+    prefer_short_spins(environ)
+    assert environ == expected
