@@ -73,6 +73,8 @@ class KvLedger:
             self._admit(admission)
         for seat, group, blocks in plan.appended:
             self._append(seat, group, blocks)
+        for seat in plan.row_seats:
+            self._require(seat in self._seats, f"a row names seat {seat}, which is empty")
         for job in plan.transfers:
             if job.kind is TransferKind.LOAD:
                 for block in job.block_ids:
@@ -120,9 +122,7 @@ class KvLedger:
 
     def run_row(self, seat: int, num_tokens: int, num_drafts: int, samples: bool, accepted: Sequence[int]) -> None:
         """Check what the row reads and where it writes, then write and advance the seat."""
-        state = self._seats.get(seat)
-        self._require(state is not None, f"a row names seat {seat}, which is empty")
-        assert state is not None
+        state = self._seats[seat]
         start, known = state.computed, len(state.tokens)
         self._require(num_tokens >= 1, f"seat {seat}: a row without tokens")
         if samples:
