@@ -1,0 +1,70 @@
+"""The load generator against the mock server: it counts what the server counts, and failures are not results."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from penstock.bench.http_load import Target
+from penstock.bench.serve import ServeWorkload, measure_serve
+from penstock.bench.workload import random_prompts, random_texts
+from penstock.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def url():
+    command = [sys.executable, "-m", "penstock.cli", "serve", "--mock", "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    found = None
+    for line in process.stderr:
+        found = found or re.search(r"http://127\.0\.0\.1:\d+", line)
+        if line.startswith("  print("):
+            break
+    assert found
+    yield found.group()
+    process.terminate()
+    process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_counts_are_the_servers(url, chat):
+    workload = ServeWorkload(concurrencies=(1, 4), num_prompts=6, input_len=16, output_len=12)
+    target = Target(base_url=url, model="mock", chat=chat)
+
+    def prompts_for(number, seed):
+        return random_texts(number, 5, seed) if chat else random_prompts(number, 16, 250, seed)
+
+    report = measure_serve(target, workload, prompts_for, "test", lambda _text: None)
+    assert [row["concurrency"] for row in report.rows] == [1, 4]
+    for row in report.rows:
+        assert row["failed"] == 0, report.notes
+        assert row["requests"] == max(6, 2 * row["concurrency"])
+        assert row["output_tokens_per_s"] == pytest.approx(12 * row["requests_per_s"], rel=0.01)
+        assert 0 < row["ttft_ms_p50"] <= row["e2e_ms_p50"]
+        assert row["itl_ms_p50"] >= 0
+
+
+def test_refused_requests_are_failures_with_the_servers_words(url):
+    workload = ServeWorkload(concurrencies=(1,), num_prompts=2, output_len=4)
+    target = Target(base_url=url + "/v1", model="absent")
+    report = measure_serve(target, workload, lambda n, s: random_prompts(n, 4, 250, s), "test", lambda _text: None)
+    assert report.rows[0]["failed"] == 2
+    assert report.rows[0]["requests"] == 0
+    assert "absent" in report.notes[0]
+
+
+def test_a_server_that_is_not_there_is_a_failure():
+    workload = ServeWorkload(concurrencies=(1,), num_prompts=2, output_len=4)
+    target = Target(base_url="http://127.0.0.1:9", model="m")
+    report = measure_serve(target, workload, lambda n, s: random_prompts(n, 4, 250, s), "test", lambda _text: None)
+    assert report.rows[0]["failed"] == 2
+
+
+def test_other_addresses_are_refused_with_a_sentence():
+    with pytest.raises(ConfigError, match="plain http"):
+        Target(base_url="https://127.0.0.1", model="m").headers(1)
