@@ -8,8 +8,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from penstock.cli.decisions import decision_lines, size_text
+from penstock.cli.decisions import decision_lines
 from penstock.cli.options import verb
+from penstock.config.sizes import size_text
 from penstock.types.decision import Decision
 from penstock.types.facts import PlatformFacts
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from penstock.cli.check import machine_lines
-from penstock.cli.decisions import decision_lines, size_text
+from penstock.cli.decisions import decision_lines
 from penstock.cli.options import ModelArgument, engine_config, fetch_model, verb
 from penstock.config.flags import engine_flags
+from penstock.config.sizes import size_text
 
 if TYPE_CHECKING:
     from penstock.engine.build import Explanation

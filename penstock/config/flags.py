@@ -24,6 +24,7 @@ from penstock.config.sections import (
     SchedulerConfig,
     ServerConfig,
 )
+from penstock.config.sizes import parse_size
 from penstock.errors import ConfigError
 
 ENGINE_SECTIONS: dict[str, type] = {
@@ -33,8 +34,6 @@ ENGINE_SECTIONS: dict[str, type] = {
     "backend": BackendConfig,
 }
 _METAVARS = {"str": "TEXT", "int": "N", "float": "X", "size": "SIZE", "list": "TEXT"}
-_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +121,6 @@ def flat_values(config: EngineConfig | ServerConfig) -> dict[str, Any]:
     if isinstance(config, ServerConfig):
         return {flag.name: getattr(config, flag.name) for flag in server_flags() if flag.name != "api_key"}
     return {flag.name: getattr(getattr(config, flag.section), flag.name) for flag in engine_flags()}
-
-
-def parse_size(given: Any, name: str = "size") -> int:
-    """Bytes from an integer or from text: "4GiB" and "4G" are 4 * 2**30, "4GB" is 4 * 10**9."""
-    if isinstance(given, int) and not isinstance(given, bool):
-        return given
-    match = _SIZE.fullmatch(given) if isinstance(given, str) else None
-    if match is None:
-        raise ConfigError(f"{name} is {given!r}, but it must be a number of bytes or a size such as 512MiB or 4GiB.")
-    number, unit, suffix = match.groups()
-    base = 1000 if (suffix or "").lower() == "b" and unit else 1024
-    size = float(number) * base ** _UNITS[unit.lower()] if "." in number else int(number) * base ** _UNITS[unit.lower()]
-    return int(size)
 
 
 def _flags_of(section: str, cls: type) -> list[Flag]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from penstock.config.sizes import size_text
 from penstock.errors import ConfigError
 from penstock.types.kv import KvCapacity, KvGroupSpec, Visibility
 
@@ -183,11 +184,3 @@ def _lines(need: MemoryNeed, groups: Sequence[KvGroupSpec], blocks: Sequence[int
 def _group_text(group: KvGroupSpec) -> str:
     reach = f", window {group.window}" if group.window is not None else ""
     return f"{group.name}: {group.tokens_per_block} tokens per block{reach}"
-
-
-def size_text(num_bytes: int) -> str:
-    """Bytes for people: the largest binary unit of which there is at least one."""
-    value, units = float(num_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while abs(value) >= 1024 and len(units) > 1:
-        value, units = value / 1024, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.2f} {units[0]}"

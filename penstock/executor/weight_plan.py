@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from penstock.executor.memory_plan import size_text
+from penstock.config.sizes import size_text
 from penstock.layers.linear import LinearWeight
 from penstock.layers.parameter import Parameter
 from penstock.loader.checkpoint import Checkpoint

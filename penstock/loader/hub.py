@@ -44,8 +44,10 @@ def fetch_file(repo_id: str, file_name: str, revision: str | None, progress: Pro
 
 @contextmanager
 def _as_sentences(repo_id: str, revision: str | None) -> Iterator[None]:
-    import httpx
     from huggingface_hub import errors
+
+    # The HTTP library below the hub client differs between its versions; its root error is what the client names.
+    transport_error: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
 
     at = f" at revision {revision}" if revision else ""
     try:
@@ -69,7 +71,7 @@ def _as_sentences(repo_id: str, revision: str | None) -> Iterator[None]:
         raise ModelSourceError(f"{repo_id}{at} does not have that file: {_first_line(error)}") from error
     except errors.HFValidationError as error:
         raise ModelSourceError(f"{repo_id} is no valid hub id: {_first_line(error)}") from error
-    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, transport_error, OSError) as error:
         raise ModelSourceError(
             f"{repo_id}{at} could not be fetched: {_first_line(error)}\n\nWhat arrived is kept; try again to go on."
         ) from error

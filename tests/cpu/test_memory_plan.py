@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.config.sizes import size_text
 from penstock.errors import ConfigError
-from penstock.executor.memory_plan import MemoryNeed, blocks_needed, blocks_of, plan_memory, size_text
+from penstock.executor.memory_plan import MemoryNeed, blocks_needed, blocks_of, plan_memory
 from penstock.types.kv import KvGroupSpec, Visibility
 
 MIB, GIB = 1 << 20, 1 << 30

@@ -69,7 +69,6 @@ def test_logprobs_agree_with_transformers(llm: LLM, token_ids: list[int], expect
     ours = torch.tensor([entry.chosen.logprob for entry in answer.prompt_logprobs])
     assert ours.shape == expected.shape
     differences = (ours - expected).abs()
-    print(f"mean absolute difference {differences.mean().item():.2e}, largest {differences.max().item():.2e}")
     assert differences.mean().item() < 1e-3
     assert differences.max().item() < 1e-2
 

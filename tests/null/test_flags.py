@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.config import env, flags, sections
+from penstock.config.sizes import parse_size
 from penstock.errors import ConfigError
 
 ALL = (*flags.engine_flags(), *flags.server_flags())
@@ -99,19 +100,19 @@ def test_options_are_spelt_as_options():
     ],
 )  # fmt: skip
 def test_sizes(text, size):
-    assert flags.parse_size(text) == size
+    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1", "1PiB", "1 2", "1e9", "1,5G", None, 1.5, True])
 def test_no_sizes(text):
     with pytest.raises(ConfigError):
-        flags.parse_size(text)
+        parse_size(text)
 
 
 @given(st.integers(0, 2**40), st.sampled_from(["", "B", "K", "MiB", "GB"]))
 def test_sizes_of_whole_numbers_are_exact(number, unit):
     factor = {"": 1, "B": 1, "K": 1024, "MiB": 1 << 20, "GB": 10**9}[unit]
-    assert flags.parse_size(f"{number}{unit}") == number * factor
+    assert parse_size(f"{number}{unit}") == number * factor
 
 
 def test_a_flag_wins_over_its_variable(monkeypatch):

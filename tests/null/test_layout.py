@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 from importlinter.cli import lint_imports
 
 import penstock
 
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
     "torch", "triton", "transformers", "numpy", "tokenizers", "safetensors", "huggingface_hub", "starlette", "uvicorn",
     "zmq", "jinja2", "prometheus_client", "rich", "httpx", "pygments",
@@ -52,3 +58,27 @@ def test_start_up_loads_nothing_heavy(code):
 
 def test_import_contracts():
     assert lint_imports(cache_dir=None, no_cache=True) == 0
+
+
+def test_everything_imported_is_a_declared_dependency():
+    """A package that only the test extra brings must not be needed by a user."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]["reports"]
+    declared = {re.match(r"[\w.-]+", line).group().lower() for line in project["dependencies"] + optional}
+    owners = packages_distributions()
+    found = {}
+    for path in (ROOT / "penstock").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            for name in names:
+                found.setdefault(name.partition(".")[0], path)
+    foreign = {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name != "penstock"}
+    missing = {
+        name: str(path.relative_to(ROOT))
+        for name, path in foreign.items()
+        if not {owner.lower().replace("_", "-") for owner in owners.get(name, [name])}
+        & {line.replace("_", "-") for line in declared}
+    }
+    assert missing == {}
