@@ -84,7 +84,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("top_p", 0, 1),
     ("min_p", 0, 1),
     ("typical_p", 0, 1),
-    ("repetition_penalty", 0, 100),
+    ("repetition_penalty", 0.01, 100),  # its powers must stay inside float32
     ("presence_penalty", -2, 2),
     ("frequency_penalty", -2, 2),
     ("seed", -(2**63), 2**63 - 1),
