@@ -34,12 +34,10 @@ def build_app(
     assets: TextAssets,
     server: ServerConfig,
     served_names: tuple[str, ...],
-    *,
-    default_seed: int | None = None,
 ) -> App:
     """An application that is ready to serve one model under ``served_names`` (at least one)."""
     app = App(server)
-    app.attach(client, assets, served_names, default_seed=default_seed)
+    app.attach(client, assets, served_names)
     return app
 
 
@@ -66,18 +64,11 @@ class App:
         if server.cors_origins:
             self._entry = _with_cors(self._dispatch, server.cors_origins)
 
-    def attach(
-        self,
-        client: EngineClient,
-        assets: TextAssets,
-        served_names: tuple[str, ...],
-        *,
-        default_seed: int | None = None,
-    ) -> None:
+    def attach(self, client: EngineClient, assets: TextAssets, served_names: tuple[str, ...]) -> None:
         """Give the application its engine; from now on it is ready. Called once."""
         if not served_names:
             raise ValueError("served_names must name the model")
-        self.service = Service(client, assets, self.server, served_names, self.admission, default_seed)
+        self.service = Service(client, assets, self.server, served_names, self.admission)
         self.admission.set_ready()
 
     async def drain(self) -> None:

@@ -36,14 +36,12 @@ class Service:
         server: ServerConfig,
         served_names: tuple[str, ...],
         admission: Admission,
-        default_seed: int | None = None,
     ) -> None:
         self.client = client
         self.assets = assets
         self.server = server
         self.served_names = served_names
         self.admission = admission
-        self.default_seed = default_seed
         self.created = int(time.time())
         self.generations: set[OpenGeneration] = set()
         self.metrics = ServerMetrics(

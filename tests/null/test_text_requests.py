@@ -108,10 +108,8 @@ def test_choices_get_ids_and_seeds_of_their_own():
         assert (child.priority, child.cache_salt, child.deadline) == (4, "s", 9.0)
 
 
-def test_without_a_seed_children_have_none_or_the_default():
+def test_without_a_seed_children_have_none():
     assert {child.sampling.seed for child in prepare(sampling=SamplingParams(n=2)).children} == {None}
-    seeds = [child.sampling.seed for child in prepare(sampling=SamplingParams(n=2), default_seed=0).children]
-    assert seeds == [0, 1]
 
 
 def test_beginning_of_sequence_is_there_exactly_once():

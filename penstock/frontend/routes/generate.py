@@ -60,7 +60,6 @@ def prepare(
         deadline=None if timeout is None else arrival + timeout,
         priority=request.priority or 0,
         cache_salt=request.cache_salt or "",
-        default_seed=service.default_seed,
         param=param,
     )
 

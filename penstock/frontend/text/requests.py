@@ -77,7 +77,6 @@ def prepare_request(
     priority: int = 0,
     cache_salt: str = "",
     extra_keys: tuple[str, ...] = (),
-    default_seed: int | None = None,
     param: str = "prompt",
 ) -> PreparedRequest:
     """Check a prompt and its sampling against the model, resolve them, and fan ``n`` out.
@@ -94,7 +93,7 @@ def prepare_request(
         _check_ids(ids, limit, param)
     _check_sampling(sampling, limit)
     max_tokens = _max_tokens(sampling, len(ids), max_model_len, param, assets)
-    resolved = _resolve_sampling(sampling, assets, default_seed, max_tokens)
+    resolved = _resolve_sampling(sampling, assets, max_tokens)
     arrival = time.monotonic() if arrival_time is None else arrival_time
     children = tuple(
         GenerateRequest(
@@ -140,9 +139,7 @@ def _check_sampling(sampling: SamplingParams, limit: int) -> None:
         )
 
 
-def _resolve_sampling(
-    sampling: SamplingParams, assets: TextAssets, default_seed: int | None, max_tokens: int
-) -> SamplingParams:
+def _resolve_sampling(sampling: SamplingParams, assets: TextAssets, max_tokens: int) -> SamplingParams:
     stop_ids = frozenset(sampling.stop_token_ids)
     if not sampling.ignore_eos:
         stop_ids |= assets.stop_token_ids
@@ -150,7 +147,6 @@ def _resolve_sampling(
         sampling,
         max_tokens=max_tokens,
         min_tokens=min(sampling.min_tokens, max_tokens),
-        seed=default_seed if sampling.seed is None else sampling.seed,
         stop_token_ids=tuple(sorted(stop_ids)),
         bad_token_ids=sampling.bad_token_ids + bad_word_ids(assets.tokenizer, sampling.bad_words),
     )
