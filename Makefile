@@ -3,7 +3,8 @@
 # Both can be repeated; what is already there is not done again.
 
 PORT ?= 8000
-HOST ?= 127.0.0.1
+# Not ?=: shells export HOST as the name of the machine, and the server would listen there.
+HOST = 127.0.0.1
 MODEL ?= smollm2
 FLAGS ?=
 TIERS ?= null cpu conformance

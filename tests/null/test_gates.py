@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -134,3 +136,14 @@ def test_a_named_python_that_does_not_run_gets_a_sentence():
     )
     assert done.returncode == 1
     assert "PYTHON=/nonexistent/python is not a working Python" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("arguments", "host"), [([], "127.0.0.1"), (["HOST=0.0.0.0"], "0.0.0.0")])
+def test_the_name_of_the_machine_is_not_the_address_to_listen_on(arguments, host):
+    """Shells export HOST; only the command line of make may change the address."""
+    done = subprocess.run(
+        ["make", "--print-data-base", "--dry-run", "help", *arguments],
+        cwd=SCRIPTS.parent, env={**os.environ, "HOST": "build-machine-7"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert [line for line in done.stdout.splitlines() if re.match(r"HOST\b", line)] == [f"HOST = {host}"]
