@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from model_driver import ModelDriver, Row, make_parts
 
 from penstock.errors import UnsupportedModelError
 from penstock.loader.checkpoint import Checkpoint, open_checkpoint
 from penstock.loader.sources import ModelSource
 from penstock.loader.weights import describe_parameters, load_parameters
 from penstock.models.table import FAMILIES, family_of
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "cpu"))
-from model_driver import ModelDriver, Row, make_parts
 
 TOLERANCE = 1e-5
 PROMPT_LEN = 41

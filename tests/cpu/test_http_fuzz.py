@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import schemathesis
+from http_fixtures import MockServer
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.config import GenerationConfig
 from schemathesis.generation import GenerationMode
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "null"))
-
-from http_fixtures import MockServer
 
 from penstock.config.sections import ServerConfig
 from penstock.frontend.openai.openapi import make_document
