@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import numbers
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from penstock.errors import InvalidRequestError
 
@@ -17,7 +21,9 @@ class SamplingParams:
     Text-level fields (``stop``, ``skip_special_tokens``, ``include_stop_str_in_output``, ``n``, ``bad_words``) are
     carried out by the frontend; everything else by the core and the sampler. ``stop_token_ids`` of a request that
     reaches the core already contains the model's end-of-sequence ids, unless ``ignore_eos``.
-    Raises InvalidRequestError naming the field when a value is out of range.
+    Values are taken as Python callers give them and kept in the types declared here: lists become tuples, one text
+    becomes a tuple of one, whole numbers become floats where a float is declared. Nothing else is converted: a bool is
+    no number, and 2.0 is no integer. Raises InvalidRequestError naming the field when a type or a value is wrong.
     """
 
     n: int = 1
@@ -45,51 +51,140 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
 
     def __post_init__(self) -> None:
-        for name, low, high in _RANGES:
+        for name, kind, low, high in _RANGES:
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and low <= value <= high):
-                upper = "" if high == math.inf else f" and at most {high:g}"
+            if value is None and name in _OPTIONAL:
+                continue
+            if type(value) is not kind:
+                value = _as_integer(value, name) if kind is int else _as_number(value, name)
+                object.__setattr__(self, name, value)
+            if not low <= value <= high or value == math.inf:  # the comparison refuses NaN
+                upper = f" and at most {high:g}" if high < _MAX_INT or value > high else ""
                 raise InvalidRequestError(f"{name} must be at least {low:g}{upper}, got {value}.", param=name)
+        for name in _SWITCHES:
+            if type(getattr(self, name)) is not bool:
+                raise _wrong(name, "true or false", getattr(self, name))
+        for name, normalised in _LISTS:
+            value = getattr(self, name)
+            if type(value) is not tuple or value:
+                object.__setattr__(self, name, normalised(value, name))
+        if type(self.logit_bias) is not dict or self.logit_bias:
+            object.__setattr__(self, "logit_bias", _as_biases(self.logit_bias))
+        self._check_together()
+
+    def _check_together(self) -> None:
         if self.top_p <= 0:
             raise InvalidRequestError(f"top_p must be above 0, got {self.top_p}.", param="top_p")
         if self.typical_p <= 0:
             raise InvalidRequestError(f"typical_p must be above 0, got {self.typical_p}.", param="typical_p")
-        if self.repetition_penalty <= 0:
-            raise InvalidRequestError(
-                f"repetition_penalty must be above 0, got {self.repetition_penalty}.", param="repetition_penalty"
-            )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequestError(
                 f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens}).", param="min_tokens"
             )
-        if any(text == "" for text in self.stop):
+        if "" in self.stop:
             raise InvalidRequestError("stop must not contain an empty string.", param="stop")
-        for token_id, bias in self.logit_bias.items():
-            if not -100 <= bias <= 100:  # also refuses NaN
-                raise InvalidRequestError(
-                    f"logit_bias of token {token_id} must be between -100 and 100, got {bias}.", param="logit_bias"
-                )
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0.0
 
 
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("n", 1, math.inf),
-    ("max_tokens", 0, math.inf),
-    ("min_tokens", 0, math.inf),
-    ("temperature", 0, 100),
-    ("top_k", -1, math.inf),
-    ("top_p", 0, 1),
-    ("min_p", 0, 1),
-    ("typical_p", 0, 1),
-    ("repetition_penalty", 0.01, 100),  # its powers must stay inside float32
-    ("presence_penalty", -2, 2),
-    ("frequency_penalty", -2, 2),
-    ("seed", -(2**63), 2**63 - 1),
-    ("logprobs", 0, MAX_LOGPROBS),
-    ("prompt_logprobs", 0, MAX_LOGPROBS),
+_MAX_INT = 2**63 - 1  # what the records between processes hold
+
+_RANGES: tuple[tuple[str, type, float, float], ...] = (
+    ("n", int, 1, _MAX_INT),
+    ("max_tokens", int, 0, _MAX_INT),
+    ("min_tokens", int, 0, _MAX_INT),
+    ("temperature", float, 0, 100),
+    ("top_k", int, -1, _MAX_INT),
+    ("top_p", float, 0, 1),
+    ("min_p", float, 0, 1),
+    ("typical_p", float, 0, 1),
+    ("repetition_penalty", float, 0.01, 100),  # its powers must stay inside float32
+    ("presence_penalty", float, -2, 2),
+    ("frequency_penalty", float, -2, 2),
+    ("seed", int, -(2**63), _MAX_INT),
+    ("logprobs", int, 0, MAX_LOGPROBS),
+    ("prompt_logprobs", int, 0, MAX_LOGPROBS),
+)
+_OPTIONAL = frozenset(("max_tokens", "seed", "logprobs", "prompt_logprobs"))
+_SWITCHES = ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output")
+
+
+def _wrong(name: str, wanted: str, value: object) -> InvalidRequestError:
+    return InvalidRequestError(f"{name} must be {wanted}, got {reprlib.repr(value)}.", param=name)
+
+
+def _as_integer(value: Any, name: str) -> int:
+    """Whatever counts as an integer, numpy's too; not a bool, and no float however whole it is."""
+    if not isinstance(value, bool) and isinstance(value, numbers.Integral):
+        return int(value)
+    raise _wrong(name, "an integer", value)
+
+
+def _as_number(value: Any, name: str) -> float:
+    if not isinstance(value, bool) and isinstance(value, numbers.Real):
+        try:
+            return float(value)
+        except OverflowError:
+            pass
+    raise _wrong(name, "a number", value)
+
+
+def _as_texts(value: Any, name: str) -> tuple[str, ...]:
+    """One text is a list of one; iterating over its characters is never what was meant."""
+    if value is None:
+        return ()
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else None
+    if texts is None or not all(isinstance(text, str) for text in texts):
+        raise _wrong(name, "a text or a list of texts", value)
+    return texts
+
+
+def _as_ids(value: Any, name: str) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise _wrong(name, "a list of token ids", value)
+    ids = value if type(value) is tuple else tuple(value)
+    if set(map(type, ids)) <= {int}:
+        return ids
+    return tuple(_as_integer(token_id, name) for token_id in ids)
+
+
+def _as_id_lists(value: Any, name: str) -> tuple[tuple[int, ...], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise _wrong(name, "a list of lists of token ids", value)
+    return tuple(_as_ids(() if ids is None else ids, name) for ids in value)
+
+
+def _as_biases(value: Any) -> dict[int, float]:
+    """Biases by token id. Ids in digits are taken too, because JSON has no other keys."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _wrong("logit_bias", "numbers by token id", value)
+    biases: dict[int, float] = {}
+    for key, given in value.items():
+        digits = isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 20
+        token_id = key if type(key) is int else int(key) if digits else _as_integer(key, "logit_bias")
+        bias = given if type(given) is float else _as_number(given, "logit_bias")
+        if not -100 <= bias <= 100:  # also refuses NaN
+            raise InvalidRequestError(
+                f"logit_bias of token {token_id} must be between -100 and 100, got {bias}.", param="logit_bias"
+            )
+        biases[token_id] = bias
+    return biases
+
+
+_LISTS: tuple[tuple[str, Callable[[Any, str], tuple[Any, ...]]], ...] = (
+    ("stop", _as_texts),
+    ("bad_words", _as_texts),
+    ("allowed_token_ids", _as_ids),
+    ("stop_token_ids", _as_ids),
+    ("bad_token_ids", _as_id_lists),
 )
 
 
