@@ -285,7 +285,9 @@ class EngineCore:
             prompt_logprobs: tuple[TokenLogprobs, ...] = ()
             if has_extras:
                 if row in result.failed_rows:
-                    self._fail(request, FailureKind.INTERNAL, result.failed_rows[row], compact=False)
+                    failed = result.failed_rows[row]
+                    kind = FailureKind.CONTRADICTION if failed.by_request else FailureKind.INTERNAL
+                    self._fail(request, kind, failed.message, compact=False)
                     continue
                 if row in result.prompt_logprobs:
                     prompt_logprobs = _take_prompt_logprobs(request, start, result.prompt_logprobs[row])

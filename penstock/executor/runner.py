@@ -20,7 +20,7 @@ from penstock.executor.seats import SeatState
 from penstock.models.family import CausalModel
 from penstock.types.kv import KvGroupSpec
 from penstock.types.plan import StepPlan
-from penstock.types.result import StepResult, StepTimings, TokenLogprobs
+from penstock.types.result import RowFailure, StepResult, StepTimings, TokenLogprobs
 
 PROMPT_LOGITS_ELEMENTS = 4 << 20  # of float32 at once: whole prompts times vocabularies would not fit
 
@@ -199,7 +199,7 @@ class _Answer:
         self.tokens: list[tuple[int, ...]] = [()] * num_rows
         self.logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
         self.prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
-        self.failed: dict[int, str] = {}
+        self.failed: dict[int, RowFailure] = {}
 
     def take(self, plan: StepPlan, asked: _Asked, sampled: Sampled, masks: RowMasks) -> None:
         """Keep a row's samples up to the first that differs from its draft.

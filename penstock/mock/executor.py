@@ -20,7 +20,7 @@ from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.kv import KvCapacity, KvGroupSpec, TransferJob
 from penstock.types.plan import StepPlan
 from penstock.types.request import SamplingParams
-from penstock.types.result import StepResult, StepTimings, TokenLogprobs
+from penstock.types.result import RowFailure, StepResult, StepTimings, TokenLogprobs
 
 _MASK = (1 << 64) - 1
 _LETTERS = b"etaoinshrdlucmfwypvbgk      ....\n"
@@ -180,7 +180,7 @@ class MockExecutor:
         row_tokens: list[tuple[int, ...]] = []
         logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
         prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
-        failed: dict[int, str] = {}
+        failed: dict[int, RowFailure] = {}
         step_failed = plan.step_id in self._faults.failed_steps
         for row, seat in enumerate(plan.row_seats):
             state = self._seats[seat]
@@ -196,7 +196,8 @@ class MockExecutor:
             if tokens and state.sampling.logprobs is not None:
                 logprobs[row] = tuple(self._logprobs(token, state.sampling.logprobs) for token in tokens)
             if step_failed or state.request_id in self._faults.failed_requests:
-                failed[row] = self._faults.failed_requests.get(state.request_id, "The mock was told to fail this step.")
+                told = self._faults.failed_requests.get(state.request_id, "The mock was told to fail this step.")
+                failed[row] = RowFailure(told)
             row_tokens.append(tokens)
         return StepResult(
             step_id=plan.step_id,

@@ -19,6 +19,7 @@ class FailureKind(Enum):
     INTERNAL = "internal"
     DEADLINE = "deadline"  # the request's deadline passed
     TOO_LONG = "too_long"  # does not fit the KV cache even alone, or the model's context
+    CONTRADICTION = "contradiction"  # the request's own parameters exclude every token
     ENGINE_DEAD = "engine_dead"
 
 

@@ -20,8 +20,20 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class RowFailure:
+    """Why a row has no token, as a sentence. ``by_request``: what the request asks for excludes every answer; else the
+    model or the engine is to blame."""
+
+    message: str
+    by_request: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StepTimings:
-    """Seconds on the executor's clock; ``started`` and ``ended`` are ``time.monotonic()`` values."""
+    """Seconds on the executor's clock; ``started`` and ``ended`` are ``time.monotonic()`` values.
+
+    ``forward_s`` is the time from the inputs to the logits, ``sample_s`` that from the logits to the tokens.
+    """
 
     started: float = 0.0
     ended: float = 0.0
@@ -33,8 +45,7 @@ class StepTimings:
 class StepResult:
     """The answer to the StepPlan of the same ``step_id``; ``row_tokens[r]`` belongs to row r of that plan.
 
-    ``failed_rows`` maps a row to the sentence why it failed (for example: logits are not finite); the others are
-    valid. ``prompt_logprobs[r]`` has one entry per prompt position that row r predicted in this step: the entry
+    ``failed_rows`` maps a row to why it failed (for example: logits are not finite); the others are valid. ``prompt_logprobs[r]`` has one entry per prompt position that row r predicted in this step: the entry
     for position p describes prompt token p given those before it, so position 0 never has one.
     """
 
@@ -42,6 +53,6 @@ class StepResult:
     row_tokens: tuple[tuple[int, ...], ...] = ()
     logprobs: dict[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
     prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
-    failed_rows: dict[int, str] = field(default_factory=dict)
+    failed_rows: dict[int, RowFailure] = field(default_factory=dict)
     finished_transfers: tuple[tuple[int, bool], ...] = ()  # (job_id, ok)
     timings: StepTimings = StepTimings()

@@ -14,7 +14,7 @@ from penstock.executor.sampler.counter_random import derived_seed, uniform
 from penstock.executor.sampler.draw import draw
 from penstock.executor.sampler.penalties import TokenCounts
 from penstock.executor.sampler.rows import SampleRow
-from penstock.executor.sampler.sampler import NO_TOKEN_LEFT, NOT_FINITE, Sampler
+from penstock.executor.sampler.sampler import EMPTY_MASK, NO_TOKEN_LEFT, NOT_FINITE, OVERFLOW, Sampler
 from penstock.kernels.reference import sampling as reference
 from penstock.types.request import SamplingParams
 
@@ -274,8 +274,30 @@ def test_a_row_whose_masks_leave_nothing_fails_alone(temperature: float) -> None
     rows = [make_row(sampler, p, [1, 2, 3]) for p in (stuck, fine, outside)]
     rows.append(make_row(sampler, SamplingParams(temperature=temperature), [1, 2, 3], mask=bytes(VOCAB // 8 + 4)))
     answer = sampler.sample(logits_of(4), rows)
-    assert answer.failed == {0: NO_TOKEN_LEFT, 2: NO_TOKEN_LEFT, 3: NO_TOKEN_LEFT}
+    assert answer.failed == {0: NO_TOKEN_LEFT, 2: NO_TOKEN_LEFT, 3: EMPTY_MASK}
+    assert [answer.failed[row].by_request for row in (0, 2, 3)] == [True, True, False]
     assert answer.tokens[1] == 7
+
+
+@pytest.mark.parametrize("more", [{"temperature": 0.0}, {}, {"top_p": 0.9}, {"typical_p": 0.9}, {"logprobs": 2}])
+def test_penalties_that_overflow_fail_their_row_alone(more: dict) -> None:
+    """Finite logits near float32's end, divided by a penalty: an infinity, and NaN in every softmax."""
+    sampler = Sampler(VOCAB)
+    params = [SamplingParams(seed=1, repetition_penalty=penalty, **more) for penalty in (1.0, 0.01, 1.1)]
+    logits = logits_of(3)
+    logits[:, 1] = 3e37
+    answer = sampler.sample(logits, [make_row(sampler, p, [1, 2, 3]) for p in params])
+    assert answer.failed == {1: OVERFLOW}
+    assert (answer.tokens[0], answer.tokens[2]) == (1, 1)
+    assert list(answer.logprobs) == ([0, 2] if "logprobs" in more else [])
+
+
+def test_the_first_reason_of_a_row_stays() -> None:
+    sampler = Sampler(VOCAB)
+    params = SamplingParams(allowed_token_ids=(7,), bad_token_ids=((7,),))
+    logits = logits_of(1)
+    logits[0, 3] = float("nan")
+    assert sampler.sample(logits, [make_row(sampler, params, [1, 2, 3])]).failed == {0: NOT_FINITE}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from penstock.types.request import MAX_LOGPROBS
 from penstock.types.result import TokenLogprobs
 
 
@@ -16,11 +17,15 @@ class RawLogprobs:
         self._logprobs = logits.log_softmax(dim=-1)
 
     def describe(self, chosen: Sequence[int], num_top: Sequence[int]) -> list[TokenLogprobs]:
-        """Row r: the chosen token, then its ``num_top[r]`` most likely ones (the chosen among them if it is one)."""
+        """Row r: the chosen token, then its ``num_top[r]`` most likely ones (the chosen among them if it is one).
+
+        ``num_top`` is at most MAX_LOGPROBS. So many are always looked for: which of several equals a selection finds
+        depends on its size, and no answer may depend on what other rows ask.
+        """
         picks = torch.tensor(chosen, dtype=torch.int64).unsqueeze(1)
         values = self._logprobs.gather(1, picks)
         ranks = ((self._logprobs > values).sum(dim=-1) + 1).tolist()
-        width = min(max(num_top), self._logprobs.shape[1])
+        width = min(MAX_LOGPROBS, self._logprobs.shape[1]) if any(num_top) else 0
         top = self._logprobs.topk(width, dim=-1)
         top_ids, top_values = top.indices.tolist(), top.values.tolist()
         return [

@@ -17,28 +17,35 @@ from penstock.executor.sampler.penalties import Penalties
 from penstock.executor.sampler.rows import SampleRow, SamplerStep, SamplingNeed, SeatSampling
 from penstock.executor.sampler.truncation import MinP, Temperature, TopK, TopP, TypicalP
 from penstock.types.request import SamplingParams
-from penstock.types.result import TokenLogprobs
+from penstock.types.result import RowFailure, TokenLogprobs
 
 MASKS: tuple[SamplerStep[Any], ...] = (AllowedTokens(), BadTokens(), MinTokens())
 SHIFTS: tuple[SamplerStep[Any], ...] = (LogitBias(), Penalties())
 CUTS: tuple[SamplerStep[Any], ...] = (Temperature(), MinP(), TopK(), TopP(), TypicalP())
 STEPS = MASKS + SHIFTS + CUTS
+_MASKS = range(len(MASKS))
+_SHIFTS = range(len(MASKS), len(MASKS + SHIFTS))
+_CUTS = range(len(MASKS + SHIFTS), len(STEPS))
 
 # Rows run through the whole pipeline in tiles of so many logits (2 MiB), so that every step finds them in a core's
 # cache. No answer depends on the tiles.
 TILE_ELEMENTS = 1 << 19
 
-NOT_FINITE = "The model's logits are not finite; the weights, the dtype or the input overflow."
-NO_TOKEN_LEFT = "No token is allowed here: the token mask, allowed tokens, bad tokens and min_tokens exclude all."
+NOT_FINITE = RowFailure("The model's logits are not finite; the weights, the dtype or the input overflow.")
+NO_TOKEN_LEFT = RowFailure(
+    "No token is allowed here: the token mask, allowed tokens, bad tokens and min_tokens exclude all.", by_request=True
+)
+EMPTY_MASK = RowFailure("The token mask of this position allows no token.")
+OVERFLOW = RowFailure("The logit bias and the penalties move the model's logits out of float32's range.")
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """``tokens[i]`` answers row i; it is meaningless where ``failed`` has a sentence."""
+    """``tokens[i]`` answers row i; it is meaningless where ``failed`` has an entry."""
 
     tokens: list[int]
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
-    failed: dict[int, str] = field(default_factory=dict)
+    failed: dict[int, RowFailure] = field(default_factory=dict)
 
 
 class Sampler:
@@ -74,7 +81,7 @@ class Sampler:
             tile = self._sample_tile(logits[begin : begin + size], rows[begin : begin + size])
             answer.tokens.extend(tile.tokens)
             answer.logprobs.update((begin + i, entry) for i, entry in tile.logprobs.items())
-            answer.failed.update((begin + i, message) for i, message in tile.failed.items())
+            answer.failed.update((begin + i, failure) for i, failure in tile.failed.items())
         return answer
 
     def _sample_tile(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> Sampled:
@@ -83,7 +90,7 @@ class Sampler:
             logits[index] = 0.0  # keeps the arithmetic of the batch clean; the answer is not used
         asked = [i for i, row in enumerate(rows) if row.seat.params.logprobs is not None and i not in failed]
         raw = RawLogprobs(logits if len(asked) == len(rows) else logits[torch.tensor(asked)]) if asked else None
-        failed |= self._transform(logits, rows)
+        failed = self._transform(logits, rows) | failed  # the first reason stays
         tokens = self._choose(logits, rows)
         described: dict[int, TokenLogprobs] = {}
         if raw is not None:
@@ -92,15 +99,20 @@ class Sampler:
             described = {i: entry for i, entry in described.items() if i not in failed}
         return Sampled(tokens, described, failed)
 
-    def _transform(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> dict[int, str]:
-        """Run the steps over the rows that need them; answers the rows that have no token left."""
+    def _transform(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> dict[int, RowFailure]:
+        """Run the steps over the rows that need them; answers the rows that cannot go on. The logits that reach the
+        cuts and the draw have a finite maximum, which is all that those need never to fail."""
         for index, row in enumerate(rows):
             if row.mask is not None:
                 apply_bitmask(logits[index], row.mask)
-        self._run(range(len(MASKS)), logits, rows)
-        failed = _without_tokens(logits, rows)
-        self._run(range(len(MASKS), len(STEPS)), logits, rows)
-        return failed
+        self._run(_MASKS, logits, rows)
+        failed = _spoiled(logits, [i for i, row in enumerate(rows) if row.mask is not None or _needs(row, _MASKS)])
+        answer = {i: NO_TOKEN_LEFT if _needs(rows[i], _MASKS) else EMPTY_MASK for i in failed}
+        self._run(_SHIFTS, logits, rows)
+        shifted = _spoiled(logits, [i for i, row in enumerate(rows) if _needs(row, _SHIFTS)])
+        answer |= dict.fromkeys(shifted, OVERFLOW)
+        self._run(_CUTS, logits, rows)
+        return answer
 
     def _run(self, places: range, logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
         for place in places:
@@ -123,23 +135,23 @@ class Sampler:
         return list(tokens.tolist())
 
 
-def _not_finite(logits: torch.Tensor) -> dict[int, str]:
+def _not_finite(logits: torch.Tensor) -> dict[int, RowFailure]:
     """Rows with a NaN or an infinity. A sum finds them in one pass; it may overflow, so suspects are looked at."""
     suspects = torch.isfinite(logits.sum(dim=-1)).logical_not_().nonzero().flatten().tolist()
     return {i: NOT_FINITE for i in suspects if not bool(torch.isfinite(logits[i]).all())}
 
 
-def _without_tokens(logits: torch.Tensor, rows: Sequence[SampleRow]) -> dict[int, str]:
-    """Rows whose masks left nothing; their logits are made harmless for the steps that follow."""
-    masked = [
-        i
-        for i, row in enumerate(rows)
-        if row.mask is not None or any(own is not None for own in row.seat.prepared[: len(MASKS)])
-    ]
-    if not masked:
-        return {}
-    best = logits[torch.tensor(masked)].amax(dim=-1).tolist()
-    failed = {i: NO_TOKEN_LEFT for i, value in zip(masked, best, strict=True) if value == float("-inf")}
+def _needs(row: SampleRow, places: range) -> bool:
+    return any(row.seat.prepared[place] is not None for place in places)
+
+
+def _spoiled(logits: torch.Tensor, suspects: Sequence[int]) -> list[int]:
+    """Those of the rows ``suspects`` whose maximum is not finite: nothing is left of them, or they overflowed. Their
+    logits are made harmless for the steps that follow."""
+    if not suspects:
+        return []
+    sound = torch.isfinite(logits[torch.tensor(suspects)].amax(dim=-1)).tolist()
+    failed = [i for i, fine in zip(suspects, sound, strict=True) if not fine]
     for index in failed:
         logits[index] = 0.0
     return failed

@@ -36,6 +36,7 @@ _FAILURE_STATUS = {
     FailureKind.ENGINE_DEAD.value: 503,
 }
 
+    FailureKind.CONTRADICTION.value: 400,
 
 class HttpError(Exception):
     """An answer that is an error. Raised by routes and by the request boundary, encoded by ``encode``."""
