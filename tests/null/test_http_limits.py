@@ -370,6 +370,20 @@ def test_drain_gives_up_after_its_timeout_and_says_so():
         assert server.stopped()
 
 
+def test_a_drain_that_gives_up_tells_plain_answers_when_to_come_back():
+    with mock_server(server=config(drain_timeout=0.1), step_s=0.02) as server, server.http() as http:
+        answers = []
+        thread = threading.Thread(
+            target=lambda: answers.append(http.post("/v1/completions", json={**SLOW, "stream": False}))
+        )
+        thread.start()
+        server.wait_for(lambda: server.app.admission.num_open)
+        server.request_stop()
+        thread.join()
+    assert answers[0].status_code == 503
+    assert int(answers[0].headers["retry-after"]) >= 1
+
+
 def test_a_dead_engine_ends_streams_with_an_error_and_health_says_so():
     with mock_server(faults=MockFaults(die_at_step=20), step_s=0.01) as server, server.http() as http:
         thread, lines = stream_in_background(server, SLOW)
@@ -381,8 +395,9 @@ def test_a_dead_engine_ends_streams_with_an_error_and_health_says_so():
         assert "data: [DONE]" not in lines
         server.wait_for(lambda: http.get("/health").status_code == 503)
         assert "died" in error_of(http.get("/health"))["message"]
-        assert http.get("/ready").status_code == 503
-        assert http.post("/v1/completions", json={"prompt": "a"}).status_code == 503
+        refused = [whole, http.get("/health"), http.get("/ready"), http.post("/v1/completions", json={"prompt": "a"})]
+        assert [answer.status_code for answer in refused] == [503] * 4
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
         assert server.app.admission.num_open == 0
 
 

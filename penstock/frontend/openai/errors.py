@@ -29,17 +29,23 @@ TYPE_OF_STATUS = {
     503: "service_unavailable_error",
 }
 
+RETRY_AFTER_S = 5  # unless the one who refuses knows better: long enough to restart a process
+_PASSING = frozenset({429, 503})
+
 _FAILURE_STATUS = {
     FailureKind.INTERNAL.value: 500,
     FailureKind.DEADLINE.value: 408,
     FailureKind.TOO_LONG.value: 400,
+    FailureKind.CONTRADICTION.value: 400,
     FailureKind.ENGINE_DEAD.value: 503,
 }
 
-    FailureKind.CONTRADICTION.value: 400,
 
 class HttpError(Exception):
-    """An answer that is an error. Raised by routes and by the request boundary, encoded by ``encode``."""
+    """An answer that is an error. Raised by routes and by the request boundary, encoded by ``encode``.
+
+    Answers that say "not now" (429, 503) always say when to come back, so that clients and balancers need no guess.
+    """
 
     def __init__(
         self,
@@ -56,6 +62,8 @@ class HttpError(Exception):
         self.param = param
         self.code = code
         self.headers = headers
+        if status in _PASSING and all(name != "retry-after" for name, _ in headers):
+            self.headers = (*headers, ("retry-after", str(RETRY_AFTER_S)))
 
     def encode(self) -> bytes:
         """The JSON body: an object with the one key ``error``."""
