@@ -77,6 +77,8 @@ class EngineCore:
         self._num_steps = 0
         self._prompt_tokens = 0
         self._generation_tokens = 0
+        self._forward_s = 0.0
+        self._sample_s = 0.0
 
     # -- what the owner asks -------------------------------------------------------------------------------------
 
@@ -161,6 +163,8 @@ class EngineCore:
             num_steps=self._num_steps,
             prompt_tokens=self._prompt_tokens,
             generation_tokens=self._generation_tokens,
+            forward_s=self._forward_s,
+            sample_s=self._sample_s,
         )
 
     def check_integrity(self) -> None:
@@ -247,6 +251,8 @@ class EngineCore:
         self._flights.popleft()
         if result.step_id != flight.plan.step_id or len(result.row_tokens) != len(flight.rows):
             raise IntegrityError(f"step {flight.plan.step_id} was answered by a result of another shape")
+        self._forward_s += result.timings.forward_s
+        self._sample_s += result.timings.sample_s
         for job_id, ok in result.finished_transfers:
             self._let_go(self._transfers.complete(job_id, ok))
         if flight.rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -15,6 +16,8 @@ from penstock.types.decision import Decision
 from penstock.types.facts import EngineInfo, ModelFacts, PlatformFacts
 from penstock.types.kv import KvCapacity
 from penstock.types.request import GenerateRequest
+
+log = logging.getLogger(__name__)
 
 
 class MonotonicClock:
@@ -39,6 +42,7 @@ class Engine:
         info: EngineInfo,
     ) -> None:
         self.info = info
+        log_decisions(info.decisions)
         self._executor = executor
         limits = CoreLimits(
             max_num_seqs=resolved.max_num_seqs,
@@ -76,6 +80,14 @@ class Engine:
             self._loop.run()
         finally:
             self._executor.stop()
+
+
+def log_decisions(decisions: Sequence[Decision]) -> None:
+    """One line each; the refused candidates, with every reason, for those who ask for debug."""
+    for decision in decisions:
+        log.info("%s: %s (%s)", decision.subject, decision.chosen or "nothing", decision.why)
+        for rejection in decision.rejected:
+            log.debug("%s: not %s: %s", decision.subject, rejection.name, "; ".join(rejection.reasons))
 
 
 def make_info(

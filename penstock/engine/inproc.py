@@ -122,7 +122,11 @@ class InProcessClient:
             log.exception("the engine cannot go on")
             sentence = f"The engine stopped: {error}"
         self._post(self._drain)
-        self._post(lambda: self._requests.fail_all(sentence))
+        self._post(lambda: self._end(sentence))
+
+    def _end(self, sentence: str) -> None:
+        self._stats = self._stats.at_rest()
+        self._requests.fail_all(sentence)
 
 
 def on_event_loop(loop: asyncio.AbstractEventLoop) -> Post:

@@ -56,6 +56,8 @@ class ServerMetrics:
         self._queries = counter("prefix_cache_queries", "Tokens looked up in the prefix cache.").at()
         self._hits = counter("prefix_cache_hits", "Tokens found in the prefix cache.").at()
         self._preemptions = counter("num_preemptions", "Preemptions by the scheduler.").at()
+        self._forward = counter("executor_forward_seconds", "Executor time from the inputs to the logits.").at()
+        self._sample = counter("executor_sample_seconds", "Executor time from the logits to the tokens.").at()
         self._cache_config = gauge("cache_config_info", "The engine's resolved settings, as labels.")
 
     def _define_tokens(self, lengths: tuple[int, ...]) -> None:
@@ -156,6 +158,8 @@ class ServerMetrics:
         self._queries.set(stats.prefix_query_tokens)
         self._hits.set(stats.prefix_hit_tokens)
         self._preemptions.set(stats.num_preemptions)
+        self._forward.set(stats.forward_s)
+        self._sample.set(stats.sample_s)
         metrics = self
 
         class Snapshot(Collector):

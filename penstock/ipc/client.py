@@ -28,7 +28,7 @@ from penstock.ipc.channel import PrivateEndpoints, Writer, make_reader, to_clien
 from penstock.ipc.open_requests import OpenRequests, Sink
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
-from penstock.types.output import EngineStats
+from penstock.types.output import EngineStats, FailureKind
 from penstock.types.request import GenerateRequest
 
 _READS_PER_TURN = 64  # then the event loop gets a turn, however fast the engine talks
@@ -68,6 +68,7 @@ class IpcClient:
         self._ready: asyncio.Future[EngineInfo] = self._loop.create_future()
         self._stats = EngineStats()
         self._engine_health = ""
+        self._last_words = ""  # of an engine that says it is dead: no later heartbeat takes them back
         self._last_heard = time.monotonic()
         self._silence_limit_s = silence_limit_s
         self._on_progress = on_progress or (lambda _text: None)
@@ -123,8 +124,9 @@ class IpcClient:
         return self._stats
 
     def health(self) -> str:
-        if self._requests.dead or self._engine_health:
-            return self._requests.dead or self._engine_health
+        trouble = self._requests.dead or self._last_words or self._engine_health
+        if trouble:
+            return trouble
         if not self._ready.done():
             return "The engine is starting."
         silence = time.monotonic() - self._last_heard
@@ -212,6 +214,9 @@ class IpcClient:
             case codec.Batch(batch=batch):
                 if batch.stats is not None:
                     self._stats = batch.stats
+                for end in batch.terminals:
+                    if end.failure is FailureKind.ENGINE_DEAD:
+                        self._last_words = end.message
                 self._requests.deliver(batch)
             case codec.Heartbeat(health=health):
                 self._engine_health = health
@@ -238,6 +243,7 @@ class IpcClient:
                 future.exception()  # seen: nobody may be waiting
         if self._silence_timer is not None:
             self._silence_timer.cancel()
+        self._stats = self._stats.at_rest()
         self._requests.fail_all(sentence)
 
     def _watch_silence(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from penstock.types.result import TokenLogprobs
@@ -70,6 +70,12 @@ class EngineStats:
     num_steps: int = 0
     prompt_tokens: int = 0  # computed, without hits
     generation_tokens: int = 0
+    forward_s: float = 0.0  # the executor's seconds in forwards: from the inputs to the logits
+    sample_s: float = 0.0  # the executor's seconds in sampling
+
+    def at_rest(self) -> EngineStats:
+        """The same counters with nothing in use: what is true of an engine that has gone."""
+        return replace(self, num_running=0, num_waiting=0, num_held=0, kv_usage=0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,13 @@ from penstock import LLM, SamplingParams
 from penstock.config.flags import engine_config_from
 from penstock.engine import build
 from penstock.engine import llm as llm_module
+from penstock.engine.engine import log_decisions
 from penstock.engine.inproc import InProcessClient
 from penstock.engine.mock_engine import build_mock_engine, mock_assets
 from penstock.errors import ConfigError, EngineDeadError, InvalidRequestError, RequestFailedError
 from penstock.mock.faults import MockFaults
 from penstock.types.control import ResetPrefixCache
+from penstock.types.decision import Decision, Rejection
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 
@@ -170,6 +172,42 @@ def test_closing_twice_is_harmless_and_afterwards_the_engine_is_dead():
         llm.generate("a", GREEDY)
     with pytest.raises(EngineDeadError, match="was stopped"):
         llm.control(ResetPrefixCache())
+
+
+def test_decisions_are_logged_once_when_the_engine_starts(caplog):
+    with caplog.at_level("DEBUG", logger="penstock"), LLM(mock=True, max_model_len=64) as llm:
+        decisions = llm.info.decisions
+        llm.generate("a", GREEDY)
+    assert decisions
+    told = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+    for decision in decisions:
+        assert told.count(f"{decision.subject}: {decision.chosen} ({decision.why})") == 1
+    details = [record.getMessage() for record in caplog.records if record.levelname == "DEBUG"]
+    for decision in decisions:
+        for rejection in decision.rejected:
+            assert f"{decision.subject}: not {rejection.name}: {'; '.join(rejection.reasons)}" in details
+
+
+def test_refused_candidates_are_logged_for_those_who_ask(caplog):
+    decision = Decision(
+        subject="device", chosen="cpu", why="the only one", rejected=(Rejection("gpu", ("is hot", "is lost")),)
+    )
+    with caplog.at_level("INFO", logger="penstock"):
+        log_decisions([decision])
+    assert [record.getMessage() for record in caplog.records] == ["device: cpu (the only one)"]
+    with caplog.at_level("DEBUG", logger="penstock"):
+        log_decisions([decision])
+    assert caplog.records[-1].getMessage() == "device: not gpu: is hot; is lost"
+
+
+def test_stats_add_up_the_executors_time(llm):
+    before = llm.stats()
+    llm.generate("a", GREEDY)
+    after = llm.stats()
+    steps = after.num_steps - before.num_steps
+    assert steps >= 12
+    # The mock takes 2 ms a step; the last steps may not have been reported yet.
+    assert 0.002 * 11 <= after.forward_s - before.forward_s < 0.002 * (steps + 1)
 
 
 def faulty(monkeypatch, faults):

@@ -16,6 +16,7 @@ from penstock.types.output import EngineStats
 # Names that existing dashboards query, without prefix.
 GAUGES = {"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "cache_config_info"}
 COUNTERS = {
+    "executor_forward_seconds", "executor_sample_seconds",
     "prefix_cache_queries", "prefix_cache_hits", "num_preemptions", "prompt_tokens", "generation_tokens",
     "request_success", "prompt_tokens_cached",
 }  # fmt: skip
@@ -30,7 +31,7 @@ HISTOGRAMS = {
 
 @pytest.fixture(scope="module")
 def server():
-    with MockServer(server=ServerConfig(port=0, metrics_prefix="vllm")) as server:
+    with MockServer(server=ServerConfig(port=0, metrics_prefix="vllm"), step_s=0.001) as server:
         yield server
 
 
@@ -75,6 +76,8 @@ def test_metrics_count_what_clients_saw(server):
     assert grown["inter_token_latency_seconds_count{}"] > 18
     assert grown["iteration_tokens_total_count{}"] > 0
     assert grown["prefix_cache_queries_total{}"] > 0
+    assert grown["executor_forward_seconds_total{}"] > 0
+    assert after["executor_sample_seconds_total{}"] == 0  # the mock does not tell it apart
     assert after["num_requests_running{}"] == 0
 
 

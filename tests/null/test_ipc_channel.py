@@ -348,3 +348,36 @@ def test_an_unknown_control_command_is_answered_with_no():
         assert "Explode" in reply.message
 
     with_engine(scenario)
+
+
+def test_a_dead_engine_is_unhealthy_with_its_first_sentence_and_stays_so():
+    """The executor died inside a living process: nobody waits for the next heartbeat to learn of it, and one that was
+    on its way does not take it back."""
+
+    async def scenario(client, engine):
+        collected = Collected()
+        client.submit(request(1), collected)
+        end = Terminal(1, FinishReason.ERROR, FailureKind.ENGINE_DEAD, "the device is gone")
+        engine.server.emit(OutputBatch(terminals=(end,)))
+        await collected.ended.wait()
+        assert client.health() == "the device is gone"
+        engine.server._send(codec.Heartbeat(""))
+        assert (await client.control(ResetPrefixCache())).ok  # what came before it has been read
+        assert client.health() == "the device is gone"
+
+    with_engine(scenario, mute=True)
+
+
+def test_the_gauges_of_a_dead_engine_are_zero_and_its_counters_stay():
+    async def scenario(client, engine):
+        collected = Collected()
+        client.submit(request(1), collected)
+        busy = EngineStats(num_running=1, num_waiting=2, num_held=3, kv_usage=0.5, num_steps=4, generation_tokens=5)
+        engine.server.emit(OutputBatch(updates=(TokenUpdate(1, (9,)),), stats=busy))
+        while client.stats() != busy:
+            await asyncio.sleep(0.001)
+        client.engine_exited("the process is gone")
+        await collected.ended.wait()
+        assert client.stats() == EngineStats(num_steps=4, generation_tokens=5)
+
+    with_engine(scenario, mute=True)
