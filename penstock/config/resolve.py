@@ -48,7 +48,7 @@ class ResolvedConfig:
     linear_backend: str | None
     threads: int
     load_format: str
-    seed: int
+    seed: int | None  # None: drawn at the start
 
     def settings(self) -> dict[str, str]:
         """As text, for the debug route and reports."""

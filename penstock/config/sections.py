@@ -58,7 +58,10 @@ class ModelConfig:
         "auto", "Sampling defaults: auto reads generation_config.json, none ignores it.", choices=("auto", "none")
     )
     chat_template: str | None = flag(None, "File with a Jinja chat template to use instead of the model's own.")
-    seed: int = flag(0, "Seed of dummy weights and of requests that bring none.")
+    seed: int | None = flag(
+        None,
+        "Seed of dummy weights and of requests that bring none. Default: another one at every start, 0 for weights.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

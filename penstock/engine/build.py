@@ -19,6 +19,7 @@ from penstock.config.sections import EngineConfig
 from penstock.core.ports import OutputChannel
 from penstock.engine.engine import Engine, make_info
 from penstock.engine.mock_engine import build_mock_engine, mock_assets
+from penstock.engine.seed import start_seed
 from penstock.engine.threads import prefer_short_spins
 from penstock.frontend.text.load import TextAssets
 from penstock.types.decision import Decision
@@ -72,7 +73,9 @@ def explain(config: EngineConfig, platform: PlatformFacts | None = None) -> Expl
     from penstock.loader.checkpoint import open_checkpoint
 
     source = find_model(config)
-    with closing(open_checkpoint(source, load_format=config.model.load_format, seed=config.model.seed)) as checkpoint:
+    with closing(
+        open_checkpoint(source, load_format=config.model.load_format, seed=config.model.seed or 0)
+    ) as checkpoint:
         survey = _survey(config, source, platform)
         plan = plan_executor(survey.spec, checkpoint)
     return Explanation(
@@ -167,7 +170,9 @@ def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts |
     from penstock.platforms.probe import probe_platform
 
     platform = platform or probe_platform()
-    with closing(open_checkpoint(source, load_format=config.model.load_format, seed=config.model.seed)) as checkpoint:
+    with closing(
+        open_checkpoint(source, load_format=config.model.load_format, seed=config.model.seed or 0)
+    ) as checkpoint:
         facts = checkpoint.facts()
         model = replace(facts, family=family_name(facts.architecture))
         dtype, _ = resolve_dtype(config, model, platform)
@@ -210,7 +215,8 @@ def _executor_spec(resolved: ResolvedConfig, source: ModelSource, platform: Plat
         attention_backend=resolved.attention_backend,
         linear_backend=resolved.linear_backend,
         threads=resolved.threads,
-        seed=resolved.seed,
+        seed=start_seed(resolved.seed),
+        dummy_seed=resolved.seed or 0,
         depth=resolved.async_depth,
     )
 

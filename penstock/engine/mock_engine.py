@@ -8,6 +8,7 @@ from penstock.config.resolve import KvFacts, resolve
 from penstock.config.sections import EngineConfig
 from penstock.core.ports import OutputChannel
 from penstock.engine.engine import Engine, make_info
+from penstock.engine.seed import start_seed
 from penstock.frontend.chat.template import ChatTemplate
 from penstock.frontend.text.load import TextAssets
 from penstock.mock.executor import MockExecutor
@@ -54,7 +55,7 @@ def build_mock_engine(
         (KvGroupSpec(name="full", visibility=Visibility.ALL, entries_per_block=size, bytes_per_block=size),),
         (max(one_request, min(wanted // size, _MAX_BLOCKS)),),
         depth=resolved.async_depth,
-        seed=resolved.seed,
+        seed=start_seed(resolved.seed),
         performance=performance or FixedDelay(_STEP_S),
         faults=faults,
         num_seats=resolved.max_num_seqs,

@@ -199,7 +199,7 @@ class LoadedExecutor:
 def load_executor(spec: ExecutorSpec, *, progress: Progress | None = None) -> LoadedExecutor:
     """Build, plan, load, allocate and warm up. The checkpoint is closed at the end: nothing of it is kept but what the
     prepared weights refer to."""
-    checkpoint = open_checkpoint(spec.source, load_format=spec.load_format, seed=spec.seed)
+    checkpoint = open_checkpoint(spec.source, load_format=spec.load_format, seed=spec.dummy_seed)
     try:
         plan = plan_executor(spec, checkpoint)
         built = plan.built

@@ -14,8 +14,9 @@ class ExecutorSpec:
 
     ``dtype`` is a torch dtype name. ``kv_cache_memory`` is in bytes, None lets the memory plan decide;
     ``block_size`` is in tokens, None takes what the attention backend prefers. Forced backends come from the flags
-    ``--attention-backend`` and ``--linear-backend`` and never fall back. ``seed`` seeds dummy weights and the requests
-    that bring no seed. ``depth`` is the number of plans in flight, ``threads`` the CPU threads of kernels.
+    ``--attention-backend`` and ``--linear-backend`` and never fall back. ``seed`` seeds the requests that bring no
+    seed, ``dummy_seed`` dummy weights. ``depth`` is the number of plans in flight, ``threads`` the CPU threads of
+    kernels.
     """
 
     source: ModelSource
@@ -31,4 +32,5 @@ class ExecutorSpec:
     linear_backend: str | None = None
     threads: int | None = None
     seed: int = 0
+    dummy_seed: int = 0
     depth: int = 2

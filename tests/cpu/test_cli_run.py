@@ -99,6 +99,18 @@ def test_run_completes_raw_where_there_is_no_template(call, tiny):
     assert call(*arguments)[0].rstrip("\n") == answer["text"].rstrip("\n")
 
 
+def test_only_a_seed_repeats_an_answer_that_was_drawn(call, tiny):
+    """The weights stay the same, whether they have a seed or not."""
+
+    def tokens(*more):
+        out, _ = call("run", tiny, "abc", *FLAGS, "--temperature", "1", "--max-tokens", "24", "--json", *more)
+        return json.loads(out)["token_ids"]
+
+    assert tokens("--seed", "0") == tokens("--seed", "0")
+    assert tokens() != tokens()
+    assert tokens("--top-k", "1") == tokens("--top-k", "1")
+
+
 def test_run_through_a_pipe(tiny):
     arguments = ["run", tiny, "-", *FLAGS, "--raw", "--temperature", "0", "--max-tokens", "6"]
     done = subprocess.run(

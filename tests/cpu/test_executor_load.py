@@ -73,7 +73,6 @@ def test_the_weight_plan_is_what_the_parameters_hold(directory: Path) -> None:
     load_parameters(plan.built.family.WEIGHTS, plan.built.facts.num_layers, open_checkpoint(spec.source), parameters)
     held = {id(parameter): parameter.nbytes for parameter in parameters.values()}
     assert sum(held.values()) == plan.weights.prepared_bytes
-    assert plan.weights.stored_bytes == plan.built.facts.weight_bytes > 0
 
 
 def test_block_sizes_are_those_of_the_backend(directory: Path) -> None:
@@ -123,7 +122,7 @@ def test_dummy_weights_need_a_configuration_alone(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(tiny_config("llama").to_dict()))
 
     def tokens(seed: int) -> list[int]:
-        executor = LocalExecutor(tiny_spec(tmp_path, load_format="dummy", seed=seed))
+        executor = LocalExecutor(tiny_spec(tmp_path, load_format="dummy", dummy_seed=seed))
         maker = PlanMaker(executor.start())
         answer = run_alone(executor, maker, 0, random_prompt(9), 12, sampling=SamplingParams(seed=3))
         executor.stop()

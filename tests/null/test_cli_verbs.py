@@ -69,7 +69,7 @@ def test_run_prints_the_completion_alone(call):
 
 
 def test_run_reads_standard_input(call):
-    arguments = ["run", "smollm2", "--raw", "--mock", "--max-tokens", "5", "--json"]
+    arguments = ["run", "smollm2", "--raw", "--mock", "--max-tokens", "5", "--seed", "1", "--json"]
     from_stdin = call(*arguments, "-", stdin="some text")
     assert json.loads(from_stdin[1])["prompt"] == "some text"
     assert from_stdin[1] == call(*arguments, "some text")[1]
@@ -84,8 +84,18 @@ def test_run_json(call):
     assert answer["finish_reason"] in ("stop", "length")
 
 
+def test_only_a_seed_repeats_an_answer(call):
+    """Without one, every start answers anew: 24 random letters are never the same twice."""
+
+    def text(*more):
+        return call("run", "smollm2", "hello", "--raw", "--mock", "--max-tokens", "24", *more)[1]
+
+    assert text("--seed", "5") == text("--seed", "5") != text("--seed", "6")
+    assert text() != text()
+
+
 def test_run_uses_the_chat_template_unless_raw(call):
-    arguments = ["run", "smollm2", "hello", "--mock", "--max-tokens", "1", "--json"]
+    arguments = ["run", "smollm2", "hello", "--mock", "--max-tokens", "1", "--seed", "1", "--json"]
     chat = json.loads(call(*arguments)[1])
     assert chat == json.loads(call(*arguments, "--chat")[1])
     assert "hello" in chat["prompt"]
