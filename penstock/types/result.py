@@ -46,7 +46,8 @@ class StepResult:
     """The answer to the StepPlan of the same ``step_id``; ``row_tokens[r]`` belongs to row r of that plan.
 
     ``failed_rows`` maps a row to why it failed (for example: logits are not finite); the others are valid.
-    ``prompt_logprobs[r]`` has one entry per prompt position that row r predicted in this step: the entry for position p describes prompt token p given those before it, so position 0 never has one.
+    ``prompt_logprobs[r]`` has one entry per prompt position that row r predicted in this step: the entry for
+    position p describes prompt token p given those before it, so position 0 never has one.
     """
 
     step_id: int

@@ -107,7 +107,7 @@ def run(logits: torch.Tensor, params: Any, histories: Any, masks: Any, only: ran
 @given(batch=batches())
 @settings(max_examples=1500, deadline=None)
 def test_nothing_makes_the_sampler_raise_and_rows_fail_alone(batch) -> None:
-    logits, params, histories, masks = batch
+    logits, params, _, masks = batch
     together = run(*batch, range(len(logits)))
     for index, (failure, token, logprobs) in enumerate(together):
         assert run(*batch, range(index, index + 1)) == [(failure, token, logprobs)]
