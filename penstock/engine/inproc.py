@@ -28,8 +28,8 @@ class InProcessClient:
     """Implements ``frontend.client.EngineClient``, and is the engine's output channel.
 
     ``build`` gets this client as its channel and returns the engine; it runs in the calling thread, so that its
-    errors are the caller's. ``post`` decides in which thread sinks run: made by ``on_event_loop`` it is the loop's,
-    as frontends need it; without it sinks run in the engine's thread, between two steps, and must be quick.
+    errors are the caller's. ``post`` decides in which thread sinks run; frontends need their event loop's. Without it
+    sinks run in the engine's thread, between two steps, and must be quick.
     """
 
     def __init__(self, build: Callable[[InProcessClient], Engine], post: Post | None = None) -> None:
@@ -127,18 +127,6 @@ class InProcessClient:
     def _end(self, sentence: str) -> None:
         self._stats = self._stats.at_rest()
         self._requests.fail_all(sentence)
-
-
-def on_event_loop(loop: asyncio.AbstractEventLoop) -> Post:
-    """Run sinks on the loop's thread; many batches that come while the loop is busy cost one wake-up."""
-
-    def post(call: Callable[[], None]) -> None:
-        try:
-            loop.call_soon_threadsafe(call)
-        except RuntimeError:  # the loop is closed and with it everyone who could listen
-            log.debug("an engine outlived its event loop")
-
-    return post
 
 
 def _run_here(call: Callable[[], None]) -> None:

@@ -21,35 +21,27 @@ _BOOT = "import json,sys;sys.path[:]=json.loads(sys.stdin.readline());from penst
 
 class EngineProcess:
     """One engine process and the client to it. Make it inside the event loop; the process starts at once and imports
-    what it needs, ``client.start(order)`` then tells it what to build. ``client.close()`` ends both."""
+    what it needs, ``client.start(order)`` then tells it what to build. ``client.close()`` ends both. ``child`` is the
+    process as the system sees it."""
 
     def __init__(self, *, preload: str = "", on_progress: Callable[[str], None] | None = None) -> None:
         """``preload`` names a module that the process imports before it knows its order, e.g. "torch"."""
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
         self.client = IpcClient(on_progress=on_progress, on_close=self._stop)
-        self._process = subprocess.Popen(
+        self.child = subprocess.Popen(
             [sys.executable, "-c", _BOOT, self.client.address, preload],
             stdin=subprocess.PIPE,
             stdout=sys.stderr.fileno() if _has_fileno(sys.stderr) else None,  # stdout is for answers
         )
-        assert self._process.stdin is not None
+        assert self.child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: the watcher says so
-            self._process.stdin.write(json.dumps(sys.path).encode() + b"\n")
-            self._process.stdin.flush()
+            self.child.stdin.write(json.dumps(sys.path).encode() + b"\n")
+            self.child.stdin.flush()
         threading.Thread(target=self._watch, name="penstock-engine-watch", daemon=True).start()
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        """None while it runs; negative numbers are signals."""
-        return self._process.returncode
-
     def _watch(self) -> None:
-        code = self._process.wait()
+        code = self.child.wait()
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
             self._loop.call_soon_threadsafe(self._on_exit, code)
 
@@ -61,16 +53,16 @@ class EngineProcess:
         """After Shutdown was sent: wait, then kill. A process that has no model yet does not listen and has nothing
         to lose."""
         if not self.client.ready:
-            self._process.kill()
+            self.child.kill()
         try:
             await asyncio.wait_for(self._exited.wait(), STOP_S)
         except TimeoutError:
-            self._process.kill()
+            self.child.kill()
             await self._exited.wait()
         finally:
-            assert self._process.stdin is not None
+            assert self.child.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+                self.child.stdin.close()
 
 
 def describe_exit(code: int) -> str:

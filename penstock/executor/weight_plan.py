@@ -17,9 +17,8 @@ from penstock.types.facts import ModelFacts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightPlan:
-    """``stored_bytes`` of the checkpoint's tensors, ``prepared_bytes`` of what the methods will keep."""
+    """``prepared_bytes`` of what the methods will keep, and where they go, in lines for people."""
 
-    stored_bytes: int
     prepared_bytes: int
     lines: tuple[str, ...]
 
@@ -52,9 +51,7 @@ def plan_weights(
     ]
     if others:
         lines.append(f"norms and biases: {size_text(others)}")
-    return WeightPlan(
-        stored_bytes=facts.weight_bytes, prepared_bytes=sum(prepared.values()) + others, lines=tuple(lines)
-    )
+    return WeightPlan(prepared_bytes=sum(prepared.values()) + others, lines=tuple(lines))
 
 
 def _line(scheme: str, method: str, copied: bool, stored: int, kept: int) -> str:

@@ -29,18 +29,6 @@ _LOG = logging.getLogger(__name__)
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def build_app(
-    client: EngineClient,
-    assets: TextAssets,
-    server: ServerConfig,
-    served_names: tuple[str, ...],
-) -> App:
-    """An application that is ready to serve one model under ``served_names`` (at least one)."""
-    app = App(server)
-    app.attach(client, assets, served_names)
-    return app
-
-
 class App:
     """An ASGI application. Before ``attach`` it answers health routes and the page, and 503 to everything else."""
 

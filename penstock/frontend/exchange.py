@@ -81,7 +81,6 @@ class Exchange:
     """What a route handler gets. ``headers`` keys are lower case; a repeated header keeps its last value."""
 
     __slots__ = (
-        "_body_read",
         "_receive",
         "_send",
         "extra_headers",
@@ -103,7 +102,6 @@ class Exchange:
         self.started = False
         self._receive = receive
         self._send = send
-        self._body_read = False
 
     async def read_body(self, max_bytes: int) -> bytes:
         """The whole body. Raises HttpError 413 as soon as it is known to be larger than ``max_bytes``."""
@@ -121,7 +119,6 @@ class Exchange:
             if size > max_bytes:
                 raise _too_large(max_bytes)
             if not message.get("more_body", False):
-                self._body_read = True
                 return b"".join(parts)
 
     async def gone(self) -> None:

@@ -33,20 +33,6 @@ OnReady = Callable[[str, int], None]
 """Called once with the host and the port, when connections are accepted."""
 
 
-def serve_app(app: App, server: ServerConfig, *, on_ready: OnReady | None = None) -> None:
-    """Serve until SIGINT or SIGTERM, on a new event loop (uvloop where there is one). Blocks.
-
-    The first signal drains: new work gets 503, open requests get ``drain_timeout`` seconds. The second ends at once.
-    Returns normally after either, so that the caller can stop the engine. Raises ConfigError when the port is taken.
-    """
-    run(serve_async(app, server, on_ready=on_ready))
-
-
-async def serve_async(app: App, server: ServerConfig, *, on_ready: OnReady | None = None) -> None:
-    """``serve_app`` on the running event loop, for callers whose engine client lives on it."""
-    await make_server(app, server, on_ready=on_ready).serve_bound()
-
-
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end on uvloop where it is installed."""
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
@@ -77,7 +63,11 @@ def make_server(app: App, server: ServerConfig, *, on_ready: OnReady | None = No
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server with a drain between the signal and the end, and without re-raising the signal."""
+    """uvicorn's server with a drain between the signal and the end, and without re-raising the signal.
+
+    The first SIGINT or SIGTERM drains: new work gets 503, open requests get ``drain_timeout`` seconds. The second ends
+    at once.
+    """
 
     def __init__(self, config: uvicorn.Config, app: App, server: ServerConfig, on_ready: OnReady | None) -> None:
         super().__init__(config)
@@ -88,7 +78,10 @@ class DrainingServer(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve_bound(self) -> None:
-        """Bind, serve, drain, close."""
+        """Bind, serve, drain, close. Returns after the end, so that the caller can stop the engine.
+
+        Raises ConfigError when the address cannot be taken.
+        """
         self._loop = asyncio.get_running_loop()
         listener = bind(self._server.host, self._server.port)
         try:

@@ -29,11 +29,9 @@ class RecordingChannel:
 
     updates: dict[int, list[TokenUpdate]] = field(default_factory=dict)
     terminals: dict[int, list[Terminal]] = field(default_factory=dict)
-    num_batches: int = 0
     late_updates: int = 0  # updates that came after their request's terminal
 
     def emit(self, batch: OutputBatch) -> None:
-        self.num_batches += 1
         for update in batch.updates:
             self.late_updates += update.request_id in self.terminals
             self.updates.setdefault(update.request_id, []).append(update)

@@ -86,7 +86,6 @@ SCHEMES: Mapping[str, WeightScheme] = {
 }
 
 _CODE_PLANES: Mapping[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
-CODEBOOK_VECTOR = 8  # columns that one codebook code stands for
 
 
 def code_planes(scheme: WeightScheme) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from penstock.types.request import SamplingParams
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """A request takes a seat: for the first time, or again after a preemption (``resumed``).
+    """A request takes a seat: for the first time, or again after a preemption.
 
     ``token_ids`` are all tokens known so far (prompt, and output of an earlier residence). ``num_computed`` of them
     are already in the blocks given here (prefix hit or loaded). ``block_ids[g]`` starts at table index
@@ -29,7 +29,6 @@ class Admission:
     sampling: SamplingParams
     block_ids: tuple[tuple[BlockId, ...], ...]
     first_block: tuple[int, ...]
-    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,7 +68,6 @@ class Driver:
             sampling=sampling,
             block_ids=tuple(self.take(group, count) for group, count in enumerate(counts)),
             first_block=(0,) * len(counts),
-            resumed=num_prompt is not None,
         )
 
     def grow(self, seat: int, cover: int):

@@ -136,7 +136,6 @@ class PlanMaker:
                 sampling=sampling,
                 block_ids=tuple(tuple(ids) for ids in own),
                 first_block=tuple(first),
-                resumed=num_prompt is not None,
             )
         )
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import httpx
 import openai
+from client_fixtures import on_event_loop
 
 from penstock.config.resolve import ResolvedConfig
 from penstock.config.sections import ServerConfig
 from penstock.engine.engine import Engine
-from penstock.engine.inproc import InProcessClient, on_event_loop
-from penstock.frontend.app import build_app
+from penstock.engine.inproc import InProcessClient
+from penstock.frontend.app import App
 from penstock.frontend.chat.template import ChatTemplate
 from penstock.frontend.server import make_server, run
 from penstock.frontend.text.load import TextAssets
@@ -103,7 +104,8 @@ class MockServer:
             stop_token_ids=frozenset({tokenizer.eos_token_id}),
             sampling_defaults=self.sampling_defaults,
         )
-        self.app = build_app(self.client, assets, self.server, self.names)
+        self.app = App(self.server)
+        self.app.attach(self.client, assets, self.names)
         self._http = make_server(self.app, self.server, on_ready=self._on_ready)
         try:
             await self._http.serve_bound()

@@ -58,16 +58,16 @@ def with_process(scenario, order=ORDER):
             await scenario(process)
         finally:
             await process.client.close()
-        assert process.exit_code is not None
-        assert not psutil.pid_exists(process.pid)
-        return process.exit_code
+        assert process.child.returncode is not None
+        assert not psutil.pid_exists(process.child.pid)
+        return process.child.returncode
 
     return asyncio.run(main())
 
 
 def test_an_engine_that_is_asked_to_stop_exits_with_zero():
     async def scenario(process):
-        assert process.exit_code is None
+        assert process.child.returncode is None
 
     assert with_process(scenario) == 0
 
@@ -77,7 +77,7 @@ def test_killing_the_engine_in_the_middle_of_streams_ends_each_of_them_once():
         client = process.client
         streams = [submit_endless(client) for _ in range(5)]
         await asyncio.gather(*(stream.begun.wait() for stream in streams))
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.child.pid, signal.SIGKILL)
         await asyncio.gather(*(stream.ended.wait() for stream in streams))
         for stream in streams:
             (end,) = stream.terminals
@@ -94,12 +94,12 @@ def test_signals_to_the_whole_group_leave_the_decision_to_the_parent():
     async def scenario(process):
         stream = submit_endless(process.client)
         await stream.begun.wait()
-        os.kill(process.pid, signal.SIGINT)
-        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.child.pid, signal.SIGINT)
+        os.kill(process.child.pid, signal.SIGTERM)
         before = len(stream.tokens)
         while len(stream.tokens) < before + 100:
             await asyncio.sleep(0.001)
-        assert process.exit_code is None
+        assert process.child.returncode is None
 
     assert with_process(scenario) == 0
 
@@ -136,7 +136,7 @@ def test_a_process_that_dies_before_it_speaks_fails_the_start():
             await process.client.start(ORDER.encode())
         await process.client.close()
         killed = EngineProcess()
-        os.kill(killed.pid, signal.SIGKILL)
+        os.kill(killed.child.pid, signal.SIGKILL)
         with pytest.raises(EngineDeadError, match="SIGKILL"):
             await killed.client.start(ORDER.encode())
         await killed.client.close()
@@ -148,7 +148,7 @@ def test_closing_before_the_engine_is_ready_does_not_wait_for_it():
     async def main():
         process = EngineProcess()
         await process.client.close()
-        assert process.exit_code == -signal.SIGKILL
+        assert process.child.returncode == -signal.SIGKILL
 
     asyncio.run(main())
 
@@ -161,7 +161,7 @@ from penstock.engine.spawn import EngineProcess
 async def main():
     process = EngineProcess()
     await process.client.start(EngineOrder(mock=True).encode())
-    print(process.pid, process.client.address, flush=True)
+    print(process.child.pid, process.client.address, flush=True)
     await asyncio.sleep(1000)
 
 asyncio.run(main())
@@ -183,7 +183,7 @@ def test_an_engine_does_not_outlive_a_parent_that_was_killed():
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
 def test_the_mock_engines_process_loads_no_torch():
     async def scenario(process):
-        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        assert "libtorch" not in Path(f"/proc/{process.child.pid}/maps").read_text()
 
     with_process(scenario)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from text_fixtures import byte_level_tokenizer, sentencepiece_tokenizer
+from text_fixtures import byte_level_tokenizer, id_of, sentencepiece_tokenizer
 
 from penstock.frontend.text.stream import TextFold, TextStream
 from penstock.types.output import FailureKind, FinishReason, Terminal, TokenUpdate
@@ -124,7 +124,7 @@ def test_withheld_text_goes_out_at_the_end():
 
 
 def test_an_incomplete_character_at_the_end_becomes_a_replacement_character():
-    fold = run(TextStream(TOKENIZER, SamplingParams()), [[TOKENIZER.id_of("ð")]], CUT)
+    fold = run(TextStream(TOKENIZER, SamplingParams()), [[id_of(TOKENIZER, "ð")]], CUT)
     assert fold.text == "\ufffd"
 
 
@@ -141,7 +141,7 @@ def test_every_terminal_finishes_the_stream_once(reason):
 
 def test_output_after_visible_text_keeps_its_leading_space():
     tokenizer = sentencepiece_tokenizer()
-    paris = tokenizer.id_of("▁Paris")
+    paris = id_of(tokenizer, "▁Paris")
     prompt = tokenizer.encode("the capital is")
     for prompt_ids, text in ((prompt, " Paris"), ([tokenizer.bos_token_id], "Paris"), ([], "Paris")):
         fold = run(TextStream(tokenizer, SamplingParams(), prompt_token_ids=prompt_ids), [[paris]], CUT)

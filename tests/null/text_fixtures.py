@@ -95,3 +95,10 @@ TOKENIZERS = {
     "sentencepiece_without_prefix": lambda: sentencepiece_tokenizer(False),
     "metaspace": metaspace_tokenizer,
 }
+
+
+def id_of(tokenizer: HubTokenizer, token: str) -> int:
+    """The id of a token by its stored text."""
+    found = tokenizer._backend.token_to_id(token)
+    assert found is not None, token
+    return found

@@ -290,7 +290,6 @@ class Scheduler:
                 sampling=request.request.sampling,
                 block_ids=tuple(tuple(table.live) for table in tables),
                 first_block=tuple(table.first for table in tables),
-                resumed=request.num_preemptions > 0,
             )
         )
         build.add_row(request, chunk, hit + chunk == known and known < request.max_known)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
 from penstock.errors import OverloadedError
@@ -70,6 +69,3 @@ async def show_load(exchange: Exchange, service: Service) -> None:
         "health": service.client.health(),
     }
     await exchange.answer(200, encode_json(body), headers=(("cache-control", "no-store"),))
-
-
-StateHandler = Callable[[Exchange, Service | None, Admission], Awaitable[None]]

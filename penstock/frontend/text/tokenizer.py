@@ -101,10 +101,6 @@ class HubTokenizer:
     def drops_first_space(self) -> bool:
         return self._pieces.drops_first_space
 
-    def id_of(self, token: str) -> int | None:
-        """The id of a token by its stored text, or None."""
-        return self._backend.token_to_id(token)
-
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         try:
             encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
