@@ -73,6 +73,7 @@ class EngineCore:
         self._updates: list[TokenUpdate] = []
         self._terminals: list[Terminal] = []
         self._dead = ""
+        self.death: EngineDeadError | None = None  # what the executor died of, with its cause, for the owner
         self._num_added = 0
         self._num_steps = 0
         self._prompt_tokens = 0
@@ -147,6 +148,7 @@ class EngineCore:
         except IntegrityError as error:
             return ControlReply(False, str(error))
         except EngineDeadError as error:
+            self.death = error
             self.fail_all(str(error))
             return ControlReply(False, str(error))
 
@@ -195,6 +197,7 @@ class EngineCore:
         try:
             moved = self._turn(block)
         except EngineDeadError as error:
+            self.death = error
             self.fail_all(str(error))
             return True
         moved = moved or bool(self._updates or self._terminals)

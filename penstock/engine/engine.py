@@ -11,6 +11,7 @@ from penstock.config.resolve import ResolvedConfig
 from penstock.core.engine import CoreLimits, EngineCore
 from penstock.core.loop import CoreLoop
 from penstock.core.ports import Executor, OutputChannel
+from penstock.errors import EngineDeadError
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.decision import Decision
 from penstock.types.facts import EngineInfo, ModelFacts, PlatformFacts
@@ -73,6 +74,11 @@ class Engine:
 
     def health(self) -> str:
         return self._core.health()
+
+    @property
+    def death(self) -> EngineDeadError | None:
+        """What the executor died of, with its cause; None while it lives."""
+        return self._core.death
 
     def run(self) -> None:
         """Serve until ``stop``. Raises what the core raises, after every open request has had its terminal."""

@@ -39,6 +39,7 @@ class InProcessClient:
         self._batches: deque[OutputBatch] = deque()
         self._drain_posted = False
         self._stats = EngineStats()
+        self._crash: Exception | None = None
         self._engine = build(self)
         self._thread = threading.Thread(target=self._run, name="penstock-engine", daemon=True)
         self._thread.start()
@@ -62,6 +63,12 @@ class InProcessClient:
 
     def health(self) -> str:
         return self._requests.dead or self._engine.health()
+
+    @property
+    def death(self) -> BaseException | None:
+        """The exception that ended the engine, for those who raise in its name; None while it lives."""
+        died = self._engine.death
+        return self._crash if died is None else died.__cause__ or died
 
     async def control(self, command: ControlCommand) -> ControlReply:
         """Raises EngineDeadError when the engine is gone."""
@@ -120,6 +127,7 @@ class InProcessClient:
             self._engine.run()
         except Exception as error:  # the boundary of the engine: whatever it was, every request must hear of it
             log.exception("the engine cannot go on")
+            self._crash = error
             sentence = f"The engine stopped: {error}"
         self._post(self._drain)
         self._post(lambda: self._end(sentence))

@@ -175,7 +175,7 @@ class LLM:
             for request_id, delta, terminal in self._events(prepared):
                 folds.setdefault(request_id, TextFold()).add(delta)
                 if delta.failure is not None:
-                    raise _failure_of(delta.failure)
+                    raise _failure_of(delta.failure) from self._client.death
                 if terminal is not None:
                     terminals[request_id] = terminal
                     job = remaining.pop(request_id)
@@ -195,7 +195,7 @@ class LLM:
     def _deltas(self, prepared: PreparedRequest) -> Iterator[TextDelta]:
         for _, delta, _ in self._events([prepared]):
             if delta.failure is not None:
-                raise _failure_of(delta.failure)
+                raise _failure_of(delta.failure) from self._client.death
             if not delta.is_empty:
                 yield delta
 

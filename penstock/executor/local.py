@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from penstock.types.plan import StepPlan
 from penstock.types.result import StepResult
 
 STOPPED = "The executor was stopped."
+
+log = logging.getLogger(__name__)
 
 
 class LocalStepHandle:
@@ -166,7 +169,8 @@ class LocalExecutor:
                 continue
             try:
                 result = runner.run(handle.plan, handle.wait_for_masks)
-            except Exception as error:  # noqa: BLE001 - the thread's boundary: every open handle carries it
+            except Exception as error:  # the thread's boundary: every open handle carries it
+                log.exception("the executor cannot go on")
                 self._die(f"The executor failed in step {handle.plan.step_id}: {type(error).__name__}: {error}", error)
                 return
             with self._lock:

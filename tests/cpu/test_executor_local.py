@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_masks_reach_the_sampler_whenever_they_come(early: bool) -> None:
     executor.stop()
 
 
-def test_a_failing_step_kills_the_executor_with_its_cause() -> None:
+def test_a_failing_step_kills_the_executor_with_its_cause(caplog: pytest.LogCaptureFixture) -> None:
     runner = FakeRunner()
     executor = start(runner)
     runner.gate.clear()
@@ -91,6 +92,9 @@ def test_a_failing_step_kills_the_executor_with_its_cause() -> None:
         with pytest.raises(EngineDeadError, match="step 13: RuntimeError: out of luck") as raised:
             handle.result()
         assert isinstance(raised.value.__cause__, RuntimeError)
+    (record,) = [record for record in caplog.records if record.name == "penstock.executor.local"]
+    assert record.exc_info is not None
+    assert "in run" in "".join(traceback.format_exception(*record.exc_info))  # where it happened
     with pytest.raises(EngineDeadError, match="out of luck"):
         executor.step(StepPlan(step_id=15)).result()
     assert "out of luck" in executor.health()

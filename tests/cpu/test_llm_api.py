@@ -9,7 +9,7 @@ from engine_fixtures import save_model
 from penstock import LLM, SamplingParams
 from penstock.config.flags import engine_config_from
 from penstock.engine.build import explain
-from penstock.errors import ConfigError, NoBackendError, UnsupportedModelError
+from penstock.errors import ConfigError, EngineDeadError, NoBackendError, UnsupportedModelError
 
 OPTIONS = {"dtype": "float32", "kv_cache_memory": 4 << 20, "threads": 1, "check_integrity": True}
 PROMPTS = ["Hello there", "x", "a longer prompt, with some punctuation; and more of it!", "zürich"]
@@ -131,3 +131,15 @@ def test_an_unknown_architecture_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["FancyForCausalLM"], "model_type": "fancy"}')
     with pytest.raises(UnsupportedModelError, match="FancyForCausalLM"):
         explain(engine_config_from(model=str(tmp_path), load_format="dummy"))
+
+
+def test_what_kills_the_executor_is_logged_and_is_the_cause_of_the_error(saved, monkeypatch, caplog):
+    def sample(*_):
+        raise IndexError("past the end")
+
+    with LLM(str(saved[0]), **OPTIONS) as dying:
+        monkeypatch.setattr("penstock.executor.sampler.sampler.Sampler.sample", sample)
+        with pytest.raises(EngineDeadError, match="IndexError: past the end") as caught:
+            dying.generate("a")
+    assert isinstance(caught.value.__cause__, IndexError)
+    assert [record.exc_info[0] for record in caplog.records if record.name == "penstock.executor.local"] == [IndexError]

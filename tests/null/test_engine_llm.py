@@ -236,6 +236,8 @@ def test_an_executor_that_dies_ends_what_runs_and_what_comes(monkeypatch):
     with faulty(monkeypatch, MockFaults(die_at_step=5)) as llm:
         with pytest.raises(EngineDeadError, match="died at step 5"):
             llm.generate(["a", "b"], SamplingParams(max_tokens=4000))
+        assert "died at step 5" in str(caught.value.__cause__)
+        assert caught.value.__cause__.__traceback__ is not None
         with pytest.raises(EngineDeadError, match="died at step 5"):
             list(llm.stream("c", GREEDY))
 
