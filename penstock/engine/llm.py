@@ -5,9 +5,12 @@ Text is handled by the same code as in the server, so the same request gives the
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import operator
 import os
 import queue
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +24,7 @@ from penstock.frontend.chat.messages import normalize_messages
 from penstock.frontend.text.requests import PreparedRequest, merge_sampling, prepare_request
 from penstock.frontend.text.stream import TextDelta, TextFold, TextStream
 from penstock.frontend.text.tokenizer import Tokenizer
+from penstock.observability.log import warn_once
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
 from penstock.types.output import EngineStats, FailureKind, Terminal, TokenUpdate
@@ -29,6 +33,10 @@ from penstock.types.request import SamplingParams
 Prompt = str | Sequence[int]
 Message = dict[str, Any]
 _News = tuple[int, Sequence[TokenUpdate], Terminal | None]
+
+_LONGEST_TIMEOUT = 1e9  # seconds; also what an integer beyond every float becomes
+
+log = logging.getLogger(__name__)
 
 
 class LLM:
@@ -41,10 +49,22 @@ class LLM:
     Methods may be called from several threads; their requests share the engine's steps. Raises ConfigError,
     ModelSourceError, UnsupportedModelError or NoBackendError when the model cannot be built as asked.
     ``mock`` builds the engine without weights: random tokens over bytes, for tests of what is around it.
+    ``default_max_tokens`` caps answers whose sampling parameters name no ``max_tokens``; less is left by a long prompt.
     """
 
-    def __init__(self, model: str | os.PathLike[str] = "smollm2", *, mock: bool = False, **options: Any) -> None:
-        client, self._assets = build_for_llm({"model": model, **options}, mock=mock)
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "smollm2",
+        *,
+        mock: bool = False,
+        default_max_tokens: int | None = None,
+        **options: Any,
+    ) -> None:
+        client, assets = build_for_llm({"model": model, **options}, mock=mock)
+        if default_max_tokens is not None:
+            longest = min(default_max_tokens, assets.max_new_tokens or default_max_tokens)
+            assets = dataclasses.replace(assets, max_new_tokens=longest)
+        self._assets = assets
         self._client: InProcessClient = client
         self._finalizer = weakref.finalize(self, client.stop)
 
@@ -83,50 +103,78 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        priority: int = 0,
+        cache_salt: str = "",
+        timeout: float | None = None,
         progress: bool = False,
     ) -> list[RequestOutput]:
         """Complete prompts, all at once, and return the answers in their order.
 
         A prompt is text or a sequence of token ids. ``sampling_params`` is one for all or one per prompt; None takes
-        the model's own defaults. ``progress`` draws a bar on stderr. Raises InvalidRequestError before anything runs,
-        RequestFailedError or EngineDeadError when a request fails (the others are aborted).
+        the model's own defaults. Lower ``priority`` runs first with ``scheduling_policy="priority"``. Requests share
+        cached KV blocks only with those of the same ``cache_salt``. ``timeout`` is in seconds, for all prompts
+        together. ``progress`` draws a bar on stderr. Raises InvalidRequestError before anything runs,
+        RequestFailedError or EngineDeadError when a request fails or its time is up (the others are aborted).
 
         >>> llm.generate(["One, two,", "Un, deux,"], SamplingParams(max_tokens=4, n=2))[1].outputs[0].text
         """
         batch = _as_batch(prompts)
-        return self._run(self._prepare(batch, sampling_params, add_special_tokens=True), batch, progress)
+        terms = self._terms(priority, cache_salt, timeout)
+        return self._run(self._prepare(batch, sampling_params, terms, add_special_tokens=True), batch, progress)
 
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        priority: int = 0,
+        cache_salt: str = "",
+        timeout: float | None = None,
         progress: bool = False,
         **template_options: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation, or several at once. ``template_options`` go to the chat template, for example
-        ``add_generation_prompt``, ``continue_final_message`` or variables of the model's own.
+        ``add_generation_prompt``, ``continue_final_message`` or variables of the model's own. Everything else is
+        as in ``generate``.
 
         >>> llm.chat([{"role": "user", "content": "What is the capital of France?"}])[0].text
         """
         conversations = [messages] if _is_conversation(messages) else list(messages)
         texts = [self.render_chat(conversation, **template_options) for conversation in conversations]  # type: ignore[arg-type]
-        return self._run(self._prepare(texts, sampling_params, add_special_tokens=False), texts, progress)
+        terms = self._terms(priority, cache_salt, timeout)
+        return self._run(self._prepare(texts, sampling_params, terms, add_special_tokens=False), texts, progress)
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[TextDelta]:
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+        timeout: float | None = None,
+    ) -> Iterator[TextDelta]:
         """Complete one prompt and yield its text as it comes. Leaving the loop early aborts the request.
 
         >>> for delta in llm.stream("Once upon a time", SamplingParams(max_tokens=100)):
         ...     print(delta.text, end="", flush=True)
         """
-        return self._stream(*self._prepare([prompt], sampling_params, add_special_tokens=True))
+        terms = self._terms(priority, cache_salt, timeout)
+        return self._stream(*self._prepare([prompt], sampling_params, terms, add_special_tokens=True))
 
     def stream_chat(
-        self, messages: Sequence[Message], sampling_params: SamplingParams | None = None, **template_options: Any
+        self,
+        messages: Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+        timeout: float | None = None,
+        **template_options: Any,
     ) -> Iterator[TextDelta]:
         """Like ``stream``, for a conversation."""
         text = self.render_chat(messages, **template_options)
-        return self._stream(*self._prepare([text], sampling_params, add_special_tokens=False))
+        terms = self._terms(priority, cache_salt, timeout)
+        return self._stream(*self._prepare([text], sampling_params, terms, add_special_tokens=False))
 
     def render_chat(self, messages: Sequence[Message], **template_options: Any) -> str:
         """The prompt text that the model's chat template makes of a conversation."""
@@ -137,10 +185,27 @@ class LLM:
             )
         return template.render(normalize_messages(list(messages)), **template_options)
 
+    def _terms(self, priority: int, cache_salt: str, timeout: float | None) -> dict[str, Any]:
+        """What concerns the request but not its sampling, as ``prepare_request`` takes it. Starts the clock."""
+        if type(priority) is not int or not -(2**31) <= priority < 2**31:
+            raise InvalidRequestError(f"priority must be an integer of 32 bits, got {priority!r}.", param="priority")
+        if priority and self.info.settings.get("scheduling_policy") == "fcfs":
+            warn_once(log, "priority is ignored: the scheduling policy is fcfs; scheduling_policy='priority' obeys it")
+        if not isinstance(cache_salt, str):
+            raise InvalidRequestError(f"cache_salt must be a text, got {cache_salt!r}.", param="cache_salt")
+        if timeout is not None and (
+            isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0
+        ):
+            raise InvalidRequestError(f"timeout must be a number of seconds above 0, got {timeout!r}.", param="timeout")
+        now = time.monotonic()
+        deadline = None if timeout is None else now + float(min(timeout, _LONGEST_TIMEOUT))
+        return {"priority": priority, "cache_salt": cache_salt, "arrival_time": now, "deadline": deadline}
+
     def _prepare(
         self,
         prompts: Sequence[Prompt],
         sampling: SamplingParams | Sequence[SamplingParams] | None,
+        terms: dict[str, Any],
         *,
         add_special_tokens: bool,
     ) -> list[PreparedRequest]:
@@ -160,6 +225,7 @@ class LLM:
                 max_model_len=self.info.max_model_len,
                 add_special_tokens=add_special_tokens,
                 vocab_size=self.info.model.vocab_size,
+                **terms,
             )
             for prompt, params in zip(prompts, sampling, strict=True)
         ]

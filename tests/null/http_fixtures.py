@@ -62,6 +62,7 @@ class MockServer:
     num_blocks: int = 256
     max_model_len: int = 2048
     max_num_seqs: int = 16
+    scheduling_policy: str = "fcfs"
     check_integrity: bool = True
     sampling_defaults: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ("mock", "alias")
@@ -138,7 +139,7 @@ class MockServer:
             block_size=16,
             kv_cache_memory=None,
             enable_prefix_caching=True,
-            scheduling_policy="fcfs",
+            scheduling_policy=self.scheduling_policy,
             async_depth=2,
             check_integrity=self.check_integrity,
             attention_backend=None,
@@ -167,7 +168,11 @@ class MockServer:
             num_blocks=(self.num_blocks,),
             block_tokens=(16,),
             decisions=(Decision("executor", "mock", "asked for", (Rejection("local", ("no weights",)),)),),
-            settings={"dtype": "float32", "enable_prefix_caching": "True"},
+            settings={
+                "dtype": "float32",
+                "enable_prefix_caching": "True",
+                "scheduling_policy": self.scheduling_policy,
+            },
         )
 
     # -- what tests call ----------------------------------------------------------------------------------------

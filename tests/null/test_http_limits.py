@@ -238,6 +238,38 @@ def test_deadline_ends_requests():
         server.wait_idle()
 
 
+def test_a_request_may_bring_its_own_deadline_but_not_a_later_one_than_the_servers():
+    with mock_server(step_s=0.02) as server, server.http() as http:
+        for path, prompt in (
+            ("completions", {"prompt": "a"}),
+            ("chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+        ):
+            hurried = http.post(f"/v1/{path}", json={**prompt, "max_tokens": 1000, "request_timeout": 0.1})
+            assert (hurried.status_code, error_of(hurried)["code"]) == (408, "deadline")
+            patient = http.post(f"/v1/{path}", json={**prompt, "max_tokens": 3, "request_timeout": 1e300})
+            assert patient.status_code == 200
+            assert "penstock-warning" not in patient.headers
+        for wrong in (0, -1, "1", True):
+            refused = http.post("/v1/completions", json={"prompt": "a", "request_timeout": wrong})
+            assert (refused.status_code, error_of(refused)["param"]) == (400, "request_timeout")
+    with mock_server(server=config(request_timeout=0.1), step_s=0.02) as server, server.http() as http:
+        assert http.post("/v1/completions", json={**SLOW, "request_timeout": 60}).status_code == 408
+
+
+@pytest.mark.parametrize(("policy", "warns"), [("fcfs", True), ("priority", False)])
+def test_a_priority_that_nothing_obeys_is_warned_of(policy, warns):
+    with mock_server(scheduling_policy=policy) as server, server.http() as http:
+        for path, body in (
+            ("completions", {"prompt": "a"}),
+            ("chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}),
+        ):
+            given = http.post(f"/v1/{path}", json={**body, "priority": 3})
+            assert given.status_code == 200
+            assert ("priority" in given.headers.get("penstock-warning", "")) == warns
+            assert "penstock-warning" not in http.post(f"/v1/{path}", json={**body, "priority": 0}).headers
+            assert "penstock-warning" not in http.post(f"/v1/{path}", json=body).headers
+
+
 # -- clients that leave, or read slowly ---------------------------------------------------------------------------
 
 

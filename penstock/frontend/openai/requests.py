@@ -83,6 +83,9 @@ class SamplingFields(Struct, kw_only=True):
     prompt_logprobs: Int | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
     cache_salt: str | None = None
+    request_timeout: (
+        Annotated[float, Meta(gt=0, description="Seconds until the request ends with an error.")] | None
+    ) = None
     add_special_tokens: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     return_token_ids: bool | None = None

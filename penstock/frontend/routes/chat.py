@@ -12,7 +12,7 @@ from penstock.frontend.exchange import Exchange
 from penstock.frontend.openai.format import ChatFormat
 from penstock.frontend.openai.requests import ChatRequest
 from penstock.frontend.openai.sampling import chat_sampling
-from penstock.frontend.routes.generate import make_head, make_shown, prepare, write_generation
+from penstock.frontend.routes.generate import make_head, make_shown, prepare, warn_of_ignored, write_generation
 from penstock.frontend.service import Service
 
 _RESERVED = frozenset(
@@ -23,6 +23,7 @@ _RESERVED = frozenset(
 async def post_chat(exchange: Exchange, service: Service, request: ChatRequest) -> None:
     arrival = time.monotonic()
     model = service.model_name(request.model)
+    warn_of_ignored(exchange, service, request)
     sampling = chat_sampling(request, service.assets.sampling_defaults, service.server.max_n)
     text = render_chat(
         service,

@@ -12,7 +12,14 @@ from penstock.frontend.exchange import Exchange
 from penstock.frontend.openai.format import CompletionFormat, Echo
 from penstock.frontend.openai.requests import CompletionRequest
 from penstock.frontend.openai.sampling import DEFAULT_COMPLETION_TOKENS, completion_sampling
-from penstock.frontend.routes.generate import check_total, make_head, make_shown, prepare, write_generation
+from penstock.frontend.routes.generate import (
+    check_total,
+    make_head,
+    make_shown,
+    prepare,
+    warn_of_ignored,
+    write_generation,
+)
 from penstock.frontend.service import Service
 from penstock.frontend.text.stream import TokenScore
 from penstock.frontend.text.tokenizer import Tokenizer
@@ -21,6 +28,7 @@ from penstock.frontend.text.tokenizer import Tokenizer
 async def post_completion(exchange: Exchange, service: Service, request: CompletionRequest) -> None:
     arrival = time.monotonic()
     model = service.model_name(request.model)
+    warn_of_ignored(exchange, service, request)
     sampling = completion_sampling(request, service.assets.sampling_defaults, service.server.max_n)
     prompts = split_prompt(request.prompt)
     check_total(len(prompts), sampling.n, service.server.max_queue)

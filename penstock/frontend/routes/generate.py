@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ from penstock.frontend.openai.requests import SamplingFields
 from penstock.frontend.service import Service
 from penstock.frontend.text.requests import PreparedRequest, prepare_request
 from penstock.frontend.text.stream import TextDelta, TextFold
+from penstock.observability.log import warn_once
 from penstock.types.request import SamplingParams
+
+_LOG = logging.getLogger(__name__)
 
 
 def make_head(exchange: Exchange, prefix: str, model: str) -> Head:
@@ -47,7 +51,7 @@ def prepare(
     param: str,
 ) -> PreparedRequest:
     """One prompt, already as token ids, checked against the model and fanned out. Raises InvalidRequestError."""
-    timeout = service.server.request_timeout
+    limits = [limit for limit in (service.server.request_timeout, request.request_timeout) if limit is not None]
     info = service.client.info
     return prepare_request(
         service.assets,
@@ -57,11 +61,19 @@ def prepare(
         max_model_len=info.max_model_len,
         vocab_size=info.model.vocab_size,
         arrival_time=arrival,
-        deadline=None if timeout is None else arrival + timeout,
+        deadline=arrival + min(limits) if limits else None,
         priority=request.priority or 0,
         cache_salt=request.cache_salt or "",
         param=param,
     )
+
+
+def warn_of_ignored(exchange: Exchange, service: Service, request: SamplingFields) -> None:
+    """Tell the client of a field that it gave and that this server's settings make meaningless."""
+    if request.priority and service.client.info.settings.get("scheduling_policy") == "fcfs":
+        warning = "priority ignored: the scheduling policy is fcfs, --scheduling-policy priority obeys it"
+        warn_once(_LOG, warning)
+        exchange.extra_headers.append(("penstock-warning", warning))
 
 
 def check_total(num_prompts: int, n: int, max_queue: int) -> None:
