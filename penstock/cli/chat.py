@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 import typer
 
 from penstock.cli.options import ModelArgument, verb
-from penstock.cli.sampling import DEFAULT_MAX_TOKENS, MaxTokens, Mock, Temperature, TopK, TopP, load_llm, request_seed
+from penstock.cli.sampling import (
+    MaxTokens,
+    Mock,
+    Temperature,
+    TopK,
+    TopP,
+    in_options,
+    load_llm,
+    naming_options,
+    request_seed,
+)
 from penstock.config import env
 from penstock.config.flags import engine_flags
 from penstock.errors import InvalidRequestError
@@ -36,7 +46,7 @@ def chat(
         Optional[str],  # noqa: UP045  typer reads it at run time
         typer.Option("--system", metavar="TEXT", help="System prompt that the conversation begins with."),
     ] = None,
-    max_tokens: MaxTokens = DEFAULT_MAX_TOKENS,
+    max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
@@ -53,7 +63,7 @@ def chat(
     from penstock.observability.log import configure_logging
 
     configure_logging("warning" if not env.is_set("PENSTOCK_LOG_LEVEL") else env.log_level())
-    with load_llm(model, options, mock=mock) as llm:
+    with load_llm(model, options, mock=mock) as llm, naming_options():
         sampling = llm.default_sampling(
             max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=request_seed(options)
         )
@@ -131,7 +141,7 @@ class Conversation:
                     print(delta.text, end="", flush=True)
         except InvalidRequestError as error:
             self._messages.pop()
-            print(f"{error} /reset forgets the conversation.", file=sys.stderr)
+            print(f"{in_options(error)} /reset forgets the conversation.", file=sys.stderr)
             return
         print(flush=True)
         self._messages.append({"role": "assistant", "content": "".join(pieces)})

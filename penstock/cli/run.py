@@ -11,13 +11,13 @@ import typer
 
 from penstock.cli.options import ModelArgument, verb
 from penstock.cli.sampling import (
-    DEFAULT_MAX_TOKENS,
     MaxTokens,
     Mock,
     Temperature,
     TopK,
     TopP,
     load_llm,
+    naming_options,
     request_seed,
 )
 from penstock.config import env
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def run(
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from standard input.")],
-    max_tokens: MaxTokens = DEFAULT_MAX_TOKENS,
+    max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
@@ -60,7 +60,7 @@ def run(
         raise ConfigError("--raw and --chat exclude each other; give one of them, or none.")
     configure_logging("warning" if not env.is_set("PENSTOCK_LOG_LEVEL") else env.log_level())
     text = sys.stdin.read() if prompt == "-" else prompt
-    with load_llm(model, options, mock=mock) as llm:
+    with load_llm(model, options, mock=mock) as llm, naming_options():
         sampling = llm.default_sampling(
             max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=request_seed(options)
         )
@@ -69,8 +69,13 @@ def run(
             _print_json(llm, text, messages, sampling)
             return
         deltas = llm.stream(text, sampling) if messages is None else llm.stream_chat(messages, sampling)
-        if _print_stream(deltas) == "length":
-            print(f"The answer ends at {max_tokens} tokens or at the model's length (--max-tokens).", file=sys.stderr)
+        reason, num_tokens = _print_stream(deltas)
+        if reason == "length":
+            print(
+                f"The answer was cut after {num_tokens} tokens (--max-tokens; the context holds "
+                f"{llm.info.max_model_len}, --max-model-len).",
+                file=sys.stderr,
+            )
 
 
 def _as_chat(llm: LLM, text: str, *, insist: bool) -> list[dict[str, Any]] | None:
@@ -85,19 +90,21 @@ def _as_chat(llm: LLM, text: str, *, insist: bool) -> list[dict[str, Any]] | Non
     return messages
 
 
-def _print_stream(deltas: Iterable[TextDelta]) -> str:
-    """Write the text as it comes when somebody watches, else through the usual buffer. Returns the finish reason."""
-    reason, last = "", ""
+def _print_stream(deltas: Iterable[TextDelta]) -> tuple[str, int]:
+    """Write the text as it comes when somebody watches, else through the usual buffer. Returns the finish reason and
+    the number of tokens."""
+    reason, last, num_tokens = "", "", 0
     live = sys.stdout.isatty()
     for delta in deltas:
         reason = delta.finish_reason or reason
+        num_tokens += len(delta.token_ids)
         if delta.text:
             last = delta.text
             print(delta.text, end="", flush=live)
     if not last.endswith("\n"):
         print()
     sys.stdout.flush()
-    return reason
+    return reason, num_tokens
 
 
 def _print_json(llm: LLM, text: str, messages: list[dict[str, Any]] | None, sampling: SamplingParams) -> None:

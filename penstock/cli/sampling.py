@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from penstock.cli.options import engine_config, fetch_model
 from penstock.config.flags import flat_values
+from penstock.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from penstock.engine.llm import LLM
 
 DEFAULT_MAX_TOKENS = 1024
+_OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "seed")
 
-MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
+MaxTokens = Annotated[
+    Optional[int],  # noqa: UP045  typer reads it at run time
+    typer.Option(
+        "--max-tokens",
+        min=1,
+        help=f"Longest answer, in tokens. Default: {DEFAULT_MAX_TOKENS}, or what the context has room for.",
+    ),
+]
 Temperature = Annotated[
     Optional[float],  # noqa: UP045  typer reads it at run time
     typer.Option("--temperature", help="0 always takes the most likely token. Default: the model's own, else 1."),
@@ -37,7 +49,24 @@ def load_llm(model: str, options: dict[str, Any], *, mock: bool) -> LLM:
         fetch_model(model, values["revision"])
     from penstock.engine.llm import LLM
 
-    return LLM(values.pop("model"), mock=mock, **values)
+    return LLM(values.pop("model"), mock=mock, default_max_tokens=DEFAULT_MAX_TOKENS, **values)
+
+
+def in_options(error: InvalidRequestError) -> str:
+    """The error's sentence with its field as it is written on the command line."""
+    if error.param not in _OPTIONS:
+        return str(error)
+    option = "--" + error.param.replace("_", "-")
+    return re.sub(rf"\b{error.param}\b", option, str(error))
+
+
+@contextlib.contextmanager
+def naming_options() -> Iterator[None]:
+    """Errors of requests speak of options. For verbs that make one request."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise InvalidRequestError(in_options(error), param=error.param, code=error.code) from error
 
 
 def request_seed(options: dict[str, Any]) -> int | None:

@@ -75,6 +75,33 @@ def test_run_reads_standard_input(call):
     assert from_stdin[1] == call(*arguments, "some text")[1]
 
 
+@pytest.mark.parametrize("context", ["64", "1024"])
+def test_a_small_context_shortens_the_default_answer(call, context):
+    arguments = ("--mock", "--max-model-len", context, "--seed", "1")
+    status, out, err = call("run", "smollm2", "hello", "--raw", "--json", *arguments)
+    assert status == 0, err
+    assert json.loads(out)["usage"]["total_tokens"] <= int(context)
+    status, out, err = call("chat", "smollm2", *arguments, stdin="hi\n")
+    assert (status, err) == (0, "")
+    assert out.strip()
+
+
+def test_an_answer_that_was_asked_for_and_has_no_room_names_the_option(call):
+    arguments = ("--mock", "--max-model-len", "64", "--max-tokens", "60")
+    status, out, err = call("run", "smollm2", "hello", "--raw", *arguments)
+    assert (status, out) == (2, "")
+    assert "--max-tokens asks for 60" in err
+    assert "at most 59 tokens" in err
+    status, out, err = call("chat", "smollm2", *arguments, stdin="hi\n")
+    assert status == 0
+    assert "--max-tokens asks for 60" in err
+
+
+def test_run_says_where_an_answer_was_cut(call):
+    _, _, err = call("run", "smollm2", "hello", "--raw", "--mock", "--max-model-len", "64", "--max-tokens", "3")
+    assert "cut after 3 tokens" in err
+
+
 def test_run_json(call):
     status, out, _ = call("run", "smollm2", "hello", "--raw", "--mock", "--max-tokens", "5", "--json")
     answer = json.loads(out)
@@ -107,7 +134,7 @@ def test_run_uses_the_chat_template_unless_raw(call):
     [
         (["run", "smollm2", "x", "--raw", "--chat"], "--raw and --chat exclude each other"),
         (["run", "smollm2", "x", "--max-num-seqs", "none"], "--max-num-seqs is 'none', but it must be a whole number"),
-        (["run", "smollm2", "x", "--mock", "--temperature", "-1"], "temperature must be at least 0"),
+        (["run", "smollm2", "x", "--mock", "--temperature", "-1"], "--temperature must be at least 0"),
         (["run", "no-such-model", "x"], "no-such-model"),
         (["pull", "./no-such-directory"], "does not exist"),
         (["serve", "smollm2", "--port", "99999"], "--port is 99999, but it must be at most 65535"),
