@@ -50,12 +50,14 @@ def serve(
 
 
 def ready_text(url: str, served_name: str, *, needs_key: bool) -> str:
-    """What to do with a server that is ready: a curl line and a Python snippet, both complete."""
+    """What to do with a server that is ready: a curl line and a Python snippet, both complete and in need of nothing
+    that would have to be installed. The snippet is not indented: an interactive Python refuses lines that are."""
     message = {"role": "user", "content": "What is the capital of France?"}
     body = {"model": served_name, "messages": [message], "max_tokens": 64, "temperature": 0}
     header = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if needs_key else ""
     data = shlex.quote(json.dumps(body))
     key = f'os.environ["{KEY_VARIABLE}"]' if needs_key else '"none"'
+    authorization = f', "Authorization": "Bearer " + {key}' if needs_key else ""
     lines = [
         f"Serving {served_name} at {url}  (page with load and playground: {url}/)",
         *([f"Clients need a key; both examples take it from ${KEY_VARIABLE}."] if needs_key else []),
@@ -64,14 +66,16 @@ def ready_text(url: str, served_name: str, *, needs_key: bool) -> str:
         "",
         f"  curl -s {url}/v1/chat/completions{header} -H 'Content-Type: application/json' -d {data}",
         "",
-        "In Python (pip install openai):",
+        "In Python:",
         "",
-        *(["  import os"] if needs_key else []),
-        "  from openai import OpenAI",
-        f'  client = OpenAI(base_url="{url}/v1", api_key={key})',
-        f"  answer = client.chat.completions.create(model={json.dumps(served_name)}, max_tokens=64, temperature=0,",
-        f"      messages=[{json.dumps(message)}])",
-        "  print(answer.choices[0].message.content)",
+        f"import json, {'os, ' if needs_key else ''}urllib.request",
+        f"body = {json.dumps(body)}",
+        f'headers = {{"Content-Type": "application/json"{authorization}}}',
+        f'request = urllib.request.Request("{url}/v1/chat/completions", json.dumps(body).encode(), headers)',
+        "with urllib.request.urlopen(request) as answer:",
+        '    print(json.load(answer)["choices"][0]["message"]["content"])',
+        "",
+        f'Any OpenAI client works too: base_url="{url}/v1", api_key={key}',
         "",
     ]
     return "\n".join(lines)

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 
 import openai
 import pytest
@@ -23,12 +22,12 @@ def served():
     printed = ""
     for line in process.stderr:
         printed += line
-        if line.startswith("  print("):
+        if line.startswith("Any OpenAI client"):
             break
     found = re.search(r"http://127\.0\.0\.1:\d+", printed)
     assert found, printed
-    code = printed.partition("In Python (pip install openai):")[2]
-    yield found.group(), textwrap.dedent("\n".join(line for line in code.splitlines() if line.startswith("  ")))
+    code = printed.partition("In Python:\n\n")[2].partition("\n\n")[0]
+    yield found.group(), code
     process.send_signal(signal.SIGTERM)
     process.stderr.read()
     process.stderr.close()

@@ -21,7 +21,7 @@ def url():
     found = None
     for line in process.stderr:
         found = found or re.search(r"http://127\.0\.0\.1:\d+", line)
-        if line.startswith("  print("):
+        if line.startswith("Any OpenAI client"):
             break
     assert found
     yield found.group()

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
@@ -30,7 +29,7 @@ def serving():
         printed = ""
         for line in process.stderr:
             printed += line
-            if line.startswith("  print("):
+            if line.startswith("Any OpenAI client"):
                 return process, printed
         raise AssertionError(f"the server ended before it was ready:\n{printed}")
 
@@ -42,20 +41,26 @@ def serving():
 
 
 def snippet(printed):
-    code = printed.partition("In Python (pip install openai):")[2]
-    return textwrap.dedent("\n".join(line for line in code.splitlines() if line.startswith("  ")))
+    return printed.partition("In Python:\n\n")[2].partition("\n\n")[0]
 
 
 def test_what_it_prints_works_and_it_drains(serving):
     process, printed = serving("--max-num-seqs", "4")
     url = re.search(r"http://127\.0\.0\.1:\d+", printed).group()
-    done = subprocess.run([sys.executable, "-c", snippet(printed)], capture_output=True, text=True, check=True)
+    # Isolated and without site packages: what a Python has that nothing was installed into.
+    bare = [sys.executable, "-I", "-S", "-c", snippet(printed)]
+    done = subprocess.run(bare, capture_output=True, text=True, check=True)
     assert done.stdout.strip()
+    pasted = subprocess.run(
+        [sys.executable, "-i", "-q"], input=snippet(printed) + "\n\n", capture_output=True, text=True
+    )
+    assert pasted.stdout.strip()
+    assert "Error" not in pasted.stderr
     if shutil.which("curl"):
         (line,) = [line for line in printed.splitlines() if line.strip().startswith("curl ")]
         answer = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=True)
         assert json.loads(answer.stdout)["choices"][0]["message"]["role"] == "assistant"
-    assert url in printed
+    assert f'base_url="{url}/v1", api_key="none"' in printed
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 0
 
