@@ -16,23 +16,15 @@ from typing import Any
 
 from penstock.bench.report import Report, spread
 from penstock.mock.executor import MockExecutor, MockHandle
-from penstock.mock.rig import CoreLimits, full_group, make_core, make_request, window_group
+from penstock.mock.rig import DecodingRig, full_group, window_group
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.kv import KvCapacity
-from penstock.types.output import OutputBatch
 from penstock.types.plan import StepPlan
 from penstock.types.result import StepResult
 
 TARGET_MS = {1: 0.3, 256: 3.0, 1024: 10.0}  # rows -> most milliseconds per step, the goal on two 2020s server cores
 _BLOCK = 16
 _WINDOW = 1024
-
-
-class _Silence:
-    """Output goes nowhere."""
-
-    def emit(self, batch: OutputBatch) -> None:
-        pass
 
 
 class _TimedHandle:
@@ -96,20 +88,15 @@ class CoreBench:
         per_row = -(-longest // _BLOCK) + 2
         groups = (full_group(tokens_per_block=_BLOCK), window_group(_WINDOW, _BLOCK))
         self.executor = _TimedExecutor(MockExecutor(groups, (2 * per_row * num_rows,), depth=2))
-        limits = CoreLimits(max_num_seqs=num_rows, max_num_batched_tokens=num_rows * longest, max_model_len=longest)
-        self.core = make_core(self.executor, limits, _Silence())
-        for request_id in range(num_rows):
-            prompt = [request_id + 1] * (context_tokens + request_id % _BLOCK)
-            self.core.add(make_request(request_id, prompt, max_tokens=None))
-        while self.core.stats().generation_tokens < num_rows:
-            self.core.step(block=True)
+        lengths = [context_tokens + row % _BLOCK for row in range(num_rows)]
+        self._rig = DecodingRig(self.executor, lengths, longest)
 
     def step_seconds(self) -> float:
         """One turn of steady decoding, less the mock's share."""
         executor = self.executor
         mocked = executor.seconds
         start = time.perf_counter()
-        self.core.step(block=True)
+        self._rig.step()
         return time.perf_counter() - start - (executor.seconds - mocked)
 
     def count_operations(self, num_steps: int) -> int:
@@ -128,7 +115,7 @@ class CoreBench:
         sys.settrace(trace)
         try:
             for _ in range(num_steps):
-                self.core.step(block=True)
+                self._rig.step()
         finally:
             sys.settrace(before)
         return count

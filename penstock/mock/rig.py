@@ -13,7 +13,7 @@ from penstock.types.output import OutputBatch, Terminal, TokenUpdate
 from penstock.types.request import GenerateRequest, SamplingParams
 
 __all__ = [
-    "CoreLimits",
+    "DecodingRig",
     "RecordingChannel",
     "full_group",
     "make_core",
@@ -86,6 +86,35 @@ def make_core(
         tiers=tiers,
         drafter=drafter,
     )
+
+
+class DecodingRig:
+    """One request per prompt length, all in the midst of decoding and none with an end, ready to be timed.
+
+    For those who may not see the core: they get its turns, and nothing of its insides.
+    """
+
+    def __init__(self, executor: Executor, prompt_lengths: Sequence[int], max_model_len: int) -> None:
+        num_rows = len(prompt_lengths)
+        limits = CoreLimits(
+            max_num_seqs=num_rows, max_num_batched_tokens=num_rows * max_model_len, max_model_len=max_model_len
+        )
+        self._core = make_core(executor, limits, _Silence())
+        for request_id, length in enumerate(prompt_lengths):
+            self._core.add(make_request(request_id, [request_id + 1] * length, max_tokens=None))
+        while self._core.stats().generation_tokens < num_rows:
+            self.step()
+
+    def step(self) -> None:
+        """One turn: the next plan, and the oldest result."""
+        self._core.step(block=True)
+
+
+class _Silence:
+    """Output goes nowhere."""
+
+    def emit(self, batch: OutputBatch) -> None:
+        pass
 
 
 def make_request(

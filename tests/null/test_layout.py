@@ -15,6 +15,7 @@ import pytest
 from importlinter.cli import lint_imports
 
 import penstock
+from penstock.mock import rig
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
@@ -82,3 +83,8 @@ def test_everything_imported_is_a_declared_dependency():
         & {line.replace("_", "-") for line in declared}
     }
     assert missing == {}
+
+
+def test_the_mocks_rig_does_not_pass_the_core_on():
+    """import-linter sees modules, not names that one hands to the next."""
+    assert [name for name in rig.__all__ if getattr(rig, name).__module__.startswith("penstock.core")] == []
