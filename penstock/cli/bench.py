@@ -55,6 +55,7 @@ def latency(
     output_len: OutputLen = 64,
     repeats: Repeats = 3,
     prompt_seed: Seed = 0,
+    prompts: PromptsOption = None,
     json_file: JsonOption = None,
     plot: PlotOption = None,
     **options: Any,
@@ -64,8 +65,10 @@ def latency(
     \b
     penstock bench latency smollm2
     penstock bench latency smollm2 --batch-size 1,4,16 --input-len 512 --json latency.json
+    penstock bench latency smollm2 --prompts questions.jsonl
     """
     from penstock.bench.offline import LatencyWorkload, measure_latency
+    from penstock.bench.workload import file_prompts
 
     workload = LatencyWorkload(
         batch_sizes=_numbers(batch_size, "--batch-size"),
@@ -74,8 +77,9 @@ def latency(
         repeats=repeats,
         seed=prompt_seed,
     )
+    texts = file_prompts(prompts, max(workload.batch_sizes)) if prompts else None
     with _llm(model, options) as llm:
-        report = measure_latency(llm, workload, _command(), _say)
+        report = measure_latency(llm, workload, _command(), _say, texts)
     _show(report, json_file, plot, x="batch", ys=("decode_step_ms", "decode_tokens_per_s", "prefill_tokens_per_s"))
 
 
@@ -116,7 +120,9 @@ def serve(
     concurrency: Annotated[
         str, typer.Option("--concurrency", metavar="N,N,...", help="Streams open at once.")
     ] = "1,8,32",
-    num_prompts: Annotated[int, typer.Option("--num-prompts", min=1, help="Requests per concurrency.")] = 64,
+    num_prompts: Annotated[
+        int, typer.Option("--num-prompts", min=1, help="Requests per concurrency; at least two per stream are sent.")
+    ] = 64,
     input_len: InputLen = 128,
     output_len: OutputLen = 64,
     request_rate: Annotated[

@@ -1,0 +1,98 @@
+"""The offline benchmarks through the command line, on the mock engine: 2 ms a step, one token per byte of a prompt."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock import LLM
+from penstock.cli import bench
+from penstock.cli.main import main
+
+PROMPTS = ["a short one", "another that is somewhat longer", "the third"]
+
+
+@pytest.fixture
+def report(monkeypatch, capsys):
+    """Run ``penstock bench`` with arguments and answer its JSON report."""
+    monkeypatch.setattr(bench, "_llm", lambda model, options: LLM(mock=True, max_model_len=512))
+
+    def run(*arguments: str) -> dict:
+        monkeypatch.setattr(sys, "argv", ["penstock", "bench", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main(["bench", *arguments, "--json", "-"])
+        out, err = capsys.readouterr()
+        assert ended.value.code == 0, err
+        return json.loads(out)
+
+    return run
+
+
+@pytest.fixture
+def prompt_file(tmp_path: Path) -> str:
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    return str(path)
+
+
+def tokens_of(*prompts: str) -> int:
+    with LLM(mock=True, max_model_len=64) as llm:
+        return sum(len(llm.tokenizer.encode(prompt)) for prompt in prompts)
+
+
+SMALL = ("latency", "--batch-size", "1,4", "--output-len", "16", "--repeats", "2")
+
+
+def test_latency_of_the_prompts_of_a_file(report, prompt_file):
+    found = report(*SMALL, "--prompts", prompt_file)
+    assert found["workload"]["prompts"] == "file"
+    assert "input_len" not in found["workload"]
+    one, four = found["rows"]
+    assert one["prompt_tokens"] == tokens_of(PROMPTS[0])
+    assert four["prompt_tokens"] == tokens_of(*PROMPTS, PROMPTS[0])
+
+
+def test_latency_of_random_prompts(report):
+    found = report(*SMALL, "--input-len", "32")
+    assert found["workload"]["prompts"] == "random"
+    assert [row["prompt_tokens"] for row in found["rows"]] == [32, 128]
+
+
+def test_latency_shows_the_executors_share_of_a_step(report):
+    """The mock takes 2 ms per step and calls them all forward; a step more or less may lie between two looks."""
+    for row in report(*SMALL, "--input-len", "32")["rows"]:
+        assert row["forward_ms"] == pytest.approx(2.0, rel=0.15)
+        assert row["sample_ms"] == 0.0
+        assert row["decode_step_ms"] >= row["decode_step_ms_min"] > 0
+
+
+def test_the_prefix_cache_does_not_help(report, monkeypatch):
+    """Both runs of a pair have the same prompts: nothing may be answered from the cache."""
+    hits = []
+    generate = LLM.generate
+
+    def watched(llm, *arguments, **options):
+        answers = generate(llm, *arguments, **options)
+        hits.append(llm.stats().prefix_hit_tokens)
+        return answers
+
+    monkeypatch.setattr(LLM, "generate", watched)
+    report("latency", "--batch-size", "1", "--output-len", "4", "--repeats", "3", "--input-len", "200")
+    assert len(hits) == 7
+    assert set(hits) == {0}
+
+
+def test_throughput_of_the_prompts_of_a_file(report, prompt_file):
+    found = report("throughput", "--num-prompts", "3", "--output-len", "4", "--repeats", "1", "--prompts", prompt_file)
+    assert found["workload"]["prompts"] == "file"
+    assert found["rows"][0]["prompt_tokens"] == tokens_of(*PROMPTS)
+    assert found["rows"][0]["output_tokens"] == 12
+
+
+def test_help_says_how_many_requests_are_sent(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "serve", "--help"])
+    assert "at least two per stream" in " ".join(capsys.readouterr().out.split())
