@@ -75,10 +75,12 @@ _BF16_SETS = ("amx_bf16", "avx512_bf16", "bf16")  # the last one is Arm's
 def resolve_dtype(config: EngineConfig, model: ModelFacts, platform: PlatformFacts) -> tuple[str, Decision]:
     """The type of activations and unquantized weights.
 
-    bfloat16 needs dot-product instructions: with AVX512-BF16 its matrix products run 2.5 times as fast as float32's
-    (measured on two cores), while CPUs without them emulate it and are slower than in float32. For quantized
-    checkpoints accuracy decides: with SmolLM2-135M in Q4_1, bfloat16 moves log-probabilities by 0.03 on average and
-    flips the first greedy token of "What is the capital of France?", which then is not answered.
+    On CPUs bfloat16 is for bfloat16 checkpoints, whose weights it holds exactly; float16 and float32 ones would lose 3
+    and 16 bits of every weight without having been asked. It needs dot-product instructions: with AVX512-BF16 its
+    matrix products run 2.5 times as fast as float32's (measured on two cores), while CPUs without them emulate it and
+    are slower than in float32. For quantized checkpoints accuracy decides as well: with SmolLM2-135M in Q4_1, bfloat16
+    moves log-probabilities by 0.03 on average and flips the first greedy token of "What is the capital of France?",
+    which then is not answered.
     """
     asked = config.model.dtype
     if asked != "auto":
@@ -96,7 +98,15 @@ def resolve_dtype(config: EngineConfig, model: ModelFacts, platform: PlatformFac
         why = "quantized weights are meant for float32 activations"
         return "float32", Decision("dtype", "float32", why, (Rejection("bfloat16", (reason,)),))
     if found:
-        return "bfloat16", Decision("dtype", "bfloat16", f"this CPU multiplies it natively ({found[0]})")
+    if found and model.dtype != "bfloat16":
+        reason = (
+            f"the checkpoint is {model.dtype}; its weights would be rounded to 8 bits of precision, though that is "
+            "faster: --dtype bfloat16 takes it"
+        )
+        why = f"holds the checkpoint's {model.dtype} weights exactly"
+        return "float32", Decision("dtype", "float32", why, (Rejection("bfloat16", (reason,)),))
+        why = f"the checkpoint's own, and this CPU multiplies it natively ({found[0]})"
+        return "bfloat16", Decision("dtype", "bfloat16", why)
     refused = Rejection("bfloat16", (f"needs one of {', '.join(_BF16_SETS)}, this CPU has none of them",))
     return "float32", Decision("dtype", "float32", "the fastest type of this CPU", (refused,))
 

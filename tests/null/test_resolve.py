@@ -55,8 +55,11 @@ def resolved(*, model_facts=None, platform_facts=None, kv=KV, **flat):
     [
         ("auto", "float16", platform(), "float32"),
         ("auto", "bfloat16", platform(instruction_sets=("avx2", "avx512f")), "float32"),
-        ("auto", "float16", platform(instruction_sets=("avx512_bf16",)), "bfloat16"),
-        ("auto", "float32", platform(instruction_sets=("amx_bf16",)), "bfloat16"),
+        ("auto", "bfloat16", platform(instruction_sets=("avx512_bf16",)), "bfloat16"),
+        ("auto", "bfloat16", platform(instruction_sets=("amx_bf16",)), "bfloat16"),
+        ("auto", "float16", platform(instruction_sets=("avx512_bf16",)), "float32"),
+        ("auto", "float32", platform(instruction_sets=("amx_bf16",)), "float32"),
+        ("bfloat16", "float32", platform(instruction_sets=("amx_bf16",)), "bfloat16"),
         ("auto", "float16", platform("cuda"), "float16"),
         ("auto", "bfloat16", platform("cuda"), "bfloat16"),
         ("auto", "float32", platform("cuda"), "bfloat16"),
@@ -77,12 +80,21 @@ def test_dtype(asked, checkpoint, machine, expected):
 )
 def test_quantized_weights_keep_float32_activations_unless_asked(schemes, expected):
     machine = platform(instruction_sets=("avx512_bf16",))
-    facts = model(weight_schemes=schemes)
+    facts = model(weight_schemes=schemes, dtype="bfloat16")
     dtype, decision = resolve_dtype(config(), facts, machine)
     assert dtype == expected
     if expected == "float32":
         assert "--dtype bfloat16" in decision.rejected[0].reasons[0]
     assert resolve_dtype(config(dtype="bfloat16"), facts, machine)[0] == "bfloat16"
+
+
+@pytest.mark.parametrize("checkpoint", ["float16", "float32"])
+def test_weights_are_not_rounded_unasked_and_the_faster_type_is_named(checkpoint):
+    _, decision = resolve_dtype(config(), model(dtype=checkpoint), platform(instruction_sets=("avx512_bf16",)))
+    (refused,) = decision.rejected
+    assert refused.name == "bfloat16"
+    assert f"the checkpoint is {checkpoint}" in refused.reasons[0]
+    assert "--dtype bfloat16" in refused.reasons[0]
 
 
 def test_a_cpu_without_bfloat16_says_what_it_lacks():
