@@ -53,7 +53,9 @@ class Engine:
             prefix_caching=resolved.enable_prefix_caching,
             check_integrity=resolved.check_integrity,
         )
-        self._core = EngineCore(executor, capacity, limits, channel, MonotonicClock(), info.model.identity)
+        self._core = EngineCore(
+            executor, capacity, limits, channel, MonotonicClock(), content_identity(info.model, resolved)
+        )
         self._loop = CoreLoop(self._core)
 
     def submit(self, request: GenerateRequest) -> None:
@@ -86,6 +88,12 @@ class Engine:
             self._loop.run()
         finally:
             self._executor.stop()
+
+
+def content_identity(model: ModelFacts, resolved: ResolvedConfig) -> str:
+    """What decides the content of a KV block besides tokens: the same weights in another dtype write other keys and
+    values, though blocks of float16 and bfloat16 have equal sizes."""
+    return f"{model.identity}:{resolved.dtype}"
 
 
 def log_decisions(decisions: Sequence[Decision]) -> None:
