@@ -84,6 +84,7 @@ class CoreBench:
     """
 
     def __init__(self, num_rows: int, context_tokens: int, max_steps: int) -> None:
+        self._num_rows = num_rows
         longest = context_tokens + max_steps + 4 * _BLOCK
         per_row = -(-longest // _BLOCK) + 2
         groups = (full_group(tokens_per_block=_BLOCK), window_group(_WINDOW, _BLOCK))
@@ -98,6 +99,10 @@ class CoreBench:
         start = time.perf_counter()
         self._rig.step()
         return time.perf_counter() - start - (executor.seconds - mocked)
+
+    def operations_per_row(self) -> float:
+        """Bytecodes of the core per row and step, averaged over a whole block so that boundaries are in."""
+        return self.count_operations(_BLOCK) / (_BLOCK * self._num_rows)
 
     def count_operations(self, num_steps: int) -> int:
         """Bytecodes that the core's files execute in ``num_steps`` turns."""
@@ -121,12 +126,6 @@ class CoreBench:
         return count
 
 
-def count_operations_per_row(num_rows: int, context_tokens: int) -> float:
-    """Bytecodes of the core per row and step, averaged over a whole block so that boundaries are in."""
-    bench = CoreBench(num_rows, context_tokens, 4 * _BLOCK)
-    return bench.count_operations(_BLOCK) / (_BLOCK * num_rows)
-
-
 def measure_core(
     num_rows: Sequence[int] = (1, 256, 1024),
     context_tokens: int = 4096,
@@ -145,12 +144,11 @@ def measure_core(
             seconds = [bench.step_seconds() for _ in range(num_steps)]
         finally:
             gc.unfreeze()
-        operations = bench.count_operations(_BLOCK) / (_BLOCK * size)
         target = TARGET_MS.get(size)
         rows.append(
             {"rows": size}
             | spread("step_ms", seconds)
-            | {"target_ms": "" if target is None else target, "bytecodes_per_row": round(operations, 1)}
+            | {"target_ms": "" if target is None else target, "bytecodes_per_row": round(bench.operations_per_row(), 1)}
         )
     return Report(
         name="core",

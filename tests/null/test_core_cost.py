@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.bench.core import CoreBench, count_operations_per_row, measure_core
+from penstock.bench.core import CoreBench, measure_core
 
 
 def test_operations_per_row_are_flat_in_context_length():
-    short, long = (count_operations_per_row(4, context) for context in (2048, 32768))
+    short, long = (CoreBench(4, context, 64).operations_per_row() for context in (2048, 32768))
     assert long == pytest.approx(short, rel=0.01)
 
 
 def test_operations_per_row_do_not_grow_with_rows():
-    assert count_operations_per_row(64, 2048) < count_operations_per_row(4, 2048)
+    assert CoreBench(64, 2048, 64).operations_per_row() < CoreBench(4, 2048, 64).operations_per_row()
 
 
 def test_counting_counts():
