@@ -65,6 +65,7 @@ def usual_decisions(facts: PlatformFacts) -> list[Decision]:
     from penstock.attention.select import choose_attention
     from penstock.config.resolve import resolve_dtype
     from penstock.config.sections import EngineConfig
+    from penstock.platforms.probe import platform_decision
     from penstock.quantization.linear import LinearSpec
     from penstock.quantization.schemes import SCHEMES
     from penstock.quantization.select import choose_linear
@@ -82,7 +83,7 @@ def usual_decisions(facts: PlatformFacts) -> list[Decision]:
         dtype="bfloat16",
     )
     dtype, decision = resolve_dtype(EngineConfig(), model, facts)
-    decisions = [decision]
+    decisions = [platform_decision(facts), decision]
     for head_dim in (64, 128):
         spec = AttentionSpec(
             num_heads=32, num_kv_heads=8, head_dim=head_dim, dtype=dtype, window=None, soft_cap=None, platform=facts

@@ -52,7 +52,8 @@ class ResolvedConfig:
 
     def settings(self) -> dict[str, str]:
         """As text, for the debug route and reports."""
-        return {field.name: str(getattr(self, field.name)) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: "left open" if value is None else str(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,6 @@ def resolve_dtype(config: EngineConfig, model: ModelFacts, platform: PlatformFac
         )
         why = "quantized weights are meant for float32 activations"
         return "float32", Decision("dtype", "float32", why, (Rejection("bfloat16", (reason,)),))
-    if found:
     if found and model.dtype != "bfloat16":
         reason = (
             f"the checkpoint is {model.dtype}; its weights would be rounded to 8 bits of precision, though that is "
@@ -105,6 +105,7 @@ def resolve_dtype(config: EngineConfig, model: ModelFacts, platform: PlatformFac
         )
         why = f"holds the checkpoint's {model.dtype} weights exactly"
         return "float32", Decision("dtype", "float32", why, (Rejection("bfloat16", (reason,)),))
+    if found:
         why = f"the checkpoint's own, and this CPU multiplies it natively ({found[0]})"
         return "bfloat16", Decision("dtype", "bfloat16", why)
     refused = Rejection("bfloat16", (f"needs one of {', '.join(_BF16_SETS)}, this CPU has none of them",))

@@ -49,7 +49,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """All that is known about an engine before a weight is read. ``memory_lines`` is the sum for people."""
+    """All that is known about an engine before a weight is read. ``memory_lines`` is the sum for people.
+
+    ``resolved`` leaves nothing open: backends and the KV cache's bytes are those that were decided.
+    """
 
     model: ModelFacts
     platform: PlatformFacts
@@ -81,7 +84,7 @@ def explain(config: EngineConfig, platform: PlatformFacts | None = None) -> Expl
     return Explanation(
         model=survey.model,
         platform=survey.spec.platform,
-        resolved=survey.resolved,
+        resolved=survey.settled(plan.memory.capacity),
         capacity=plan.memory.capacity,
         decisions=_without_repeats(survey.decisions + plan.decisions),
         memory_lines=plan.lines,
@@ -110,7 +113,8 @@ def build_engine(
     capacity = executor.start()
     try:
         decisions = _without_repeats(survey.decisions + executor.decisions)
-        info = make_info(survey.model, survey.spec.platform, survey.resolved, capacity, decisions)
+        settled = survey.settled(capacity)
+        info = make_info(survey.model, survey.spec.platform, settled, capacity, decisions)
         for line in executor.report:
             tell(line)
         tell(f"loaded in {time.monotonic() - began:.1f} s")
@@ -154,12 +158,24 @@ def build_for_llm(options: dict[str, Any], *, mock: bool = False) -> tuple[InPro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Survey:
-    """Everything decided, nothing loaded."""
+    """Everything decided, nothing loaded. ``resolved`` keeps open what the user left to each group and weight, as the
+    executor wants it; the names of the chosen backends stand beside it."""
 
     model: ModelFacts
     resolved: ResolvedConfig
     decisions: tuple[Decision, ...]
     spec: ExecutorSpec
+    attention_backends: tuple[str, ...]
+    linear_backends: tuple[str, ...]
+
+    def settled(self, capacity: KvCapacity) -> ResolvedConfig:
+        """The configuration as it turned out, for people and reports."""
+        return replace(
+            self.resolved,
+            kv_cache_memory=capacity.nbytes,
+            attention_backend=", ".join(self.attention_backends),
+            linear_backend=", ".join(self.linear_backends),
+        )
 
 
 def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts | None) -> _Survey:
@@ -167,7 +183,7 @@ def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts |
     from penstock.executor.weight_plan import plan_weights
     from penstock.loader.checkpoint import open_checkpoint
     from penstock.models.table import family_name
-    from penstock.platforms.probe import probe_platform
+    from penstock.platforms.probe import platform_decision, probe_platform
 
     platform = platform or probe_platform()
     with closing(
@@ -190,7 +206,14 @@ def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts |
 
     kv = KvFacts(block_tokens=_common_block_sizes(built), longest_request=longest)
     resolved, decisions = resolve(config, model, platform, kv)
-    return _Survey(model=model, resolved=resolved, decisions=decisions, spec=_executor_spec(resolved, source, platform))
+    return _Survey(
+        model=model,
+        resolved=resolved,
+        decisions=(platform_decision(platform), *decisions),
+        spec=_executor_spec(resolved, source, platform),
+        attention_backends=tuple(dict.fromkeys(attention.backend.name for attention in built.attention)),
+        linear_backends=built.choices.linear_names,
+    )
 
 
 def _common_block_sizes(built: BuiltModel) -> tuple[int, ...]:

@@ -47,6 +47,7 @@ class Choices:
         self._linear_backend = linear_backend
         self._chosen: dict[Hashable, Any] = {}
         self._decisions: list[Decision] = []
+        self._linear_names: dict[str, None] = {}
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -55,7 +56,13 @@ class Choices:
     def linear(self, spec: LinearSpec) -> LinearMethod:
         key = (spec.scheme.name, spec.out_features, spec.in_features, spec.dtype)
         method: LinearMethod = self._ask(key, lambda: choose_linear(spec, self._linear_backend))
+        self._linear_names[method.name] = None
         return method
+
+    @property
+    def linear_names(self) -> tuple[str, ...]:
+        """The linear methods chosen so far, once each."""
+        return tuple(self._linear_names)
 
     def attention(self, spec: AttentionSpec) -> AttentionBackend:
         key = (spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.dtype, spec.window, spec.soft_cap)

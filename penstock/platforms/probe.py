@@ -11,6 +11,7 @@ import platform
 from pathlib import Path
 
 from penstock.platforms import cgroups, nvml, processor
+from penstock.types.decision import Decision, Rejection
 from penstock.types.facts import AcceleratorFacts, PlatformFacts
 
 DATA_PLANES = ("cpu",)  # platforms that kernels and KV storage exist for
@@ -66,6 +67,36 @@ def platform_name(accelerators: tuple[AcceleratorFacts, ...], libraries: dict[st
     kind = accelerators[0].kind if accelerators else "cpu"
     torch_can = not libraries.get("torch", "+cpu").endswith("+cpu")
     return kind if torch_can and kind in DATA_PLANES else "cpu"
+
+
+def platform_decision(facts: PlatformFacts) -> Decision:
+    """Where a start computes on the machine of ``facts``, and why not on each kind of accelerator that it has.
+
+    Nothing is chosen for recorded facts of a platform that this version cannot compute on: what is decided for them
+    shows the tables, not a start.
+    """
+    kinds = dict.fromkeys([facts.name, *(accelerator.kind for accelerator in facts.accelerators)])
+    refused = tuple(Rejection(kind, _refusals(kind, facts)) for kind in kinds if kind not in ("cpu", ""))
+    refused = tuple(rejection for rejection in refused if rejection.reasons)
+    if facts.name not in DATA_PLANES:
+        why = f"there is no data plane for {facts.name} yet: a start on this machine would compute on its CPU"
+        return Decision("platform", None, why, refused)
+    if facts.name == "cpu":
+        why = "no accelerator can be used" if refused else "no accelerator was found"
+        return Decision("platform", "cpu", why, refused)
+    return Decision("platform", facts.name, "the accelerator that was found", refused)
+
+
+def _refusals(kind: str, facts: PlatformFacts) -> tuple[str, ...]:
+    reasons = []
+    if kind not in DATA_PLANES:
+        reasons.append(f"this version of Penstock has no kernels and no KV storage for {kind}")
+    version = facts.libraries.get("torch")
+    if version is None:
+        reasons.append("torch is not installed")
+    elif version.endswith("+cpu"):
+        reasons.append(f"the installed torch {version} is built for CPUs alone")
+    return tuple(reasons)
 
 
 def installed_libraries(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:

@@ -58,6 +58,12 @@ class KvCapacity:
     groups: tuple[KvGroupSpec, ...]
     num_blocks: tuple[int, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Of all blocks; groups of one pool have blocks of equal size."""
+        size = {group.pool: group.bytes_per_block for group in self.groups}
+        return sum(count * size[pool] for pool, count in enumerate(self.num_blocks))
+
 
 class TransferKind(Enum):
     LOAD = "load"  # from a tier into device blocks

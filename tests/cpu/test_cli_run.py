@@ -82,6 +82,26 @@ def test_explain_for_another_machine(call, tiny):
     assert "avx512_bf16" in dtype["rejected"][0]["reasons"][0]
 
 
+def test_explain_for_a_machine_without_a_data_plane_says_so_and_shows_the_refused(call, tiny):
+    flags = [flag for flag in FLAGS if flag not in ("--dtype", "float32")]
+    decisions = json.loads(call("explain", tiny, *flags, "--platform", "h200", "--json")[0])["decisions"]
+    assert decisions[0]["subject"] == "platform"
+    assert decisions[0]["chosen"] is None
+    assert "no data plane for cuda yet" in decisions[0]["why"]
+    (attention,) = [decision for decision in decisions if decision["subject"].startswith("attention")]
+    (refused,) = [rejection for rejection in attention["rejected"] if rejection["name"] == "cpu_sdpa"]
+    assert any("cuda" in reason for reason in refused["reasons"])
+
+
+def test_explain_shows_what_was_decided_not_what_was_left_open(call, tiny):
+    flags = [flag for flag in FLAGS if flag not in ("--kv-cache-memory", "4MiB")]
+    settings = json.loads(call("explain", tiny, *flags, "--json")[0])["settings"]
+    assert settings["attention_backend"] == "cpu_sdpa"
+    assert settings["linear_backend"] == "dense"
+    assert int(settings["kv_cache_memory"]) > 0
+    assert "None" not in settings.values()
+
+
 def test_check_shows_facts_and_what_would_be_chosen(call):
     record = json.loads(call("check", "--json")[0])
     assert record["facts"]["num_cores"] >= 1

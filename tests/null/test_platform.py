@@ -10,7 +10,7 @@ import pytest
 
 from penstock.errors import ConfigError
 from penstock.platforms import cgroups, nvml, probe, processor, recorded
-from penstock.types.facts import AcceleratorFacts
+from penstock.types.facts import AcceleratorFacts, PlatformFacts
 
 GIB = 1 << 30
 
@@ -135,6 +135,35 @@ def test_an_accelerator_is_a_fact_even_where_nothing_runs_on_it():
     assert probe.platform_name((device,), {}) == "cpu"
     expected = "cuda" if "cuda" in probe.DATA_PLANES else "cpu"
     assert probe.platform_name((device,), {"torch": "2.13.0"}) == expected
+
+
+def test_the_platform_is_decided_with_every_reason():
+    device = AcceleratorFacts(name="x", kind="cuda", capability="9.0", memory_bytes=GIB)
+
+    def decide(name, accelerators, torch):
+        libraries = {"torch": torch} if torch else {}
+        facts = PlatformFacts(name=name, machine="x86_64", accelerators=accelerators, libraries=libraries)
+        return probe.platform_decision(facts)
+
+    alone = decide("cpu", (), "2.13.0+cpu")
+    assert (alone.chosen, alone.rejected) == ("cpu", ())
+    (beside,) = (here := decide("cpu", (device,), "2.13.0+cpu")).rejected
+    assert here.chosen == "cpu"
+    assert beside.name == "cuda"
+    assert "2.13.0+cpu is built for CPUs alone" in beside.reasons[-1]
+    assert "not installed" in decide("cpu", (device,), None).rejected[0].reasons[-1]
+
+
+@pytest.mark.parametrize("name", recorded.RECORDED)
+def test_recorded_platforms_say_whether_they_can_be_computed_on(name):
+    facts = recorded.RECORDED[name]
+    decision = probe.platform_decision(facts)
+    if facts.name in probe.DATA_PLANES:
+        assert decision.chosen == facts.name
+    else:
+        assert decision.chosen is None
+        assert f"no data plane for {facts.name}" in decision.why
+        assert all(rejection.reasons for rejection in decision.rejected)
 
 
 @pytest.mark.parametrize("name", recorded.RECORDED)
