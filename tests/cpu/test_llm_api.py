@@ -42,7 +42,8 @@ def test_greedy_batches_equal_transformers(llm, saved):
         ids, expected = by_transformers(saved, text, 40)
         assert list(answer.prompt_token_ids) == ids
         assert list(answer.outputs[0].token_ids) == expected
-        assert answer.text == saved[2].decode(expected)
+        whole = saved[2].decode(expected)
+        assert answer.text in (whole, whole.removesuffix("\ufffd"))  # without a character that the length cut off
 
 
 def test_logprobs_equal_transformers(llm, saved):

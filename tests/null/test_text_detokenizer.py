@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from text_fixtures import CORPUS, TOKENIZERS, byte_level_tokenizer, id_of, sentencepiece_tokenizer, trained_byte_level
+from text_fixtures import (
+    CORPUS,
+    TOKENIZERS,
+    byte_level_tokenizer,
+    ends_inside_a_character,
+    id_of,
+    sentencepiece_tokenizer,
+    trained_byte_level,
+)
 
 from penstock.errors import UnsupportedModelError
 from penstock.frontend.text.detokenizer import Detokenizer
@@ -25,6 +33,10 @@ def test_any_tokens_in_any_cut_equal_the_full_decode(kind, data, skip):
     chunks = data.draw(st.lists(st.lists(ids, max_size=4), max_size=12))
     flat = [token_id for chunk in chunks for token_id in chunk]
     whole = tokenizer.decode(flat, skip_special_tokens=skip)
+    hidden = tokenizer.special_token_ids if skip else frozenset()
+    if ends_inside_a_character(b"".join(tokenizer.token_bytes(one) for one in flat if one not in hidden)):
+        assert whole[-1] == "\ufffd"
+        whole = whole[:-1]
     assert "".join(stream(tokenizer, chunks, skip_special_tokens=skip)) == whole
     assert "".join(stream(tokenizer, [[token_id] for token_id in flat], skip_special_tokens=skip)) == whole
 
@@ -81,7 +93,16 @@ def test_broken_bytes_become_replacement_characters_as_soon_as_that_is_certain()
     assert detokenizer.push([lead]) == ""
     assert detokenizer.push([letter]) == "\ufffda"
     assert detokenizer.push([lead]) == ""
-    assert detokenizer.flush() == "\ufffd"
+    assert detokenizer.push([lead]) == "\ufffd"
+    assert detokenizer.flush() == ""
+
+
+def test_bytes_that_no_character_begins_with_are_not_mistaken_for_a_cut_one():
+    """E1 A0 begins a character; ED A0 would begin a surrogate, which no UTF-8 may hold."""
+    tokenizer = sentencepiece_tokenizer()
+    for first, expected in (("E1", ""), ("ED", "\ufffd\ufffd"), ("F0", "")):
+        ids = [id_of(tokenizer, f"<0x{value}>") for value in (first, "A0")]
+        assert "".join(stream(tokenizer, [ids])) == expected
 
 
 @pytest.mark.parametrize(

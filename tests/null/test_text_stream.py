@@ -123,9 +123,19 @@ def test_withheld_text_goes_out_at_the_end():
     assert (fold.text, fold.finish_reason, fold.stop_reason) == ("x<en", "length", None)
 
 
-def test_an_incomplete_character_at_the_end_becomes_a_replacement_character():
-    fold = run(TextStream(TOKENIZER, SamplingParams()), [[id_of(TOKENIZER, "ð")]], CUT)
-    assert fold.text == "\ufffd"
+@pytest.mark.parametrize("terminal", [CUT, STOPPED])
+def test_a_character_that_was_cut_off_adds_no_text_but_its_tokens_and_bytes_are_told(terminal):
+    half = [id_of(TOKENIZER, piece) for piece in "ðŁ"]  # F0 9F, the first bytes of most emoji
+    stream = TextStream(TOKENIZER, SamplingParams(logprobs=0), eos_token_ids=frozenset({EOS}))
+    fold = run(stream, [ids_of("a"), half], terminal, with_logprobs=True)
+    assert fold.text == "a"
+    assert fold.token_ids == [*ids_of("a"), *half]
+    assert [score.chosen.data for score in fold.scores] == [b"a", b"\xf0", b"\x9f"]
+
+
+def test_broken_bytes_inside_a_text_become_replacement_characters():
+    ids = [*ids_of("a"), id_of(TOKENIZER, "ð"), *ids_of("b")]
+    assert run(TextStream(TOKENIZER, SamplingParams()), [ids], CUT).text == "a\ufffdb"
 
 
 @pytest.mark.parametrize("reason", FinishReason)

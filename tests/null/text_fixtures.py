@@ -18,6 +18,19 @@ CORPUS = [
     "🙂🚀 emoji 👩‍👩‍👧 and flags 🇩🇪🇫🇷",
     "   spaces\t\ttabs\r\n\r\nlines ...!!! don't WE'LL I'm",
 ]
+
+
+def ends_inside_a_character(data: bytes) -> bool:
+    """Whether the last bytes begin a character and do not end it, by what a strict decoder says of them alone."""
+    for length in range(1, min(3, len(data)) + 1):
+        try:
+            data[-length:].decode("utf-8")
+        except UnicodeDecodeError as error:
+            if error.start == 0 and error.reason == "unexpected end of data":
+                return True
+    return False
+
+
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 

@@ -46,7 +46,8 @@ def piece_table(tokenizer: Tokenizer, skip_special_tokens: bool) -> PieceTable:
 
 
 class Detokenizer:
-    """Turns one request's tokens into text. All pushes and one flush, joined, equal ``tokenizer.decode`` of all ids.
+    """Turns one request's tokens into text. All pushes and one flush, joined, equal ``tokenizer.decode`` of all ids,
+    less a last character that stayed incomplete.
 
     ``at_start`` says that the text begins with these tokens, so that a sentencepiece leading space is dropped; a
     continuation of a prompt keeps it. Bytes that cannot become UTF-8 turn into U+FFFD as soon as that is certain.
@@ -77,9 +78,12 @@ class Detokenizer:
         return self._push_bytes(b"".join([self._table.bytes_of(token_id) for token_id in ids]))
 
     def flush(self) -> str:
-        """The end: a character that stayed incomplete becomes U+FFFD."""
+        """The end. A character that stayed incomplete is dropped: a length limit cut it off, and U+FFFD would say that
+        the model wrote rubbish."""
         self._pending = False
-        return self._decoder.decode(b"", True)
+        text = self._decoder.decode(b"", True)
+        # The beginning of a character decodes to one U+FFFD; what could never have become one, to one per byte.
+        return text if len(text) > 1 else ""
 
     def _push_bytes(self, data: bytes) -> str:
         text = self._decoder.decode(data)
