@@ -16,7 +16,7 @@ from penstock.types.facts import PlatformFacts
 from penstock.types.kv import KvCapacity
 from penstock.types.plan import Admission, StepPlan
 from penstock.types.request import SamplingParams
-from penstock.types.result import StepResult
+from penstock.types.result import StepResult, TokenLogprobs
 
 GREEDY = SamplingParams(temperature=0.0)
 VOCAB = 211
@@ -24,7 +24,7 @@ PLATFORM = PlatformFacts(name="cpu", machine="x86_64", memory_bytes=2 << 30, mem
 
 
 def tiny_config(name: str) -> Any:
-    from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig
+    from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
     shared = {
         "vocab_size": VOCAB,
@@ -36,7 +36,7 @@ def tiny_config(name: str) -> Any:
         "head_dim": 16,
         "max_position_embeddings": 512,
         "tie_word_embeddings": False,
-        "initializer_range": 0.4,  # far from uniform logits, so that greedy choices are not decided by rounding
+        "initializer_range": 0.2,  # far from uniform logits, so that greedy choices are not decided by rounding
         "bos_token_id": 0,
         "eos_token_id": 1,
         "pad_token_id": 2,
@@ -45,6 +45,10 @@ def tiny_config(name: str) -> Any:
         return LlamaConfig(**shared)
     if name == "mistral":
         return MistralConfig(**shared, sliding_window=20)
+    if name == "qwen2":
+        return Qwen2Config(**{key: value for key, value in shared.items() if key != "head_dim"})
+    if name == "qwen3":
+        return Qwen3Config(**shared)
     layers = ["sliding_attention", "full_attention", "sliding_attention"]
     return Gemma3TextConfig(**{**shared, "tie_word_embeddings": True}, sliding_window=20, layer_types=layers)
 
@@ -183,11 +187,30 @@ class PlanMaker:
 
 def run_alone(executor: Any, maker: PlanMaker, seat: int, prompt: Sequence[int], count: int, **admit: Any) -> list[int]:
     """Prefill and decode one request, one plan at a time, ending with a drop."""
+    return describe_alone(executor, maker, seat, prompt, count, **admit)[0]
+
+
+def describe_alone(
+    executor: Any, maker: PlanMaker, seat: int, prompt: Sequence[int], count: int, **admit: Any
+) -> tuple[list[int], list[TokenLogprobs]]:
+    """``run_alone`` with the log-probabilities, for sampling parameters that ask for them."""
     maker.admit(seat, prompt, **admit)
     tokens: list[int] = []
+    entries: list[TokenLogprobs] = []
     num_tokens = len(prompt) - maker.residents[seat].num_computed
     for _ in range(count):
-        tokens += executor.step(maker.plan([(seat, num_tokens, True)])).result().row_tokens[0]
+        result = executor.step(maker.plan([(seat, num_tokens, True)])).result()
+        tokens += result.row_tokens[0]
+        entries += result.logprobs.get(0, ())
         num_tokens = 1
     maker.drop(seat)
-    return tokens
+    return tokens, entries
+
+
+def assert_same_logprobs(got: Sequence[TokenLogprobs], want: Sequence[TokenLogprobs]) -> None:
+    """The same tokens in the same order, with log-probabilities within 1e-5."""
+    assert len(got) == len(want) > 0
+    for one, other in zip(got, want, strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.rank == other.rank
+        assert max(abs(a - b) for a, b in zip(one.logprobs, other.logprobs, strict=True)) <= 1e-5

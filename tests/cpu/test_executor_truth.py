@@ -12,6 +12,8 @@ from executor_fixtures import (
     GREEDY,
     VOCAB,
     PlanMaker,
+    assert_same_logprobs,
+    describe_alone,
     greedy_by_transformers,
     random_prompt,
     run_alone,
@@ -23,7 +25,8 @@ from penstock.executor.local import LocalExecutor
 from penstock.types.kv import Visibility
 from penstock.types.request import SamplingParams
 
-FAMILIES = ("llama", "mistral", "gemma3")
+FAMILIES = ("llama", "mistral", "gemma3", "qwen2", "qwen3")
+DESCRIBED = SamplingParams(temperature=0.0, logprobs=20)
 
 
 class Lab:
@@ -116,24 +119,32 @@ def test_a_cached_prefix_equals_computing_it(lab: Lab) -> None:
         skipped = 0 if spec.window is None else max(0, 48 - spec.window + 1) // spec.tokens_per_block
         begin.append(skipped)
         shared.append(maker.residents[0].blocks[group][skipped : 48 // spec.tokens_per_block])
-    maker.admit(1, second, num_computed=48, blocks=shared, first_block=begin)
-    tokens = list(executor.step(maker.plan([(0, 1, True), (1, 15, True)])).result().row_tokens[1])
+    maker.admit(1, second, DESCRIBED, num_computed=48, blocks=shared, first_block=begin)
+    result = executor.step(maker.plan([(0, 1, True), (1, 15, True)])).result()
+    tokens, entries = list(result.row_tokens[1]), list(result.logprobs[1])
     for _ in range(9):
-        tokens += executor.step(maker.plan([(1, 1, True)])).result().row_tokens[0]
+        result = executor.step(maker.plan([(1, 1, True)])).result()
+        tokens += result.row_tokens[0]
+        entries += result.logprobs[0]
     assert tokens == lab.greedy(second, 10)
+    uncached, want = describe_alone(executor, maker, 2, second, 10, sampling=DESCRIBED)
+    assert tokens == uncached
+    assert_same_logprobs(entries, want)
 
 
 def test_preempted_and_resumed_equals_uninterrupted(lab: Lab) -> None:
     """Greedy and random requests lose their seat and blocks; all known tokens come back in the second admission."""
     executor, maker = lab.start()
     prompt = random_prompt(21)
-    for sampling in (GREEDY, SamplingParams(seed=5, temperature=1.3, top_p=0.95, frequency_penalty=0.5)):
-        whole = run_alone(executor, maker, 0, prompt, 20, sampling=sampling)
-        start = run_alone(executor, maker, 1, prompt, 8, sampling=sampling)
-        rest = run_alone(
+    random = SamplingParams(seed=5, temperature=1.3, top_p=0.95, frequency_penalty=0.5, logprobs=20)
+    for sampling in (DESCRIBED, random):
+        whole, want = describe_alone(executor, maker, 0, prompt, 20, sampling=sampling)
+        start, before = describe_alone(executor, maker, 1, prompt, 8, sampling=sampling)
+        rest, after = describe_alone(
             executor, maker, 2, (*prompt, *start), 12, sampling=sampling, num_prompt=len(prompt), request_id=99
         )
         assert start + rest == whole
+        assert_same_logprobs(before + after, want)
 
 
 def test_plans_in_flight_do_not_know_the_sampled_token(lab: Lab) -> None:
