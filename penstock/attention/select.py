@@ -1,4 +1,7 @@
-"""The attention candidates of each platform in order of preference, and the one call that selects."""
+"""The attention candidates in order of preference, and the one call that selects.
+
+One table for all platforms: a backend that cannot run on one refuses it by name, so that the reason is there to read.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,10 @@ from penstock.types.decision import Decision
 
 BACKENDS: Mapping[str, AttentionBackend] = {backend.name: backend for backend in (CpuSdpa(), ReferenceTorch())}
 
-# cpu: the batched backend stands first; the reference takes one row and query at a time (docs/performance.md).
-# Elsewhere only the reference runs: correct on every device, and named by its slowness until a device backend comes.
-CANDIDATES: Mapping[str, tuple[str, ...]] = {
-    "cpu": ("cpu_sdpa", "reference_torch"),
-    "": ("reference_torch",),
+# What the place of a backend rests on (docs/performance.md).
+GROUNDS: Mapping[str, str] = {
+    "cpu_sdpa": "prefill of 16 x 256 tokens of SmolLM2-135M takes 6.1 s, with the reference 22.6 s (float32, 2 CPU cores)",
 }
-
-
-def candidates_of(platform: str) -> tuple[AttentionBackend, ...]:
-    """The backends to ask on ``platform``; a platform without a row of its own has the row ""."""
-    return tuple(BACKENDS[name] for name in CANDIDATES.get(platform, CANDIDATES[""]))
 
 
 def choose_attention(
@@ -31,6 +27,6 @@ def choose_attention(
     """Select the backend of one KV group. Raises NoBackendError, which carries every refusal."""
     window = f", window {spec.window}" if spec.window is not None else ""
     subject = f"attention {spec.num_heads}/{spec.num_kv_heads} heads of {spec.head_dim}, {spec.dtype}{window}"
-    candidates = candidates_of(spec.platform.name)
-    chosen, decision = choose(subject, spec, candidates, forced=forced, forced_by=forced_by)
+    candidates = tuple(BACKENDS.values())
+    chosen, decision = choose(subject, spec, candidates, forced=forced, forced_by=forced_by, grounds=GROUNDS)
     return BACKENDS[chosen.name], decision

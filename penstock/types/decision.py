@@ -29,8 +29,8 @@ class Rejection:
 class Decision:
     """The outcome of one selection. ``chosen`` is None when nobody could run.
 
-    ``why`` says on what ground the chosen one won: "first of 3 that can run", "named by --attention-backend", or the
-    measurement behind its place in the table.
+    ``why`` says on what ground the chosen one won: "named by --attention-backend", "the only one that can run", or
+    "first of 3 that can run" with the measurement behind its place in the table.
     """
 
     subject: str  # what was decided, e.g. "attention", "linear q4_1 576x576", "dtype"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import penstock.attention.backends
 from penstock.attention.contract import AttentionBackend, AttentionSpec, GroupStep
-from penstock.attention.select import BACKENDS, CANDIDATES, choose_attention
+from penstock.attention.select import BACKENDS, GROUNDS, choose_attention
 from penstock.errors import NoBackendError
 from penstock.types.facts import PlatformFacts
 
@@ -254,8 +254,6 @@ def test_table_and_folder_agree() -> None:
     assert modules == set(BACKENDS)
     for name in modules:
         importlib.import_module(f"penstock.attention.backends.{name}")
-    assert all(set(names) <= set(BACKENDS) for names in CANDIDATES.values())
-    assert set(BACKENDS) == {name for names in CANDIDATES.values() for name in names}
 
 
 def _spec(**changes: Any) -> AttentionSpec:
@@ -270,6 +268,12 @@ def test_the_batched_backend_is_chosen_on_the_cpu() -> None:
     chosen, decision = choose_attention(_spec())
     assert (chosen.name, decision.chosen) == ("cpu_sdpa", "cpu_sdpa")
     assert decision.also_possible == ("reference_torch",)
+    assert decision.why == f"first of 2 that can run: {GROUNDS['cpu_sdpa']}"
+
+
+def test_every_preference_has_its_ground() -> None:
+    """All but the last are preferred to somebody."""
+    assert list(GROUNDS) == list(BACKENDS)[:-1]
 
 
 def test_a_soft_cap_falls_to_the_reference_with_the_reason() -> None:
@@ -289,4 +293,8 @@ def test_a_named_backend_runs_or_is_an_error_with_its_reasons() -> None:
 
 
 def test_other_platforms_have_the_reference() -> None:
-    assert choose_attention(_spec(platform=CUDA))[0].name == "reference_torch"
+    chosen, decision = choose_attention(_spec(platform=CUDA))
+    assert chosen.name == "reference_torch"
+    (refused,) = decision.rejected
+    assert (refused.name, refused.reasons) == ("cpu_sdpa", ("needs tensors on the cpu, found platform cuda",))
+    assert decision.why == "the only one that can run"

@@ -17,7 +17,7 @@ from penstock.quantization.dequantize import reference_dequantize
 from penstock.quantization.formats.gguf import GGUF_TYPES, convert_gguf
 from penstock.quantization.linear import LinearSpec
 from penstock.quantization.schemes import SCHEMES, WeightRecord, WeightScheme, dense_record
-from penstock.quantization.select import LINEAR_METHODS, choose_linear
+from penstock.quantization.select import GROUNDS, LINEAR_METHODS, choose_linear
 from penstock.types.facts import PlatformFacts
 
 OUT, IN = 96, 512
@@ -134,6 +134,12 @@ def test_something_runs_every_scheme(scheme):
     assert decision.chosen == method.name == "dense"
     assert "reference" in decision.also_possible
     assert scheme in decision.subject
+    assert decision.why == f"first of 2 that can run: {GROUNDS['dense']}"
+
+
+def test_every_preference_has_its_ground():
+    """All but the last are preferred to somebody."""
+    assert list(GROUNDS) == [method.name for method in LINEAR_METHODS[:-1]]
 
 
 def test_a_named_method_runs_or_is_an_error():
