@@ -22,6 +22,7 @@ from penstock.engine.mock_engine import build_mock_engine, mock_assets
 from penstock.engine.seed import start_seed
 from penstock.engine.threads import prefer_short_spins
 from penstock.frontend.text.load import TextAssets
+from penstock.mock.tokenizer import ByteTokenizer
 from penstock.types.decision import Decision
 from penstock.types.facts import ModelFacts, PlatformFacts
 from penstock.types.kv import KvCapacity
@@ -132,7 +133,8 @@ def find_model(config: EngineConfig, progress: Progress | None = None) -> ModelS
 
 
 def load_assets(config: EngineConfig, source: ModelSource) -> TextAssets:
-    """Tokenizer, chat template, stop ids and sampling defaults."""
+    """Tokenizer, chat template, stop ids and sampling defaults. Dummy weights need a configuration and nothing else:
+    without tokenizer files, text is bytes."""
     from penstock.frontend.text.load import load_text_assets
 
     return load_text_assets(
@@ -140,6 +142,7 @@ def load_assets(config: EngineConfig, source: ModelSource) -> TextAssets:
         tokenizer=config.model.tokenizer,
         chat_template=config.model.chat_template,
         generation_config=config.model.generation_config,
+        stand_in=ByteTokenizer() if config.model.load_format == "dummy" else None,
     )
 
 

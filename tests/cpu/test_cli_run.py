@@ -131,6 +131,33 @@ def test_only_a_seed_repeats_an_answer_that_was_drawn(call, tiny):
     assert tokens("--top-k", "1") == tokens("--top-k", "1")
 
 
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A configuration and nothing else, of a model with more tokens than there are bytes."""
+    path = tmp_path_factory.mktemp("bare")
+    (path / "config.json").write_text(json.dumps({**CONFIG, "vocab_size": 1000, "eos_token_id": 999}))
+    return str(path)
+
+
+def test_dummy_weights_need_a_configuration_and_nothing_else(call, bare):
+    out, _ = call("run", bare, "héllo", *FLAGS, "--max-tokens", "12", "--json")
+    answer = json.loads(out)
+    assert answer["usage"]["prompt_tokens"] == len("héllo".encode())
+    assert len(answer["token_ids"]) <= 12
+    measured, _ = call(
+        "bench", "latency", bare, *FLAGS, "--batch-size", "1", "--input-len", "8", "--output-len", "2", "--repeats", "1"
+    )
+    assert measured.strip()
+
+
+def test_a_prompt_of_tokens_that_the_model_does_not_have_is_a_sentence(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "vocab_size": 100, "eos_token_id": 99}))
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(tmp_path), "x", *FLAGS])
+    assert ended.value.code == 2
+    assert "token id 120, but this model has ids 0 to 99" in capsys.readouterr().err
+
+
 def test_run_through_a_pipe(tiny):
     arguments = ["run", tiny, "-", *FLAGS, "--raw", "--temperature", "0", "--max-tokens", "6"]
     done = subprocess.run(

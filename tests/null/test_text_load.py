@@ -11,6 +11,7 @@ from text_fixtures import SPECIAL, trained_byte_level
 from penstock.errors import ConfigError, ModelSourceError, UnsupportedModelError
 from penstock.frontend.text.load import load_text_assets
 from penstock.loader.sources import ModelSource
+from penstock.mock.tokenizer import ByteTokenizer
 
 END, START, STOP = SPECIAL
 
@@ -144,6 +145,20 @@ def test_a_damaged_file_is_named(folder, name, text):
     (folder / name).write_bytes(text.encode("latin-1"))
     with pytest.raises(ModelSourceError, match=name):
         load(folder)
+
+
+def test_a_stand_in_serves_a_model_without_a_tokenizer_and_no_other(folder, tmp_path_factory):
+    stand_in = ByteTokenizer()
+    bare = tmp_path_factory.mktemp("bare")
+    write(bare, "config.json", {"eos_token_id": 7})
+    assets = load(bare, stand_in=stand_in)
+    assert assets.tokenizer is stand_in
+    assert assets.stop_token_ids == {7}
+    assert assets.chat_template is None
+    with pytest.raises(ModelSourceError, match=r"no tokenizer\.json"):
+        load(bare)
+    assert load(folder, stand_in=stand_in).tokenizer is not stand_in
+    assert load(bare, stand_in=stand_in, tokenizer=str(folder)).tokenizer is not stand_in
 
 
 def test_a_damaged_template_file_is_named(folder):

@@ -36,6 +36,10 @@ class TokenizerFiles:
         named = {role: text for role in _NAMED if (text := _token_text(merged.get(role))) is not None}
         return cls(path, config, named)
 
+    @property
+    def has_tokenizer(self) -> bool:
+        return any((self.path / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file, empty when there is no such file. Raises ModelSourceError when it is damaged."""

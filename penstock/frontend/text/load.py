@@ -55,6 +55,7 @@ class TextAssets:
 class _TextSide:
     """What one source says about text. The tokenizer is made only when it is wanted: a source may have none."""
 
+    has_tokenizer: bool
     make_tokenizer: Callable[[], Tokenizer]
     templates: Mapping[str, str]
     special_tokens: Mapping[str, str]
@@ -68,19 +69,25 @@ def load_text_assets(
     tokenizer: str | None = None,
     chat_template: str | None = None,
     generation_config: str = "auto",
+    stand_in: Tokenizer | None = None,
 ) -> TextAssets:
     """Read a model's text side.
 
     ``tokenizer`` names a directory, GGUF file or hub id whose tokenizer replaces the model's own, and whose chat
     templates do, if it has any.
     ``chat_template`` is a file with a Jinja template. ``generation_config`` "none" ignores sampling defaults (stop ids
-    are still read). Raises ModelSourceError for files that are missing or damaged, UnsupportedModelError for a
-    tokenizer that cannot be used, ConfigError for a template file that cannot be read.
+    are still read). ``stand_in`` is the tokenizer of a model that comes without one; its ends mean nothing to the
+    model, so they are no stop ids. Raises ModelSourceError for files that are missing or damaged,
+    UnsupportedModelError for a tokenizer that cannot be used, ConfigError for a template file that cannot be read.
     """
     own = _read_side(source)
     other = own if tokenizer is None else _read_side(_other_source(tokenizer))
-    loaded = other.make_tokenizer()
-    stop_ids = own.stop_ids | ({loaded.eos_token_id} if loaded.eos_token_id is not None else set())
+    stop_ids = own.stop_ids
+    if stand_in is not None and not other.has_tokenizer:
+        loaded = stand_in
+    else:
+        loaded = other.make_tokenizer()
+        stop_ids |= {loaded.eos_token_id} if loaded.eos_token_id is not None else set()
     shown = other if other.templates else own
     templates = shown.templates
     if chat_template is not None:
@@ -101,6 +108,7 @@ def _read_side(source: ModelSource) -> _TextSide:
         metadata = file.metadata
         file.close()
         return _TextSide(
+            has_tokenizer=True,
             make_tokenizer=partial(tokenizer_from_gguf, metadata),
             templates=gguf_chat_templates(metadata),
             special_tokens=gguf_special_tokens(metadata),
@@ -110,6 +118,7 @@ def _read_side(source: ModelSource) -> _TextSide:
     config = read_json(source.path / "config.json")
     generation = read_json(source.path / "generation_config.json")
     return _TextSide(
+        has_tokenizer=files.has_tokenizer,
         make_tokenizer=partial(tokenizer_from_files, files),
         templates=hub_chat_templates(files),
         special_tokens=hub_special_tokens(files),

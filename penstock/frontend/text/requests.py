@@ -82,15 +82,15 @@ def prepare_request(
     """Check a prompt and its sampling against the model, resolve them, and fan ``n`` out.
 
     ``prompt`` is text or token ids; a rendered chat passes ``add_special_tokens=False``, because its template wrote
-    them. ``vocab_size`` is the model's (it may be larger than the tokenizer's). ``param`` names the prompt field in
-    errors. Raises InvalidRequestError.
+    them. ``vocab_size`` is the model's, which no id may reach; the tokenizer's may be smaller or larger. ``param``
+    names the prompt field in errors. Raises InvalidRequestError.
     """
-    limit = max(vocab_size or 0, assets.tokenizer.vocab_size)
+    limit = vocab_size or assets.tokenizer.vocab_size
     if isinstance(prompt, str):
         ids = encode_prompt(assets.tokenizer, prompt, add_special_tokens=add_special_tokens)
     else:
         ids = tuple(prompt)
-        _check_ids(ids, limit, param)
+    _check_ids(ids, limit, param)
     _check_sampling(sampling, limit)
     max_tokens = _max_tokens(sampling, len(ids), max_model_len, param, assets)
     resolved = _resolve_sampling(sampling, assets, max_tokens)
@@ -178,11 +178,12 @@ def _max_tokens(sampling: SamplingParams, num_prompt: int, max_model_len: int, p
 
 
 def _check_ids(ids: Sequence[int] | Mapping[int, float], limit: int, param: str) -> None:
-    for token_id in ids:
-        if not 0 <= token_id < limit:
-            raise InvalidRequestError(
-                f"{param} contains token id {token_id}, but this model has ids 0 to {limit - 1}.", param=param
-            )
+    if not ids or (min(ids) >= 0 and max(ids) < limit):
+        return
+    wrong = next(token_id for token_id in ids if not 0 <= token_id < limit)
+    raise InvalidRequestError(
+        f"{param} contains token id {wrong}, but this model has ids 0 to {limit - 1}.", param=param
+    )
 
 
 def _child_sampling(sampling: SamplingParams, index: int) -> SamplingParams:

@@ -51,7 +51,7 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that this token adds to a text. Ids from ``vocab_size`` on have none, and may raise ValueError."""
+        """The bytes that this token adds to a text. Ids from ``vocab_size`` on have none."""
 
     def token_text(self, token_id: int) -> str:
         """The token's bytes as text, U+FFFD where they are not UTF-8 by themselves."""
