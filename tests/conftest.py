@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A developer's own settings must not change what a test sees; the cache stays, so that bundles are not fetched twice.
@@ -13,3 +16,12 @@ for _name in [name for name in os.environ if name.startswith("PENSTOCK_") and na
 # No deadlines: a busy machine is no failure of the code.
 settings.register_profile("penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("penstock")
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_as_it_was() -> Iterator[None]:
+    """Verbs of the command line configure logging for their process, which here is that of all tests."""
+    logger = logging.getLogger("penstock")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
