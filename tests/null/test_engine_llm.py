@@ -234,7 +234,7 @@ def test_a_failed_request_raises_its_own_sentence_and_the_others_are_aborted(mon
 
 def test_an_executor_that_dies_ends_what_runs_and_what_comes(monkeypatch):
     with faulty(monkeypatch, MockFaults(die_at_step=5)) as llm:
-        with pytest.raises(EngineDeadError, match="died at step 5"):
+        with pytest.raises(EngineDeadError, match="died at step 5") as caught:
             llm.generate(["a", "b"], SamplingParams(max_tokens=4000))
         assert "died at step 5" in str(caught.value.__cause__)
         assert caught.value.__cause__.__traceback__ is not None
