@@ -117,6 +117,7 @@ class CoreBench:
             return trace
 
         before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 delivers opcodes only if a frame asked before settrace
         sys.settrace(trace)
         try:
             for _ in range(num_steps):

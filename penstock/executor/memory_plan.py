@@ -68,8 +68,8 @@ def plan_memory(need: MemoryNeed) -> MemoryPlan:
     length = _last_that_fits(need.max_model_len, lambda tokens: _bytes(groups, for_all(tokens)) <= budget)
     blocks = for_all(length)
     if need.kv_cache_memory is not None:
-        spare = budget / _bytes(groups, blocks)
-        blocks = tuple(int(count * spare) for count in blocks)
+        planned = _bytes(groups, blocks)
+        blocks = tuple(count * budget // planned for count in blocks)
     return MemoryPlan(
         groups=groups,
         num_blocks=blocks,
