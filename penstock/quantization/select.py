@@ -20,7 +20,7 @@ LINEAR_METHODS: tuple[LinearMethod, ...] = (LinearDense(), LinearReference())
 
 # What the place of a method rests on (docs/performance.md).
 GROUNDS: Mapping[str, str] = {
-    "dense": "a step of SmolLM2-135M takes 33 ms, with the reference 169 ms (Q4_1, float32, batch 1, 2 CPU cores)",
+    "dense": "a step of SmolLM2-135M takes 31 ms, with the reference 148 ms (Q4_1, float32, batch 1, 2 CPU cores)",
 }
 
 
