@@ -55,6 +55,6 @@ def plan_weights(
 
 
 def _line(scheme: str, method: str, copied: bool, stored: int, kept: int) -> str:
-    how = f"a dense copy for {method}" if copied else f"prepared for {method}"
+    how = f"a dense copy, which method {method} multiplies" if copied else f"prepared by method {method}"
     found = f"{size_text(stored)} stored, " if stored else ""
     return f"{scheme} weights: {found}{size_text(kept)} as {how}"
