@@ -6,6 +6,7 @@ Knows no family. A family composes these; what only one family has stays in its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -27,6 +28,42 @@ _BLOCK = "model.layers.{i}."
 _QKV = ("q_proj", "k_proj", "v_proj")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderSizes:
+    """What the configuration of every dense decoder says. ``tied``: the LM head is the embedding."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    norm_eps: float
+    tied: bool
+
+
+def read_sizes(
+    reader: ConfigReader, *, head_dim: int | None = None, ungrouped: bool = False, tied: bool = False
+) -> DecoderSizes:
+    """``head_dim`` and ``tied`` are the family's defaults; without one for ``head_dim``, heads divide the hidden size.
+
+    ``ungrouped`` families mean one KV head per query head when a configuration does not say; in others it must say.
+    """
+    heads, hidden = reader.int("num_attention_heads"), reader.int("hidden_size")
+    return DecoderSizes(
+        hidden_size=hidden,
+        intermediate_size=reader.int("intermediate_size"),
+        num_heads=heads,
+        num_kv_heads=reader.int("num_key_value_heads", default=heads)
+        if ungrouped
+        else reader.int("num_key_value_heads"),
+        head_dim=reader.int("head_dim", default=head_dim or hidden // heads),
+        vocab_size=reader.int("vocab_size"),
+        norm_eps=reader.float("rms_norm_eps", default=1e-6),
+        tied=reader.bool("tie_word_embeddings", default=tied),
+    )
+
+
 class DecoderLayer(Protocol):
     def __call__(self, hidden: torch.Tensor, tables: RopeTables, /) -> torch.Tensor: ...
 
@@ -40,20 +77,20 @@ class DecoderModel(Layer):
 
     def __init__(
         self,
-        embedding: Embedding,
+        sizes: DecoderSizes,
+        parts: ModelParts,
         layers: Sequence[DecoderLayer],
-        norm: RmsNorm,
-        lm_head: LmHead,
         rotaries: Sequence[Rotary],
         rotary_of: Sequence[int],
         *,
         embedding_scale: float | None = None,
         logit_cap: float | None = None,
     ) -> None:
-        self.embedding = embedding
+        self.embedding = Embedding(sizes.vocab_size, sizes.hidden_size, parts)
         self.layers = list(layers)
-        self.norm = norm
-        self.lm_head = lm_head
+        self.norm = RmsNorm(sizes.hidden_size, sizes.norm_eps, parts)
+        tied_to = self.embedding if sizes.tied else None
+        self.lm_head = LmHead(sizes.vocab_size, sizes.hidden_size, parts, tied_to=tied_to)
         self._rotaries = tuple(rotaries)
         self._rotary_of = tuple(rotary_of)
         self._embedding_scale = embedding_scale
@@ -111,10 +148,8 @@ def read_window_layers(reader: ConfigReader) -> tuple[tuple[str, ...], int | Non
 def groups_by_type(
     layer_types: Sequence[str],
     window: int | None,
+    sizes: DecoderSizes,
     *,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
     soft_cap: float | None = None,
 ) -> tuple[KvGeometry, ...]:
     """One group "full" and one group "sliding", each only if it has layers."""
@@ -126,9 +161,9 @@ def groups_by_type(
             name=name,
             visibility=visibility,
             layers=layers,
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
+            num_heads=sizes.num_heads,
+            num_kv_heads=sizes.num_kv_heads,
+            head_dim=sizes.head_dim,
             window=seen,
             soft_cap=soft_cap,
         )
@@ -146,8 +181,8 @@ def attention_places(groups: Sequence[KvGeometry], parts: ModelParts) -> list[At
     return sorted(places, key=lambda place: place.layer)
 
 
-def hidden_carry(hidden_size: int) -> CarrySpec:
-    return CarrySpec(widths={"hidden": hidden_size})
+def hidden_carry(sizes: DecoderSizes) -> CarrySpec:
+    return CarrySpec(widths={"hidden": sizes.hidden_size})
 
 
 def outer_weights() -> WeightTable:

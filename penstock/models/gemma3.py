@@ -11,7 +11,6 @@ import torch
 
 from penstock.layers.activation import GatedMlp
 from penstock.layers.attention import AttentionPlace, SelfAttention
-from penstock.layers.embedding import Embedding, LmHead
 from penstock.layers.norm import RmsNorm
 from penstock.layers.parameter import Layer
 from penstock.layers.rotary import RopeSpec, RopeTables, Rotary
@@ -21,6 +20,7 @@ from penstock.models.decoder import (
     FULL,
     SLIDING,
     DecoderModel,
+    DecoderSizes,
     attention_places,
     attention_weights,
     groups_by_type,
@@ -29,6 +29,7 @@ from penstock.models.decoder import (
     norm_weight,
     outer_weights,
     read_layer_types,
+    read_sizes,
 )
 from penstock.models.family import CarrySpec, KvGeometry, ModelParts
 from penstock.models.rope_config import read_rope
@@ -59,13 +60,7 @@ class Gemma3Config:
     """``scale`` multiplies attention scores: query_pre_attn_scalar to the power of -1/2."""
 
     layer_types: tuple[str, ...]
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    norm_eps: float
+    sizes: DecoderSizes
     rope: RopeSpec
     local_rope: RopeSpec
     window: int
@@ -73,34 +68,26 @@ class Gemma3Config:
     attention_bias: bool
     score_cap: float | None
     logit_cap: float | None
-    tied: bool
 
 
 def read_config(reader: ConfigReader) -> Gemma3Config:
     reader.expect("hidden_activation", "gelu_pytorch_tanh")
     reader.expect("use_bidirectional_attention", False)
-    num_layers, head_dim = reader.int("num_hidden_layers"), reader.int("head_dim", default=256)
+    num_layers, sizes = reader.int("num_hidden_layers"), read_sizes(reader, head_dim=256, tied=True)
     pattern = reader.int("sliding_window_pattern", default=6)
     by_pattern = [SLIDING if (i + 1) % pattern else FULL for i in range(num_layers)]
     return Gemma3Config(
         layer_types=read_layer_types(reader, num_layers, otherwise=by_pattern),
-        hidden_size=reader.int("hidden_size"),
-        intermediate_size=reader.int("intermediate_size"),
-        num_heads=reader.int("num_attention_heads"),
-        num_kv_heads=reader.int("num_key_value_heads"),
-        head_dim=head_dim,
-        vocab_size=reader.int("vocab_size"),
-        norm_eps=reader.float("rms_norm_eps", default=1e-6),
-        rope=read_rope(reader, head_dim, default_base=1_000_000.0, layer_type=FULL),
+        sizes=sizes,
+        rope=read_rope(reader, sizes.head_dim, default_base=1_000_000.0, layer_type=FULL),
         local_rope=read_rope(
-            reader, head_dim, default_base=10_000.0, layer_type=SLIDING, base_key="rope_local_base_freq"
+            reader, sizes.head_dim, default_base=10_000.0, layer_type=SLIDING, base_key="rope_local_base_freq"
         ),
         window=reader.int("sliding_window", default=4096),
         scale=reader.float("query_pre_attn_scalar", default=256.0) ** -0.5,
         attention_bias=reader.bool("attention_bias", default=False),
         score_cap=_optional_float(reader, "attn_logit_softcapping"),
         logit_cap=_optional_float(reader, "final_logit_softcapping"),
-        tied=reader.bool("tie_word_embeddings", default=True),
     )
 
 
@@ -112,35 +99,35 @@ def kv_groups(config: Gemma3Config) -> tuple[KvGeometry, ...]:
     return groups_by_type(
         config.layer_types,
         config.window,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
+        config.sizes,
         soft_cap=config.score_cap,
     )
 
 
 def carry_spec(config: Gemma3Config) -> CarrySpec:
-    return hidden_carry(config.hidden_size)
+    return hidden_carry(config.sizes)
 
 
 class Gemma3Layer(Layer):
     def __init__(self, config: Gemma3Config, place: AttentionPlace, rotary: Rotary, parts: ModelParts) -> None:
+        sizes = config.sizes
+
         def norm() -> RmsNorm:
-            return RmsNorm(config.hidden_size, config.norm_eps, parts)
+            return RmsNorm(sizes.hidden_size, sizes.norm_eps, parts)
 
         self.attention_norm, self.attention_post_norm = norm(), norm()
         self.mlp_norm, self.mlp_post_norm = norm(), norm()
         self.attention = SelfAttention(
-            config.hidden_size,
+            sizes.hidden_size,
             place,
             rotary,
             parts,
             scale=config.scale,
             qkv_bias=config.attention_bias,
             output_bias=config.attention_bias,
-            head_norm_eps=config.norm_eps,
+            head_norm_eps=sizes.norm_eps,
         )
-        self.mlp = GatedMlp(config.hidden_size, config.intermediate_size, "gelu_tanh", parts)
+        self.mlp = GatedMlp(sizes.hidden_size, sizes.intermediate_size, "gelu_tanh", parts)
 
     def __call__(self, hidden: torch.Tensor, tables: RopeTables) -> torch.Tensor:
         hidden = hidden + self.attention_post_norm(self.attention(self.attention_norm(hidden), tables))
@@ -148,20 +135,18 @@ class Gemma3Layer(Layer):
 
 
 def build(config: Gemma3Config, parts: ModelParts) -> DecoderModel:
-    rotaries = [Rotary(spec, config.head_dim, parts) for spec in (config.rope, config.local_rope)]
+    rotaries = [Rotary(spec, config.sizes.head_dim, parts) for spec in (config.rope, config.local_rope)]
     rotary_of = [0 if kind == FULL else 1 for kind in config.layer_types]
-    embedding = Embedding(config.vocab_size, config.hidden_size, parts)
     places = attention_places(kv_groups(config), parts)
     layers = [
         Gemma3Layer(config, place, rotaries[rotary], parts) for place, rotary in zip(places, rotary_of, strict=True)
     ]
     # The factor is rounded to the type of the activations, as the model was trained.
-    scale = torch.tensor(config.hidden_size**0.5, dtype=parts.dtype).item()
+    scale = torch.tensor(config.sizes.hidden_size**0.5, dtype=parts.dtype).item()
     return DecoderModel(
-        embedding,
+        config.sizes,
+        parts,
         layers,
-        RmsNorm(config.hidden_size, config.norm_eps, parts),
-        LmHead(config.vocab_size, config.hidden_size, parts, tied_to=embedding if config.tied else None),
         rotaries,
         rotary_of,
         embedding_scale=scale,

@@ -8,7 +8,6 @@ import torch
 
 from penstock.layers.activation import GatedMlp
 from penstock.layers.attention import AttentionPlace, SelfAttention
-from penstock.layers.embedding import Embedding, LmHead
 from penstock.layers.norm import RmsNorm
 from penstock.layers.parameter import Layer
 from penstock.layers.rotary import RopeSpec, RopeTables, Rotary
@@ -17,6 +16,7 @@ from penstock.models.decoder import (
     FULL,
     SLIDING,
     DecoderModel,
+    DecoderSizes,
     attention_places,
     attention_weights,
     groups_by_type,
@@ -24,6 +24,7 @@ from penstock.models.decoder import (
     mlp_weights,
     norm_weight,
     outer_weights,
+    read_sizes,
 )
 from penstock.models.family import CarrySpec, KvGeometry, ModelParts
 from penstock.models.rope_config import read_rope
@@ -43,39 +44,24 @@ WEIGHTS = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaConfig:
     num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    norm_eps: float
+    sizes: DecoderSizes
     rope: RopeSpec
     window: int | None
     attention_bias: bool
     mlp_bias: bool
-    tied: bool
 
 
 def read_config(reader: ConfigReader) -> LlamaConfig:
     reader.expect("hidden_act", "silu")
     reader.expect("pretraining_tp", 1)
-    heads, hidden = reader.int("num_attention_heads"), reader.int("hidden_size")
-    head_dim = reader.int("head_dim", default=hidden // heads)
+    sizes = read_sizes(reader, ungrouped=True)
     return LlamaConfig(
         num_layers=reader.int("num_hidden_layers"),
-        hidden_size=hidden,
-        intermediate_size=reader.int("intermediate_size"),
-        num_heads=heads,
-        num_kv_heads=reader.int("num_key_value_heads", default=heads),
-        head_dim=head_dim,
-        vocab_size=reader.int("vocab_size"),
-        norm_eps=reader.float("rms_norm_eps", default=1e-6),
-        rope=read_rope(reader, head_dim),
+        sizes=sizes,
+        rope=read_rope(reader, sizes.head_dim),
         window=_read_window(reader),
         attention_bias=reader.bool("attention_bias", default=False),
         mlp_bias=reader.bool("mlp_bias", default=False),
-        tied=reader.bool("tie_word_embeddings", default=False),
     )
 
 
@@ -91,30 +77,29 @@ def kv_groups(config: LlamaConfig) -> tuple[KvGeometry, ...]:
     return groups_by_type(
         [kind] * config.num_layers,
         config.window,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
+        config.sizes,
     )
 
 
 def carry_spec(config: LlamaConfig) -> CarrySpec:
-    return hidden_carry(config.hidden_size)
+    return hidden_carry(config.sizes)
 
 
 class LlamaLayer(Layer):
     def __init__(self, config: LlamaConfig, place: AttentionPlace, rotary: Rotary, parts: ModelParts) -> None:
-        self.attention_norm = RmsNorm(config.hidden_size, config.norm_eps, parts)
+        sizes = config.sizes
+        self.attention_norm = RmsNorm(sizes.hidden_size, sizes.norm_eps, parts)
         self.attention = SelfAttention(
-            config.hidden_size,
+            sizes.hidden_size,
             place,
             rotary,
             parts,
-            scale=config.head_dim**-0.5,
+            scale=sizes.head_dim**-0.5,
             qkv_bias=config.attention_bias,
             output_bias=config.attention_bias,
         )
-        self.mlp_norm = RmsNorm(config.hidden_size, config.norm_eps, parts)
-        self.mlp = GatedMlp(config.hidden_size, config.intermediate_size, "silu", parts, bias=config.mlp_bias)
+        self.mlp_norm = RmsNorm(sizes.hidden_size, sizes.norm_eps, parts)
+        self.mlp = GatedMlp(sizes.hidden_size, sizes.intermediate_size, "silu", parts, bias=config.mlp_bias)
 
     def __call__(self, hidden: torch.Tensor, tables: RopeTables) -> torch.Tensor:
         hidden = hidden + self.attention(self.attention_norm(hidden), tables)
@@ -122,14 +107,12 @@ class LlamaLayer(Layer):
 
 
 def build(config: LlamaConfig, parts: ModelParts) -> DecoderModel:
-    rotary = Rotary(config.rope, config.head_dim, parts)
-    embedding = Embedding(config.vocab_size, config.hidden_size, parts)
+    rotary = Rotary(config.rope, config.sizes.head_dim, parts)
     places = attention_places(kv_groups(config), parts)
     return DecoderModel(
-        embedding,
+        config.sizes,
+        parts,
         [LlamaLayer(config, place, rotary, parts) for place in places],
-        RmsNorm(config.hidden_size, config.norm_eps, parts),
-        LmHead(config.vocab_size, config.hidden_size, parts, tied_to=embedding if config.tied else None),
         [rotary],
         [0] * config.num_layers,
     )

@@ -8,13 +8,13 @@ import torch
 
 from penstock.layers.activation import GatedMlp
 from penstock.layers.attention import AttentionPlace, SelfAttention
-from penstock.layers.embedding import Embedding, LmHead
 from penstock.layers.norm import RmsNorm
 from penstock.layers.parameter import Layer
 from penstock.layers.rotary import RopeSpec, RopeTables, Rotary
 from penstock.loader.config_reader import ConfigReader
 from penstock.models.decoder import (
     DecoderModel,
+    DecoderSizes,
     attention_places,
     attention_weights,
     groups_by_type,
@@ -22,6 +22,7 @@ from penstock.models.decoder import (
     mlp_weights,
     norm_weight,
     outer_weights,
+    read_sizes,
     read_window_layers,
 )
 from penstock.models.family import CarrySpec, KvGeometry, ModelParts
@@ -44,37 +45,22 @@ WEIGHTS = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qwen3Config:
     layer_types: tuple[str, ...]
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    norm_eps: float
+    sizes: DecoderSizes
     rope: RopeSpec
     window: int | None
     attention_bias: bool
-    tied: bool
 
 
 def read_config(reader: ConfigReader) -> Qwen3Config:
     reader.expect("hidden_act", "silu")
-    heads = reader.int("num_attention_heads")
-    head_dim = reader.int("head_dim", default=128)
+    sizes = read_sizes(reader, head_dim=128)
     layer_types, window = read_window_layers(reader)
     return Qwen3Config(
         layer_types=layer_types,
-        hidden_size=reader.int("hidden_size"),
-        intermediate_size=reader.int("intermediate_size"),
-        num_heads=heads,
-        num_kv_heads=reader.int("num_key_value_heads", default=heads),
-        head_dim=head_dim,
-        vocab_size=reader.int("vocab_size"),
-        norm_eps=reader.float("rms_norm_eps", default=1e-6),
-        rope=read_rope(reader, head_dim),
+        sizes=sizes,
+        rope=read_rope(reader, sizes.head_dim),
         window=window,
         attention_bias=reader.bool("attention_bias", default=False),
-        tied=reader.bool("tie_word_embeddings", default=False),
     )
 
 
@@ -82,31 +68,30 @@ def kv_groups(config: Qwen3Config) -> tuple[KvGeometry, ...]:
     return groups_by_type(
         config.layer_types,
         config.window,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
+        config.sizes,
     )
 
 
 def carry_spec(config: Qwen3Config) -> CarrySpec:
-    return hidden_carry(config.hidden_size)
+    return hidden_carry(config.sizes)
 
 
 class Qwen3Layer(Layer):
     def __init__(self, config: Qwen3Config, place: AttentionPlace, rotary: Rotary, parts: ModelParts) -> None:
-        self.attention_norm = RmsNorm(config.hidden_size, config.norm_eps, parts)
+        sizes = config.sizes
+        self.attention_norm = RmsNorm(sizes.hidden_size, sizes.norm_eps, parts)
         self.attention = SelfAttention(
-            config.hidden_size,
+            sizes.hidden_size,
             place,
             rotary,
             parts,
-            scale=config.head_dim**-0.5,
+            scale=sizes.head_dim**-0.5,
             qkv_bias=config.attention_bias,
             output_bias=config.attention_bias,
-            head_norm_eps=config.norm_eps,
+            head_norm_eps=sizes.norm_eps,
         )
-        self.mlp_norm = RmsNorm(config.hidden_size, config.norm_eps, parts)
-        self.mlp = GatedMlp(config.hidden_size, config.intermediate_size, "silu", parts)
+        self.mlp_norm = RmsNorm(sizes.hidden_size, sizes.norm_eps, parts)
+        self.mlp = GatedMlp(sizes.hidden_size, sizes.intermediate_size, "silu", parts)
 
     def __call__(self, hidden: torch.Tensor, tables: RopeTables) -> torch.Tensor:
         hidden = hidden + self.attention(self.attention_norm(hidden), tables)
@@ -114,14 +99,12 @@ class Qwen3Layer(Layer):
 
 
 def build(config: Qwen3Config, parts: ModelParts) -> DecoderModel:
-    rotary = Rotary(config.rope, config.head_dim, parts)
-    embedding = Embedding(config.vocab_size, config.hidden_size, parts)
+    rotary = Rotary(config.rope, config.sizes.head_dim, parts)
     places = attention_places(kv_groups(config), parts)
     return DecoderModel(
-        embedding,
+        config.sizes,
+        parts,
         [Qwen3Layer(config, place, rotary, parts) for place in places],
-        RmsNorm(config.hidden_size, config.norm_eps, parts),
-        LmHead(config.vocab_size, config.hidden_size, parts, tied_to=embedding if config.tied else None),
         [rotary],
         [0] * len(places),
     )
