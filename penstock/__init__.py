@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from penstock.config.version import __version__
 from penstock.types.request import SamplingParams
 
 if TYPE_CHECKING:
     from penstock.engine.llm import LLM as LLM
 
-__version__ = "0.1.0"
 __all__ = ["LLM", "SamplingParams", "__version__"]
 
 

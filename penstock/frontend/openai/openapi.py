@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import version
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
+from penstock.config.version import __version__
 from penstock.frontend.openai.answers import ChatChunk, Completion, ErrorAnswer
 from penstock.frontend.openai.encode import encode_json
 
@@ -69,7 +69,7 @@ def make_document(routes: Iterable[DocumentedRoute], *, keyed: bool) -> dict[str
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, keyed)
     document: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": "Penstock", "version": version("penstock")},
+        "info": {"title": "Penstock", "version": __version__},
         "paths": paths,
         "components": {"schemas": components},
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from importlib.metadata import version
 
+from penstock.config.version import __version__
 from penstock.errors import OverloadedError
 from penstock.frontend.admission import Admission
 from penstock.frontend.exchange import Exchange
@@ -35,7 +35,7 @@ async def show_ready(exchange: Exchange, service: Service | None, admission: Adm
 
 
 async def show_version(exchange: Exchange, _: Service | None, __: Admission) -> None:
-    await exchange.answer(200, encode_json({"version": version("penstock")}))
+    await exchange.answer(200, encode_json({"version": __version__}))
 
 
 async def show_metrics(exchange: Exchange, service: Service) -> None:
