@@ -13,39 +13,10 @@ from typing import Any
 import torch
 
 from penstock.kernels import aten, reference
+from penstock.kernels.implementation import Implementation, OpSpec
+from penstock.kernels.native import implementations, norm
 from penstock.oracle.choose import choose
-from penstock.types.decision import YES, Decision, Verdict
-from penstock.types.facts import PlatformFacts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpSpec:
-    """What an op is needed for. ``dtype`` is the torch dtype name of its activations, e.g. "bfloat16"."""
-
-    dtype: str
-    platform: PlatformFacts
-
-
-@dataclass(frozen=True, slots=True)
-class Implementation:
-    """One way to run an op. Empty ``dtypes`` or ``platforms`` mean any; ``instruction_sets`` are all needed."""
-
-    name: str
-    function: Callable[..., Any]
-    dtypes: tuple[str, ...] = ()
-    platforms: tuple[str, ...] = ()
-    instruction_sets: tuple[str, ...] = ()
-
-    def can_run(self, spec: OpSpec, /) -> Verdict:
-        reasons = []
-        if self.dtypes and spec.dtype not in self.dtypes:
-            reasons.append(f"needs dtype {' or '.join(self.dtypes)}, asked for {spec.dtype}")
-        if self.platforms and spec.platform.name not in self.platforms:
-            reasons.append(f"needs platform {' or '.join(self.platforms)}, found {spec.platform.name}")
-        missing = [name for name in self.instruction_sets if name not in spec.platform.instruction_sets]
-        if missing:
-            reasons.append(f"needs instruction sets {', '.join(missing)}, which the processor lacks")
-        return Verdict(tuple(reasons)) if reasons else YES
+from penstock.types.decision import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +41,12 @@ EXACT = {"float32": (0.0, 0.0), "bfloat16": (0.0, 0.0), "float16": (0.0, 0.0)}
 OPS: Mapping[str, Op] = {
     op.name: op
     for op in (
-        Op("rms_norm", reference.rms_norm, POINTWISE, (Implementation("aten", aten.rms_norm),)),
+        Op(
+            "rms_norm",
+            reference.rms_norm,
+            POINTWISE,
+            (*implementations(norm.rms_norm), Implementation("aten", aten.rms_norm)),
+        ),
         Op("rotary", reference.rotary, POINTWISE, (Implementation("aten", aten.rotary),)),
         Op("silu_and_mul", reference.silu_and_mul, POINTWISE, (Implementation("aten", aten.silu_and_mul),)),
         Op("gelu_and_mul", reference.gelu_and_mul, POINTWISE, (Implementation("aten", aten.gelu_and_mul),)),

@@ -6,6 +6,7 @@ It imports no torch and starts no driver context, so it may run in any process. 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 from pathlib import Path
@@ -58,6 +59,17 @@ def probe_platform(root: Path = Path("/")) -> PlatformFacts:
         accelerators=accelerators,
         libraries=libraries,
         python=platform.python_version(),
+        extension_missing=extension_missing(),
+    )
+
+
+def extension_missing() -> str:
+    """Why the compiled extension cannot be used by this Python; empty when it is there. Imports nothing."""
+    if importlib.util.find_spec("penstock._native") is not None:
+        return ""
+    return (
+        "the compiled extension penstock._native was not built for this Python: "
+        "install a C++20 compiler (g++ 11 or newer), then run pip install . again"
     )
 
 

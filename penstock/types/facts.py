@@ -56,6 +56,7 @@ class PlatformFacts:
     accelerators: tuple[AcceleratorFacts, ...] = ()
     libraries: dict[str, str] = field(default_factory=dict)  # distribution name -> version, only installed ones
     python: str = ""
+    extension_missing: str = ""  # why penstock._native cannot be used; empty: it can
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,8 @@
+#include "binding/binding.hpp"
+
+NB_MODULE(_native, module) {
+    using namespace penstock;
+    module.doc() = "CPU kernels of Penstock. Imported by penstock.kernels alone.";
+    bind_runtime(module);
+    bind_norm(module);
+}

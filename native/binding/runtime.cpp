@@ -1,0 +1,28 @@
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "binding/binding.hpp"
+#include "runtime/program.hpp"
+#include "runtime/thread_pool.hpp"
+
+namespace penstock {
+
+void bind_runtime(nb::module_& module) {
+    module.def("set_num_threads", [](int n) { ThreadPool::instance().resize(n); },
+               "Threads that kernels run on, the calling one included.");
+    module.def("num_threads", [] { return ThreadPool::instance().size(); });
+
+    nb::class_<Program>(module, "Program", "Kernel calls with fixed arguments, recorded once, run many times.")
+        .def(nb::init<>())
+        .def("__len__", &Program::size)
+        .def("record", [](Program& self) { Program::recording() = &self; },
+             "From now on calls on this thread are added to this program instead of being run.")
+        .def_static("stop_recording", [] { Program::recording() = nullptr; })
+        .def("run", &Program::run, nb::call_guard<nb::gil_scoped_release>())
+        .def("run_timed", &Program::run_timed, nb::call_guard<nb::gil_scoped_release>(),
+             "Runs, and answers (name, nanoseconds) of every call.");
+    module.def("recording", [] { return Program::recording() != nullptr; });
+}
+
+}  // namespace penstock

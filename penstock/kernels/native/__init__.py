@@ -1,0 +1,40 @@
+"""CPU kernels of the compiled extension ``penstock._native``, one file per folder of ``native/``.
+
+A file checks types, shapes and strides, allocates the result and hands addresses to the extension; that is all it does.
+Functions take the instruction set first (a key of ISAS); ``implementations`` makes the rows of the op list from one.
+Knows no layer. Without the extension the rows are there and refuse with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from penstock.kernels.implementation import Implementation
+from penstock.kernels.native.extension import ISAS
+
+# What the processor must have for each, as platforms names it. Best first.
+ISA_NEEDS: Mapping[str, tuple[str, ...]] = {
+    "avx512": ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+    "avx2": ("avx2", "fma", "f16c"),
+    "neon": ("neon", "dotprod", "i8mm"),
+    "baseline": (),
+}
+ISA_MACHINES: Mapping[str, str] = {"avx512": "x86_64", "avx2": "x86_64", "neon": "aarch64"}
+
+
+def implementations(function: Callable[..., Any], dtypes: tuple[str, ...] = ("float32",)) -> tuple[Implementation, ...]:
+    """A row for every instruction set, named ``native_<isa>``, best first."""
+    return tuple(
+        Implementation(
+            f"native_{isa}",
+            partial(function, ISAS[isa]),
+            dtypes=dtypes,
+            platforms=("cpu",),
+            instruction_sets=needs,
+            machine=ISA_MACHINES.get(isa, ""),
+            needs_extension=True,
+        )
+        for isa, needs in ISA_NEEDS.items()
+    )

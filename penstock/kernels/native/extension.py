@@ -1,0 +1,36 @@
+"""The compiled extension, loaded on first use, and the checks between tensors and addresses.
+
+Knows no op.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+
+import torch
+
+# The numbers of native/runtime/isa.hpp.
+ISAS: Mapping[str, int] = {"baseline": 0, "avx2": 1, "avx512": 2, "neon": 3}
+
+
+@functools.cache
+def extension() -> ModuleType:
+    """``penstock._native``. Raises ImportError when it was not built; the oracle refuses native rows before that."""
+    return importlib.import_module("penstock._native")
+
+
+def address(tensor: torch.Tensor, dtype: torch.dtype) -> int:
+    """Where the tensor's first element is. Raises TypeError when its type differs: the kernel would read nonsense."""
+    if tensor.dtype is not dtype:
+        raise TypeError(f"a native kernel needs {dtype}, found {tensor.dtype}")
+    return tensor.data_ptr()
+
+
+def row_stride(tensor: torch.Tensor) -> int:
+    """Elements from one row to the next of a matrix whose rows are contiguous. Raises ValueError for other layouts."""
+    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+        raise ValueError(f"a native kernel needs contiguous rows, found strides {tensor.stride()}")
+    return tensor.stride(0)

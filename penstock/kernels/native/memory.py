@@ -1,0 +1,85 @@
+"""Memory of results: torch's while kernels run at once, an arena's while they are recorded.
+
+A program repeats its calls with the addresses that it was recorded with, so results must lie where nobody else writes:
+in an arena, whose regions are handed out and taken back in the order in which the recorded Python code made and dropped
+its tensors. The same order holds in every run of the program, so a region that is used twice is used safely.
+Knows no op.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+import math
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+ALIGNMENT = 64
+
+
+class ArenaFullError(Exception):
+    """The arena has no free region of the size that was asked for."""
+
+
+class Arena:
+    """Hands out regions of ``buffer`` (uint8, contiguous), lowest address first. Regions come back when the last tensor
+    on their memory is gone; a tensor that is kept keeps its region."""
+
+    def __init__(self, buffer: torch.Tensor) -> None:
+        self._buffer = buffer
+        base = buffer.data_ptr()
+        first = -base % ALIGNMENT
+        self._base = base + first
+        self._free: list[tuple[int, int]] = [(0, (buffer.numel() - first) // ALIGNMENT * ALIGNMENT)]
+        self.peak = 0  # bytes of the buffer that have been used
+
+    def allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A tensor of undefined content. Raises ArenaFullError."""
+        nbytes = max(1, math.prod(shape) * dtype.itemsize)
+        size = -(-nbytes // ALIGNMENT) * ALIGNMENT
+        for i, (start, length) in enumerate(self._free):
+            if length >= size:
+                self._free[i : i + 1] = [(start + size, length - size)] if length > size else []
+                break
+        else:
+            raise ArenaFullError(f"no region of {size} bytes is free in an arena of {self._buffer.numel()}")
+        self.peak = max(self.peak, start + size)
+        region = (ctypes.c_uint8 * size).from_address(self._base + start)
+        region.owner = self._buffer  # type: ignore[attr-defined]  # keeps the memory alive as long as the region
+        weakref.finalize(region, self._take_back, start, size)
+        # torch's storage holds the array, the array holds the region: it dies with the last view of the tensor.
+        flat = torch.from_numpy(np.ctypeslib.as_array(region))
+        return flat[:nbytes].view(dtype).view(shape) if math.prod(shape) else flat[:0].view(dtype).view(shape)
+
+    def _take_back(self, start: int, size: int) -> None:
+        place = bisect.bisect(self._free, (start, 0))
+        self._free.insert(place, (start, size))
+        for i in (place, place - 1):  # join with the neighbour behind, then with the one before
+            if 0 <= i < len(self._free) - 1 and sum(self._free[i]) == self._free[i + 1][0]:
+                merged = (self._free[i][0], self._free[i][1] + self._free[i + 1][1])
+                self._free[i : i + 2] = [merged]
+
+
+_arena: Arena | None = None
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Memory for a result of a native op."""
+    if _arena is not None:
+        return _arena.allocate(shape, dtype)
+    return torch.empty(shape, dtype=dtype)
+
+
+@contextmanager
+def results_in(arena: Arena) -> Iterator[None]:
+    """Results of native ops lie in ``arena`` within the block. For the one thread that runs kernels."""
+    global _arena
+    _arena = arena
+    try:
+        yield
+    finally:
+        _arena = None
