@@ -4,6 +4,16 @@ from penstock.kernels.reference.activation import gelu_and_mul, silu_and_mul
 from penstock.kernels.reference.attention import paged_attention
 from penstock.kernels.reference.linear import embedding, linear
 from penstock.kernels.reference.norm import rms_norm
+from penstock.kernels.reference.quantize import quantize_rows
 from penstock.kernels.reference.rotary import rotary
 
-__all__ = ["embedding", "gelu_and_mul", "linear", "paged_attention", "rms_norm", "rotary", "silu_and_mul"]
+__all__ = [
+    "embedding",
+    "gelu_and_mul",
+    "linear",
+    "paged_attention",
+    "quantize_rows",
+    "rms_norm",
+    "rotary",
+    "silu_and_mul",
+]
