@@ -13,7 +13,7 @@ BLOCK = 32  # columns that share a scale
 class QuantizedRows:
     """Rows of int8 codes with one scale per block of ``BLOCK`` columns: value = code * scale.
 
-    ``sums`` are the sums of the codes of each block: what a weight's zero point is multiplied with. A block with a value
+    ``sums`` are those of the codes of each block: what a weight's zero point is multiplied with. A block with a value
     that is not finite has codes 0 and a scale that is not finite, so that whatever is computed from it is NaN.
     """
 

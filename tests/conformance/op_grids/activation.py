@@ -1,0 +1,24 @@
+"""Grids of gated activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from op_grids.cells import ROWS, Cell, strided, values
+
+
+def _gated() -> Iterator[Cell]:
+    for size in (1, 7, 64, 1536):
+        for rows in ROWS:
+            yield Cell(f"{rows}x{size}", lambda dtype, r=rows, n=size: (values(r, 2 * n, dtype=dtype),))
+    yield Cell("strided", lambda dtype: (strided(5, 32, dtype=dtype),))
+    yield Cell("large", lambda dtype: (values(3, 32, dtype=dtype) * 30,))
+
+
+GRIDS = {"silu_and_mul": _gated, "gelu_and_mul": _gated}
+TRUTHS = {
+    "silu_and_mul": lambda x: torch.nn.functional.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1],
+    "gelu_and_mul": lambda x: torch.nn.functional.gelu(x.chunk(2, -1)[0], approximate="tanh") * x.chunk(2, -1)[1],
+}

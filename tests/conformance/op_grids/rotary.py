@@ -1,0 +1,27 @@
+"""Grids of rotary embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from op_grids.cells import ROWS, Cell, values
+
+
+def tables(tokens: int, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    angles = torch.rand(tokens, 1, head_dim // 2, generator=torch.Generator().manual_seed(3)) * 6
+    return torch.cat((angles.cos(), angles.cos()), -1), torch.cat((-angles.sin(), angles.sin()), -1)
+
+
+def _rotary() -> Iterator[Cell]:
+    for tokens in ROWS:
+        for heads, head_dim in ((1, 2), (3, 10), (12, 64)):
+            yield Cell(
+                f"{tokens}x{heads}x{head_dim}",
+                lambda dtype, t=tokens, h=heads, d=head_dim: (values(t, h, d, dtype=dtype), *tables(t, d)),
+            )
+    yield Cell("strided", lambda dtype: (values(4, 9, 16, dtype=dtype)[:, 2:7], *tables(4, 16)))
+
+
+GRIDS = {"rotary": _rotary}
