@@ -44,7 +44,7 @@ def _tensors(arguments: tuple[Any, ...]) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     for argument in arguments:
         if isinstance(argument, QuantizedRows):
-            found += (argument.codes, argument.scales, argument.sums)
+            found += (argument.codes, argument.scales, argument.zeros, argument.sums)
         elif isinstance(argument, torch.Tensor):
             found.append(argument)
     return found

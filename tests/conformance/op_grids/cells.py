@@ -33,14 +33,16 @@ def assert_agrees(found: Any, wanted: Any, tolerance: tuple[float, float]) -> No
 
 
 def _assert_quantized_agree(found: QuantizedRows, wanted: QuantizedRows, relative: float) -> None:
-    """A value next to the middle between two codes may go either way, and its block's sum with it."""
+    """A value next to the middle between two codes may go either way, its block's zero and sum with it."""
     torch.testing.assert_close(found.scales, wanted.scales, rtol=max(relative, 2e-7), atol=0, equal_nan=True)
-    apart = (found.codes.to(torch.int32) - wanted.codes.to(torch.int32)).abs()
     assert found.codes.shape == wanted.codes.shape
+    steps, wanted_steps = (
+        x.codes.view(*x.scales.shape, -1).to(torch.int32) - x.zeros.unsqueeze(-1) for x in (found, wanted)
+    )
+    apart = (steps - wanted_steps).abs()
     assert not apart.numel() or apart.max() <= 1
     assert apart.sum() <= 2e-3 * apart.numel() + 1
-    own_sums = found.codes.view(*found.scales.shape, -1).sum(dim=-1, dtype=torch.int32)
-    torch.testing.assert_close(found.sums, own_sums, rtol=0, atol=0)
+    torch.testing.assert_close(found.sums, steps.sum(dim=-1, dtype=torch.int32), rtol=0, atol=0)
 
 
 @dataclass(frozen=True)
