@@ -52,6 +52,7 @@ OPS: Mapping[str, Op] = {
         Op("gelu_and_mul", reference.gelu_and_mul, POINTWISE, (Implementation("aten", aten.gelu_and_mul),)),
         Op("paged_attention", reference.paged_attention, REDUCTION, selected_in="penstock.attention.select"),
         Op("linear", reference.linear, REDUCTION, selected_in="penstock.quantization.select"),
+        Op("linear_bf16", reference.linear_bf16, REDUCTION, selected_in="penstock.quantization.select"),
         Op("embedding", reference.embedding, EXACT, selected_in="penstock.quantization.select"),
     )
 }

@@ -21,7 +21,19 @@ ISA_NEEDS: Mapping[str, tuple[str, ...]] = {
     "neon": ("neon", "dotprod", "i8mm"),
     "baseline": (),
 }
-ISA_MACHINES: Mapping[str, str] = {"avx512": "x86_64", "avx2": "x86_64", "neon": "aarch64"}
+# The same for weights of bfloat16: two sets have kernels on its dot product besides, ahead of the ones that widen it.
+BF16_ISA_NEEDS: Mapping[str, tuple[str, ...]] = {
+    "avx512_bf16": (*ISA_NEEDS["avx512"], "avx512_bf16"),
+    "neon_bf16": (*ISA_NEEDS["neon"], "bf16"),
+    **ISA_NEEDS,
+}
+ISA_MACHINES: Mapping[str, str] = {
+    "avx512_bf16": "x86_64",
+    "avx512": "x86_64",
+    "avx2": "x86_64",
+    "neon_bf16": "aarch64",
+    "neon": "aarch64",
+}
 
 
 def implementations(function: Callable[..., Any], dtypes: tuple[str, ...] = ("float32",)) -> tuple[Implementation, ...]:

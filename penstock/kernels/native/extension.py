@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 
 # The numbers of native/runtime/isa.hpp.
-ISAS: Mapping[str, int] = {"baseline": 0, "avx2": 1, "avx512": 2, "neon": 3}
+ISAS: Mapping[str, int] = {"baseline": 0, "avx2": 1, "avx512": 2, "neon": 3, "avx512_bf16": 4, "neon_bf16": 5}
 
 
 @functools.cache
