@@ -1,6 +1,5 @@
-// Sixteen floats as one value, on every instruction set: one AVX-512 register, two AVX2, four NEON or SSE ones. GCC's and
-// Clang's vector types are lowered by the compiler to whatever the file's flags allow, so kernels that need no special
-// instruction are written once and compiled once per instruction set.
+// Sixteen floats or integers as one value, on every instruction set: one AVX-512 register, two AVX2, four NEON or SSE
+// ones. Kernels that need no special instruction are written once on these and compiled once per instruction set.
 //
 // Everything is in an unnamed namespace and forced inline: an inline function that two files compile with different
 // flags would otherwise be merged by the linker, and the baseline build would run AVX-512 instructions.
@@ -9,65 +8,313 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #define PENSTOCK_INLINE inline __attribute__((always_inline))
+#define PENSTOCK_LANES_LOOP _Pragma("GCC unroll 4") for (int i = 0; i < kParts; ++i)
 
 namespace penstock {
 namespace {
 
-typedef float f32x16 __attribute__((vector_size(64)));
-typedef int32_t i32x16 __attribute__((vector_size(64)));
-typedef uint32_t u32x16 __attribute__((vector_size(64)));
+#if defined(__AVX512F__)
+constexpr int kParts = 1;
+#elif defined(__AVX__)
+constexpr int kParts = 2;
+#else
+constexpr int kParts = 4;
+#endif
+
+template <class T>
+struct PartOf {
+    typedef T type __attribute__((vector_size(64 / kParts)));
+};
+
+// A GCC vector of 64 bytes would say the same, but where a register is smaller GCC takes its comparisons and
+// conversions lane by lane and its loads and stores through the stack. An array of registers it splits well.
+template <class T>
+struct Lanes {
+    using Part = typename PartOf<T>::type;
+    static constexpr int kWidth = 16 / kParts;  // lanes of a part
+
+    Part part[kParts];
+
+    // The same bits as lanes of another type.
+    template <class U>
+    PENSTOCK_INLINE explicit operator Lanes<U>() const {
+        Lanes<U> result;
+        PENSTOCK_LANES_LOOP result.part[i] = (typename Lanes<U>::Part)part[i];
+        return result;
+    }
+};
+
+using f32x16 = Lanes<float>;
+using i32x16 = Lanes<int32_t>;
+using u32x16 = Lanes<uint32_t>;
+
+typedef float f32x8 __attribute__((vector_size(32)));
+typedef float f32x4 __attribute__((vector_size(16)));
+typedef int32_t i32x4 __attribute__((vector_size(16)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
-typedef int8_t i8x16 __attribute__((vector_size(16)));
 
-PENSTOCK_INLINE f32x16 splat(float value) { return value - f32x16{}; }
+template <class T>
+struct Same {
+    using type = T;
+};
+template <class T>
+using Scalar = typename Same<T>::type;  // not deduced, so that 2 means 2.0f beside floats
 
-PENSTOCK_INLINE f32x16 load16(const float* from) {
-    f32x16 value;
-    std::memcpy(&value, from, sizeof value);
+template <class T>
+PENSTOCK_INLINE Lanes<T> broadcast(T value) {
+    Lanes<T> result;
+    PENSTOCK_LANES_LOOP result.part[i] = value - typename Lanes<T>::Part{};
+    return result;
+}
+
+PENSTOCK_INLINE f32x16 splat(float value) { return broadcast(value); }
+
+#define PENSTOCK_LANES_OPERATOR(op)                                                              \
+    template <class T>                                                                           \
+    PENSTOCK_INLINE Lanes<T> operator op(Lanes<T> a, Lanes<T> b) {                               \
+        PENSTOCK_LANES_LOOP a.part[i] = a.part[i] op b.part[i];                                  \
+        return a;                                                                                \
+    }                                                                                            \
+    template <class T>                                                                           \
+    PENSTOCK_INLINE Lanes<T> operator op(Lanes<T> a, Scalar<T> b) { return a op broadcast<T>(b); } \
+    template <class T>                                                                           \
+    PENSTOCK_INLINE Lanes<T> operator op(Scalar<T> a, Lanes<T> b) { return broadcast<T>(a) op b; } \
+    template <class T, class U>                                                                  \
+    PENSTOCK_INLINE Lanes<T>& operator op##=(Lanes<T>& a, U b) { return a = a op b; }
+
+PENSTOCK_LANES_OPERATOR(+)
+PENSTOCK_LANES_OPERATOR(-)
+PENSTOCK_LANES_OPERATOR(*)
+PENSTOCK_LANES_OPERATOR(/)
+PENSTOCK_LANES_OPERATOR(&)
+PENSTOCK_LANES_OPERATOR(|)
+PENSTOCK_LANES_OPERATOR(^)
+#undef PENSTOCK_LANES_OPERATOR
+
+// Masks: all bits of a lane are set where it is true.
+#define PENSTOCK_LANES_COMPARISON(op)                                           \
+    template <class T>                                                          \
+    PENSTOCK_INLINE i32x16 operator op(Lanes<T> a, Lanes<T> b) {                \
+        i32x16 mask;                                                            \
+        PENSTOCK_LANES_LOOP mask.part[i] = (i32x16::Part)(a.part[i] op b.part[i]); \
+        return mask;                                                            \
+    }                                                                           \
+    template <class T>                                                          \
+    PENSTOCK_INLINE i32x16 operator op(Lanes<T> a, Scalar<T> b) { return a op broadcast<T>(b); }
+
+PENSTOCK_LANES_COMPARISON(<)
+PENSTOCK_LANES_COMPARISON(<=)
+PENSTOCK_LANES_COMPARISON(>)
+PENSTOCK_LANES_COMPARISON(>=)
+PENSTOCK_LANES_COMPARISON(==)
+PENSTOCK_LANES_COMPARISON(!=)
+#undef PENSTOCK_LANES_COMPARISON
+
+template <class T>
+PENSTOCK_INLINE Lanes<T> operator-(Lanes<T> a) {
+    PENSTOCK_LANES_LOOP a.part[i] = -a.part[i];
+    return a;
+}
+
+template <class T>
+PENSTOCK_INLINE Lanes<T> operator~(Lanes<T> a) {
+    PENSTOCK_LANES_LOOP a.part[i] = ~a.part[i];
+    return a;
+}
+
+template <class T>
+PENSTOCK_INLINE Lanes<T> operator<<(Lanes<T> a, int bits) {
+    PENSTOCK_LANES_LOOP a.part[i] = a.part[i] << bits;
+    return a;
+}
+
+template <class T>
+PENSTOCK_INLINE Lanes<T> operator>>(Lanes<T> a, int bits) {
+    PENSTOCK_LANES_LOOP a.part[i] = a.part[i] >> bits;
+    return a;
+}
+
+template <class T>
+PENSTOCK_INLINE Lanes<T> load16(const T* from) {
+    Lanes<T> value;
+    PENSTOCK_LANES_LOOP std::memcpy(&value.part[i], from + i * Lanes<T>::kWidth, sizeof value.part[i]);
     return value;
 }
 
-PENSTOCK_INLINE void store16(float* to, f32x16 value) { std::memcpy(to, &value, sizeof value); }
+template <class T>
+PENSTOCK_INLINE void store16(T* to, Lanes<T> value) {
+    PENSTOCK_LANES_LOOP std::memcpy(to + i * Lanes<T>::kWidth, &value.part[i], sizeof value.part[i]);
+}
 
 // The first n < 16 floats; the other lanes are 0.
 PENSTOCK_INLINE f32x16 load_some(const float* from, int64_t n) {
-    f32x16 value{};
-    std::memcpy(&value, from, static_cast<size_t>(n) * sizeof(float));
-    return value;
+#if defined(__AVX512F__)
+    return {(f32x16::Part)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), from)};
+#else
+    float lanes[16] = {};
+    std::memcpy(lanes, from, static_cast<size_t>(n) * sizeof(float));
+    return load16(lanes);
+#endif
 }
 
 PENSTOCK_INLINE void store_some(float* to, f32x16 value, int64_t n) {
-    std::memcpy(to, &value, static_cast<size_t>(n) * sizeof(float));
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << n) - 1), (__m512)value.part[0]);
+#else
+    float lanes[16];
+    store16(lanes, value);
+    std::memcpy(to, lanes, static_cast<size_t>(n) * sizeof(float));
+#endif
 }
 
-PENSTOCK_INLINE f32x16 max16(f32x16 a, f32x16 b) { return a > b ? a : b; }
-PENSTOCK_INLINE f32x16 min16(f32x16 a, f32x16 b) { return a < b ? a : b; }
+// b where either is a NaN.
+template <class T>
+PENSTOCK_INLINE Lanes<T> max16(Lanes<T> a, Lanes<T> b) {
+    PENSTOCK_LANES_LOOP a.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+
+template <class T>
+PENSTOCK_INLINE Lanes<T> min16(Lanes<T> a, Lanes<T> b) {
+    PENSTOCK_LANES_LOOP a.part[i] = a.part[i] < b.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+
+// yes where the mask is set, no elsewhere.
+template <class T>
+PENSTOCK_INLINE Lanes<T> select16(i32x16 mask, Lanes<T> yes, Lanes<T> no) {
+    return (Lanes<T>)((mask & (i32x16)yes) | (~mask & (i32x16)no));
+}
+
 PENSTOCK_INLINE f32x16 abs16(f32x16 a) { return (f32x16)((i32x16)a & 0x7fffffff); }
 
-// Sum and maximum of the lanes, in one fixed order: halves are folded onto each other.
-PENSTOCK_INLINE float sum_lanes(f32x16 value) {
-    float lane[16];
-    std::memcpy(lane, &value, sizeof value);
-    for (int width = 8; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+// Folds the sixteen lanes onto four: lane j is the combination of lanes j, j + 4, j + 8 and j + 12, those eight apart
+// first. This is the one order in which lanes are ever combined. `Combine` works on vectors of four and of eight.
+template <class Combine>
+PENSTOCK_INLINE f32x4 fold_to_four(f32x16 value, Combine combine) {
+#if defined(__AVX512F__)
+    const __m512 all = (__m512)value.part[0];
+    const __m256 half = (__m256)combine((f32x8)_mm512_castps512_ps256(all), (f32x8)_mm512_extractf32x8_ps(all, 1));
+    return combine((f32x4)_mm256_castps256_ps128(half), (f32x4)_mm256_extractf128_ps(half, 1));
+#elif defined(__AVX__)
+    const __m256 half = (__m256)combine(value.part[0], value.part[1]);
+    return combine((f32x4)_mm256_castps256_ps128(half), (f32x4)_mm256_extractf128_ps(half, 1));
+#else
+    return combine(combine(value.part[0], value.part[2]), combine(value.part[1], value.part[3]));
+#endif
+}
+
+template <class Combine>
+PENSTOCK_INLINE float fold_to_one(f32x16 value, Combine combine) {
+    f32x4 lane = fold_to_four(value, combine);
+    lane = combine(lane, __builtin_shufflevector(lane, lane, 2, 3, 0, 1));
+    lane = combine(lane, __builtin_shufflevector(lane, lane, 1, 0, 3, 2));
     return lane[0];
 }
 
-PENSTOCK_INLINE float max_lanes(f32x16 value) {
-    float lane[16];
-    std::memcpy(lane, &value, sizeof value);
-    for (int width = 8; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
-    return lane[0];
+struct Add {
+    template <class V>
+    PENSTOCK_INLINE V operator()(V a, V b) const {
+        return a + b;
+    }
+};
+
+struct Max {
+    template <class V>
+    PENSTOCK_INLINE V operator()(V a, V b) const {
+        return a > b ? a : b;
+    }
+};
+
+struct AddIntegers {  // of lanes that hold the bits of integers
+    PENSTOCK_INLINE f32x4 operator()(f32x4 a, f32x4 b) const { return (f32x4)((i32x4)a + (i32x4)b); }
+#if defined(__AVX__)
+    PENSTOCK_INLINE f32x8 operator()(f32x8 a, f32x8 b) const {
+        typedef int32_t i32x8 __attribute__((vector_size(32)));
+        return (f32x8)((i32x8)a + (i32x8)b);
+    }
+#endif
+};
+
+PENSTOCK_INLINE float sum_lanes(f32x16 value) { return fold_to_one(value, Add{}); }
+PENSTOCK_INLINE float max_lanes(f32x16 value) { return fold_to_one(value, Max{}); }
+
+PENSTOCK_INLINE int32_t sum_lanes(i32x16 value) {
+    return __builtin_bit_cast(int32_t, fold_to_one((f32x16)value, AddIntegers{}));
+}
+
+// The maxima of the lanes of a and of those of b, in one fold.
+PENSTOCK_INLINE void max_lanes(f32x16 a, f32x16 b, float& max_a, float& max_b) {
+    const f32x4 p = fold_to_four(a, Max{}), q = fold_to_four(b, Max{});
+    const f32x4 pairs = Max{}(__builtin_shufflevector(p, q, 0, 4, 1, 5), __builtin_shufflevector(p, q, 2, 6, 3, 7));
+    const f32x4 both = Max{}(pairs, __builtin_shufflevector(pairs, pairs, 2, 3, 0, 1));
+    max_a = both[0];
+    max_b = both[1];
+}
+
+// Whether any lane of the mask is set.
+PENSTOCK_INLINE bool any_lane(i32x16 mask) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)mask.part[0], (__m512i)mask.part[0]) != 0;
+#elif defined(__AVX__)
+    return _mm256_movemask_ps((__m256)(mask.part[0] | mask.part[1])) != 0;
+#elif defined(__SSE2__)
+    return _mm_movemask_ps((__m128)((mask.part[0] | mask.part[1]) | (mask.part[2] | mask.part[3]))) != 0;
+#elif defined(__aarch64__)
+    return vmaxvq_u32((uint32x4_t)((mask.part[0] | mask.part[1]) | (mask.part[2] | mask.part[3]))) != 0;
+#else
+    const i32x4 lane = (mask.part[0] | mask.part[1]) | (mask.part[2] | mask.part[3]);
+    return (lane[0] | lane[1] | lane[2] | lane[3]) != 0;
+#endif
+}
+
+// Whether a or b has a NaN.
+PENSTOCK_INLINE bool any_nan(f32x16 a, f32x16 b) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)a.part[0], (__m512)b.part[0], _CMP_UNORD_Q) != 0;
+#else
+    return any_lane((a != a) | (b != b));
+#endif
+}
+
+// The nearest integers, ties to even, of |values| below 2^22.
+PENSTOCK_INLINE i32x16 round16(f32x16 value) {
+    return (i32x16)(value + 12582912.0f) - 0x4b400000;  // 1.5 * 2^23: the unit in the last place there is 1
+}
+
+// Integers of -128 to 127, as bytes.
+PENSTOCK_INLINE void store_i8(int8_t* to, i32x16 value) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)value.part[0]));
+#elif defined(__AVX2__)
+    const __m256i words = _mm256_packs_epi32((__m256i)value.part[0], (__m256i)value.part[1]);  // 0-3 8-11 | 4-7 12-15
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_shuffle_epi32(bytes, _MM_SHUFFLE(3, 1, 2, 0)));
+#elif defined(__SSE2__)
+    const __m128i low = _mm_packs_epi32((__m128i)value.part[0], (__m128i)value.part[1]);
+    const __m128i high = _mm_packs_epi32((__m128i)value.part[2], (__m128i)value.part[3]);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(low, high));
+#elif defined(__aarch64__)
+    const int16x8_t low = vcombine_s16(vmovn_s32(value.part[0]), vmovn_s32(value.part[1]));
+    const int16x8_t high = vcombine_s16(vmovn_s32(value.part[2]), vmovn_s32(value.part[3]));
+    vst1q_s8(to, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+#else
+    for (int i = 0; i < 16; ++i) to[i] = static_cast<int8_t>(value.part[i / 4][i % 4]);
+#endif
 }
 
 // exp(x), relative error below 2e-7 (Cody and Waite's reduction, a polynomial of degree 6); 0 below -87, so that minus
-// infinity gives exactly 0; x above 88 gives the value at 88.
+// infinity gives exactly 0; x above 88 gives the value at 88. A NaN stays one.
 PENSTOCK_INLINE f32x16 exp16(f32x16 x) {
-    const f32x16 low = splat(-87.0f), high = splat(88.0f);
-    const i32x16 vanishes = x < low;
-    x = max16(min16(x, high), low);
+    const i32x16 vanishes = x < -87.0f;
+    x = max16(splat(-87.0f), min16(splat(88.0f), x));
     const f32x16 shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest integer
     const f32x16 n = shifted - 12582912.0f;
     f32x16 r = x - n * 0.693359375f;
@@ -79,24 +326,56 @@ PENSTOCK_INLINE f32x16 exp16(f32x16 x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    const i32x16 exponent = ((i32x16)shifted - 0x4b400000 + 127) << 23;
+    const i32x16 exponent = ((i32x16)shifted - (0x4b400000 - 127)) << 23;
     const f32x16 result = p * (f32x16)exponent;
     return (f32x16)((i32x16)result & ~vanishes);
 }
 
 PENSTOCK_INLINE f32x16 widen_bf16(const uint16_t* from) {
-    u16x16 half;
-    std::memcpy(&half, from, sizeof half);
-    return (f32x16)(__builtin_convertvector(half, u32x16) << 16);
+#if defined(__AVX512F__)
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    return {(f32x16::Part)_mm512_slli_epi32(wide, 16)};
+#elif defined(__AVX2__)
+    const __m128i* half = reinterpret_cast<const __m128i*>(from);
+    return {{(f32x16::Part)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(half)), 16),
+             (f32x16::Part)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(half + 1)), 16)}};
+#elif defined(__SSE2__)
+    const __m128i zero = _mm_setzero_si128();
+    const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from) + 1);
+    return {{(f32x16::Part)_mm_unpacklo_epi16(zero, low), (f32x16::Part)_mm_unpackhi_epi16(zero, low),
+             (f32x16::Part)_mm_unpacklo_epi16(zero, high), (f32x16::Part)_mm_unpackhi_epi16(zero, high)}};
+#elif defined(__aarch64__)
+    const uint16x8_t low = vld1q_u16(from), high = vld1q_u16(from + 8);
+    return {{(f32x16::Part)vshll_n_u16(vget_low_u16(low), 16), (f32x16::Part)vshll_high_n_u16(low, 16),
+             (f32x16::Part)vshll_n_u16(vget_low_u16(high), 16), (f32x16::Part)vshll_high_n_u16(high, 16)}};
+#else
+    u32x16 wide;
+    for (int i = 0; i < 16; ++i) wide.part[i / 4][i % 4] = static_cast<uint32_t>(from[i]) << 16;
+    return (f32x16)wide;
+#endif
 }
 
 // Round to nearest even. A NaN stays one.
 PENSTOCK_INLINE void narrow_bf16(uint16_t* to, f32x16 value) {
-    const u32x16 bits = (u32x16)value;
-    const u32x16 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const u32x16 is_nan = (u32x16)(value != value);
-    const u16x16 half = __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7fc0), u16x16);
-    std::memcpy(to, &half, sizeof half);
+    const i32x16 bits = (i32x16)value;
+    const i32x16 rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    const i32x16 half = select16(value == value, rounded, broadcast<int32_t>(0x7fc00000)) >> 16;  // sign-extended
+#if defined(__AVX512F__)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16((__m512i)half.part[0]));
+#elif defined(__AVX2__)
+    const __m256i words = _mm256_packs_epi32((__m256i)half.part[0], (__m256i)half.part[1]);  // 0-3 8-11 | 4-7 12-15
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(words, _MM_SHUFFLE(3, 1, 2, 0)));
+#elif defined(__SSE2__)
+    __m128i* halves = reinterpret_cast<__m128i*>(to);
+    _mm_storeu_si128(halves, _mm_packs_epi32((__m128i)half.part[0], (__m128i)half.part[1]));
+    _mm_storeu_si128(halves + 1, _mm_packs_epi32((__m128i)half.part[2], (__m128i)half.part[3]));
+#elif defined(__aarch64__)
+    vst1q_u16(to, (uint16x8_t)vcombine_s16(vmovn_s32(half.part[0]), vmovn_s32(half.part[1])));
+    vst1q_u16(to + 8, (uint16x8_t)vcombine_s16(vmovn_s32(half.part[2]), vmovn_s32(half.part[3])));
+#else
+    for (int i = 0; i < 16; ++i) to[i] = static_cast<uint16_t>(half.part[i / 4][i % 4]);
+#endif
 }
 
 }  // namespace
