@@ -1,7 +1,7 @@
 """Builds the C++ unit tests of native/ for this machine and for arm64, and runs them, arm64 under qemu's emulation.
 
-A tool that is missing is an error that names the packages to install; ``--install-tools`` installs them first where that
-can be done (Debian and Ubuntu, as root), which is what continuous integration asks for. Standard library only.
+A tool that is missing is an error that names the packages to install. ``--install-tools`` installs them first where it
+can (on Debian and Ubuntu, as root), which is what continuous integration asks for. Standard library only.
 """
 
 from __future__ import annotations

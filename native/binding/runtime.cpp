@@ -10,7 +10,8 @@ namespace penstock {
 
 void bind_runtime(nb::module_& module) {
     module.def("set_num_threads", [](int n) { ThreadPool::instance().resize(n); },
-               "Threads that kernels run on, the calling one included.");
+               nb::call_guard<nb::gil_scoped_release>(),
+               "Threads that kernels run on, the calling one included. Raises RuntimeError when the system gives fewer.");
     module.def("num_threads", [] { return ThreadPool::instance().size(); });
 
     nb::class_<Program>(module, "Program", "Kernel calls with fixed arguments, recorded once, run many times.")

@@ -10,15 +10,18 @@ using Clock = std::chrono::steady_clock;
 struct Run {
     const Program::Step* steps;
     size_t num_steps;
-    StepBarrier barrier;
+    StepGate* gates;          // one for each step
     Clock::time_point* ends;  // null when nobody asks
 };
 
-void run_share(void* context, int index, int count) {
-    Run& run = *static_cast<Run*>(context);
+void run_share(void* context, int index, int count) noexcept {
+    const Run& run = *static_cast<const Run*>(context);
     for (size_t i = 0; i < run.num_steps; ++i) {
-        run.steps[i].invoke(run.steps[i], Share{index, count, &run.barrier.queue});
-        if (i + 1 < run.num_steps || run.ends != nullptr) run.barrier.arrive_and_wait();
+        StepGate& gate = run.gates[i];
+        if (gate.enter()) {
+            run.steps[i].invoke(run.steps[i], Share{index, count, &gate.queue});
+            gate.leave_and_wait();
+        }
         if (run.ends != nullptr && index == 0) run.ends[i] = Clock::now();
     }
 }
@@ -36,18 +39,21 @@ void Program::run_now(const Step& step, bool alone) {
         step.invoke(step, Share{0, 1, &queue});
         return;
     }
-    Run run{&step, 1, StepBarrier(ThreadPool::instance().size()), nullptr};
+    StepGate gate;
+    Run run{&step, 1, &gate, nullptr};
     ThreadPool::instance().run(run_share, &run);
 }
 
 void Program::run() const {
-    Run run{steps_.data(), steps_.size(), StepBarrier(ThreadPool::instance().size()), nullptr};
+    std::vector<StepGate> gates(steps_.size());
+    Run run{steps_.data(), steps_.size(), gates.data(), nullptr};
     ThreadPool::instance().run(run_share, &run);
 }
 
 std::vector<std::pair<std::string, int64_t>> Program::run_timed() const {
+    std::vector<StepGate> gates(steps_.size());
     std::vector<Clock::time_point> ends(steps_.size());
-    Run run{steps_.data(), steps_.size(), StepBarrier(ThreadPool::instance().size()), ends.data()};
+    Run run{steps_.data(), steps_.size(), gates.data(), ends.data()};
     Clock::time_point before = Clock::now();
     ThreadPool::instance().run(run_share, &run);
     std::vector<std::pair<std::string, int64_t>> times;
