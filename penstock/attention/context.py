@@ -14,7 +14,7 @@ import torch
 @dataclass(frozen=True, slots=True)
 class ForwardContext:
     """``metadata`` maps a group's name to what its backend planned; ``kv`` maps a layer number to its view of the
-    pool, [num_blocks, 2, block_tokens, num_kv_heads, head_dim]."""
+    pool, [num_blocks, *layout.shape] with the KvLayout of the backend."""
 
     metadata: Mapping[str, Any]
     kv: Mapping[int, torch.Tensor]

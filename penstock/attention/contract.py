@@ -1,11 +1,12 @@
 """AttentionBackend: what a paged-attention implementation declares, and the two calls of a step.
 
-Order of calls: the oracle asks ``can_run`` and reads ``block_tokens`` before any allocation; in every step the
-runner calls ``plan`` once per KV group, and each layer of that group calls ``run`` with the metadata.
+Order of calls: the oracle asks ``can_run`` and reads ``block_tokens`` and ``kv_layout`` before any allocation; in every
+step the runner calls ``plan`` once per KV group, and each layer of that group calls ``run`` with the metadata.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +18,11 @@ from penstock.types.facts import PlatformFacts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec:
-    """The attention of one KV group. ``window`` counts the query's own position; None sees all."""
+    """The attention of one KV group. ``window`` counts the query's own position; None sees all.
+
+    ``kv_dtype`` is the type that keys and values are stored in, by torch's name, or "auto": what the backend prefers.
+    "int8" means codes with a scale for each token and KV head.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -26,6 +31,19 @@ class AttentionSpec:
     window: int | None
     soft_cap: float | None
     platform: PlatformFacts
+    kv_dtype: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class KvLayout:
+    """What one layer keeps in one block: a contiguous tensor whose inner order is the backend's own business."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +51,9 @@ class GroupStep:
     """One step as one KV group sees it; all tensors int64 on the device, built once per step.
 
     Rows are ordered as in the plan; the tokens of row r are [query_start[r], query_start[r + 1]) of the batch.
-    ``slots[t]`` is the entry that token t writes: block id * entries_per_block + offset.
+    ``slots[t]`` is the entry that token t writes: block id * entries_per_block + offset. Rows of ``block_table`` may
+    lie further apart than they are long. The ``max_`` fields and the table's width are those of this step: a backend
+    whose calls are recorded takes nothing from them that a later step could need larger; the row stride is fixed.
     """
 
     query_start: torch.Tensor  # [rows + 1]
@@ -56,15 +76,25 @@ class AttentionBackend(Protocol):
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict: ...
 
+    def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
+        """What a layer of the group keeps in a block of ``block_tokens`` tokens."""
+
     def plan(self, spec: AttentionSpec, step: GroupStep) -> Any:
         """Metadata that every layer of the group shares in this step. Workspace is allocated here, not in ``run``."""
 
     def run(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kv: torch.Tensor, scale: float, metadata: Any
+        self,
+        qk: torch.Tensor,
+        v: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor] | None,
+        kv: torch.Tensor,
+        scale: float,
+        metadata: Any,
     ) -> torch.Tensor:
-        """Write k and v to their slots, then attend.
+        """Rotate queries and keys, write keys and values to their slots, then attend.
 
-        q [tokens, num_heads, head_dim]; k, v [tokens, num_kv_heads, head_dim];
-        kv [num_blocks, 2, block_tokens, num_kv_heads, head_dim], this layer's view of the pool, any block stride.
+        qk [tokens, num_heads + num_kv_heads, head_dim], queries first, not yet rotated; v [tokens, num_kv_heads,
+        head_dim]; tables: cosines and sines as the rotary op takes them, float32 [tokens, 1, head_dim], or None where
+        nothing is rotated; kv [num_blocks, *kv_layout.shape], this layer's view of the pool, any block stride.
         Returns [tokens, num_heads, head_dim]. Softmax and accumulation in float32.
         """

@@ -22,11 +22,13 @@ class KvFacts:
     """What the chosen backends and the memory plan declare.
 
     ``block_tokens`` are the block sizes that every attention group accepts, the preferred one first.
+    ``kv_dtypes`` are the types that they store keys and values in, once each.
     ``longest_request`` answers, for a configuration that is resolved but for its length, how many tokens one request
     may have, up to ``max_model_len``, so that the KV cache holds it alone; 0 when it holds none.
     """
 
     block_tokens: tuple[int, ...]
+    kv_dtypes: tuple[str, ...]
     longest_request: Callable[[ResolvedConfig], int]
 
 
@@ -39,6 +41,7 @@ class ResolvedConfig:
     max_num_seqs: int
     max_num_batched_tokens: int
     block_size: int
+    kv_cache_dtype: str  # "auto": what each backend prefers
     kv_cache_memory: int | None  # None: the memory plan's own share
     enable_prefix_caching: bool
     scheduling_policy: str
@@ -126,6 +129,7 @@ def resolve(
         max_num_seqs=num_seqs,
         max_num_batched_tokens=num_tokens,
         block_size=block_size,
+        kv_cache_dtype=config.cache.kv_cache_dtype,
         kv_cache_memory=config.cache.kv_cache_memory,
         enable_prefix_caching=config.cache.enable_prefix_caching,
         scheduling_policy=config.scheduler.scheduling_policy,
@@ -140,10 +144,18 @@ def resolve(
     max_model_len, length_decision = _max_model_len(wanted, asked_len, model, kv)
     return replace(wanted, max_model_len=max_model_len), (
         dtype_decision,
+        _kv_cache_dtype(config, kv),
         block_decision,
         length_decision,
         *batch_decisions,
     )
+
+
+def _kv_cache_dtype(config: EngineConfig, kv: KvFacts) -> Decision:
+    """A named type was part of what the backends were chosen for."""
+    if config.cache.kv_cache_dtype == "auto":
+        return Decision("kv_cache_dtype", ", ".join(kv.kv_dtypes), "preferred by the attention backend")
+    return Decision("kv_cache_dtype", config.cache.kv_cache_dtype, "named by --kv-cache-dtype")
 
 
 def _block_size(config: EngineConfig, kv: KvFacts) -> tuple[int, Decision]:

@@ -35,6 +35,7 @@ def flag(
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+KV_DTYPES = ("auto", "bfloat16", "float32", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,11 @@ class CacheConfig:
 
     kv_cache_memory: int | None = flag(
         None, "Memory for KV blocks, e.g. 4GiB. Default: memory plan.", size=True, minimum=1
+    )
+    kv_cache_dtype: str = flag(
+        "auto",
+        "Type of keys and values; int8 has a scale per token and head. Default: what the attention backend prefers.",
+        choices=KV_DTYPES,
     )
     block_size: int | None = flag(None, "Tokens per KV block. Default: what the attention backend prefers.", minimum=1)
     enable_prefix_caching: bool = flag(True, "Reuse KV blocks of requests that begin with the same tokens.")

@@ -168,6 +168,7 @@ class _Survey:
     resolved: ResolvedConfig
     decisions: tuple[Decision, ...]
     spec: ExecutorSpec
+    kv_dtypes: tuple[str, ...]
     attention_backends: tuple[str, ...]
     linear_backends: tuple[str, ...]
 
@@ -176,6 +177,7 @@ class _Survey:
         return replace(
             self.resolved,
             kv_cache_memory=capacity.nbytes,
+            kv_cache_dtype=", ".join(self.kv_dtypes),
             attention_backend=", ".join(self.attention_backends),
             linear_backend=", ".join(self.linear_backends),
         )
@@ -201,19 +203,22 @@ def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts |
             platform=platform,
             attention_backend=config.backend.attention_backend,
             linear_backend=config.backend.linear_backend,
+            kv_cache_dtype=config.cache.kv_cache_dtype,
         )
         weights = plan_weights(built.family.WEIGHTS, facts, checkpoint, built.model.parameters(), built.choices.linear)
 
     def longest(wanted: ResolvedConfig) -> int:
         return longest_request(built, weights, _executor_spec(wanted, source, platform))
 
-    kv = KvFacts(block_tokens=_common_block_sizes(built), longest_request=longest)
+    kv_dtypes = _kv_dtypes(built)
+    kv = KvFacts(block_tokens=_common_block_sizes(built), kv_dtypes=kv_dtypes, longest_request=longest)
     resolved, decisions = resolve(config, model, platform, kv)
     return _Survey(
         model=model,
         resolved=resolved,
         decisions=(platform_decision(platform), *decisions),
         spec=_executor_spec(resolved, source, platform),
+        kv_dtypes=kv_dtypes,
         attention_backends=tuple(dict.fromkeys(attention.backend.name for attention in built.attention)),
         linear_backends=built.choices.linear_names,
     )
@@ -223,6 +228,12 @@ def _common_block_sizes(built: BuiltModel) -> tuple[int, ...]:
     """Sizes that every group's backend takes, in the order of the first one's preference."""
     first, *others = [attention.backend.block_tokens for attention in built.attention]
     return tuple(size for size in first if all(size in sizes for sizes in others))
+
+
+def _kv_dtypes(built: BuiltModel) -> tuple[str, ...]:
+    from penstock.executor.load import kv_layouts
+
+    return tuple(dict.fromkeys(str(layout.dtype).removeprefix("torch.") for layout in kv_layouts(built, None)))
 
 
 def _executor_spec(resolved: ResolvedConfig, source: ModelSource, platform: PlatformFacts) -> ExecutorSpec:
@@ -237,6 +248,7 @@ def _executor_spec(resolved: ResolvedConfig, source: ModelSource, platform: Plat
         max_model_len=resolved.max_model_len,
         load_format=resolved.load_format,
         kv_cache_memory=resolved.kv_cache_memory,
+        kv_cache_dtype=resolved.kv_cache_dtype,
         block_size=resolved.block_size,
         attention_backend=resolved.attention_backend,
         linear_backend=resolved.linear_backend,

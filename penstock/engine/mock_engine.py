@@ -45,6 +45,7 @@ def build_mock_engine(
     memory = config.cache.kv_cache_memory
     kv = KvFacts(
         block_tokens=_BLOCK_SIZES,
+        kv_dtypes=("uint8",),
         longest_request=lambda wanted: min(wanted.max_model_len, memory or wanted.max_model_len),
     )
     resolved, decisions = resolve(config, model, platform, kv)

@@ -7,22 +7,22 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from penstock.attention.contract import KvLayout
 from penstock.models.family import KvGeometry
 from penstock.types.kv import KvGroupSpec
 
 
-def block_bytes(geometry: KvGeometry, block_tokens: int, dtype: torch.dtype) -> int:
-    """Bytes of one block: keys and values of ``block_tokens`` tokens in every layer of the group."""
-    per_layer = 2 * block_tokens * geometry.num_kv_heads * geometry.head_dim
-    return per_layer * len(geometry.layers) * dtype.itemsize
+def block_bytes(geometry: KvGeometry, layout: KvLayout) -> int:
+    """Bytes of one block: what every layer of the group keeps in it."""
+    return layout.nbytes * len(geometry.layers)
 
 
 class KvStorage:
     """Owns the KV memory of one rank.
 
-    A block is contiguous: [layers of the group, 2, block_tokens, kv heads, head_dim]. Groups of one pool have blocks of
-    equal bytes, whatever their inner shape, so that any block can serve any of them. Fresh memory is zero: attention
-    reads whole blocks and masks afterwards, and a NaN would survive a weight of zero.
+    A block is contiguous: [layers of the group, *the layout of the group's attention backend]. Groups of one pool have
+    blocks of equal bytes, whatever their inner shape, so that any block can serve any of them. Fresh memory is zero:
+    some backends read whole blocks and mask afterwards, and a NaN would survive a weight of zero.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class KvStorage:
         geometries: Sequence[KvGeometry],
         groups: Sequence[KvGroupSpec],
         num_blocks: Sequence[int],
-        dtype: torch.dtype,
+        layouts: Sequence[KvLayout],
     ) -> None:
         sizes: dict[int, int] = {}
         for group in groups:
@@ -38,22 +38,15 @@ class KvStorage:
                 raise ValueError(f"group {group.name}: blocks of pool {group.pool} must have equal bytes")
         self._pools = [_zeroed(count * sizes[pool]) for pool, count in enumerate(num_blocks)]
         self._layers: dict[int, torch.Tensor] = {}
-        for geometry, group in zip(geometries, groups, strict=True):
-            shape = (
-                num_blocks[group.pool],
-                len(geometry.layers),
-                2,
-                group.entries_per_block,
-                geometry.num_kv_heads,
-                geometry.head_dim,
-            )
-            blocks = self._pools[group.pool].view(dtype).view(shape)
+        for geometry, group, layout in zip(geometries, groups, layouts, strict=True):
+            shape = (num_blocks[group.pool], len(geometry.layers), *layout.shape)
+            blocks = self._pools[group.pool].view(layout.dtype).view(shape)
             for place, layer in enumerate(geometry.layers):
                 self._layers[layer] = blocks[:, place]
 
     @property
     def layers(self) -> Mapping[int, torch.Tensor]:
-        """Layer number -> [num_blocks, 2, block_tokens, kv heads, head_dim], any block stride."""
+        """Layer number -> [num_blocks, *layout.shape], any block stride."""
         return self._layers
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from penstock.attention.contract import AttentionBackend, AttentionSpec
+from penstock.attention.contract import AttentionBackend, AttentionSpec, KvLayout
 from penstock.attention.select import choose_attention
 from penstock.errors import ConfigError
 from penstock.executor.kv_storage import KvStorage, block_bytes
@@ -65,7 +65,7 @@ class Choices:
         return tuple(self._linear_names)
 
     def attention(self, spec: AttentionSpec) -> AttentionBackend:
-        key = (spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.dtype, spec.window, spec.soft_cap)
+        key = (spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.dtype, spec.window, spec.soft_cap, spec.kv_dtype)
         backend: AttentionBackend = self._ask(key, lambda: choose_attention(spec, self._attention_backend))
         return backend
 
@@ -103,6 +103,7 @@ def build_model(
     platform: PlatformFacts,
     attention_backend: str | None = None,
     linear_backend: str | None = None,
+    kv_cache_dtype: str = "auto",
 ) -> BuiltModel:
     """Build the module tree of a checkpoint's family and choose its attention backends; reads no weight.
 
@@ -114,11 +115,15 @@ def build_model(
     config = family.read_config(checkpoint.config)
     choices = Choices(attention_backend, linear_backend)
     geometries: tuple[KvGeometry, ...] = family.kv_groups(config)
-    specs = [attention_spec(geometry, dtype, platform) for geometry in geometries]
+    specs = [attention_spec(geometry, dtype, platform, kv_cache_dtype) for geometry in geometries]
     attention = tuple(GroupAttention(spec, choices.attention(spec)) for spec in specs)
     torch_dtype: torch.dtype = getattr(torch, dtype)
     parts = ModelParts(
-        dtype=torch_dtype, platform=platform, linear_method=choices.linear, attention_backend=choices.attention
+        dtype=torch_dtype,
+        platform=platform,
+        linear_method=choices.linear,
+        attention_backend=choices.attention,
+        kv_dtype=kv_cache_dtype,
     )
     return BuiltModel(
         model=family.build(config, parts),
@@ -156,6 +161,7 @@ def plan_executor(spec: ExecutorSpec, checkpoint: Checkpoint) -> ExecutorPlan:
         platform=spec.platform,
         attention_backend=spec.attention_backend,
         linear_backend=spec.linear_backend,
+        kv_cache_dtype=spec.kv_cache_dtype,
     )
     weights = plan_weights(
         built.family.WEIGHTS, built.facts, checkpoint, built.model.parameters(), built.choices.linear
@@ -226,7 +232,7 @@ def load_executor(spec: ExecutorSpec, *, progress: Progress | None = None) -> Lo
         built.model,
         capacity.groups,
         built.attention,
-        KvStorage(built.geometries, capacity.groups, capacity.num_blocks, built.dtype),
+        KvStorage(built.geometries, capacity.groups, capacity.num_blocks, kv_layouts(built, spec.block_size)),
         Sampler(built.facts.vocab_size, spec.seed),
         limits,
     )
@@ -240,11 +246,21 @@ def group_specs(built: BuiltModel, block_size: int | None) -> tuple[KvGroupSpec,
         KvGroupSpec(
             name=geometry.name,
             visibility=geometry.visibility,
-            entries_per_block=(tokens := block_tokens(attention.backend, block_size)),
-            bytes_per_block=block_bytes(geometry, tokens, built.dtype),
+            entries_per_block=block_tokens(attention.backend, block_size),
+            bytes_per_block=block_bytes(geometry, layout),
             window=geometry.window,
         )
-        for geometry, attention in zip(built.geometries, built.attention, strict=True)
+        for geometry, attention, layout in zip(
+            built.geometries, built.attention, kv_layouts(built, block_size), strict=True
+        )
+    )
+
+
+def kv_layouts(built: BuiltModel, block_size: int | None) -> tuple[KvLayout, ...]:
+    """What a layer of each group keeps in a block."""
+    return tuple(
+        attention.backend.kv_layout(attention.spec, block_tokens(attention.backend, block_size))
+        for attention in built.attention
     )
 
 

@@ -12,11 +12,11 @@ from penstock.types.facts import PlatformFacts
 class ExecutorSpec:
     """Resolved values; nothing here means "decide for me" except where None is documented.
 
-    ``dtype`` is a torch dtype name. ``kv_cache_memory`` is in bytes, None lets the memory plan decide;
-    ``block_size`` is in tokens, None takes what the attention backend prefers. Forced backends come from the flags
-    ``--attention-backend`` and ``--linear-backend`` and never fall back. ``seed`` seeds the requests that bring no
-    seed, ``dummy_seed`` dummy weights. ``depth`` is the number of plans in flight, ``threads`` the CPU threads of
-    kernels.
+    ``dtype`` is a torch dtype name. ``kv_cache_memory`` is in bytes, None lets the memory plan decide; ``block_size``
+    is in tokens, None takes what the attention backend prefers, as ``kv_cache_dtype`` "auto" does. Forced backends come
+    from the flags ``--attention-backend`` and ``--linear-backend`` and never fall back. ``seed`` seeds the requests
+    that bring no seed, ``dummy_seed`` dummy weights. ``depth`` is the number of plans in flight, ``threads`` the CPU
+    threads of kernels.
     """
 
     source: ModelSource
@@ -27,6 +27,7 @@ class ExecutorSpec:
     max_model_len: int
     load_format: str = "auto"
     kv_cache_memory: int | None = None
+    kv_cache_dtype: str = "auto"
     block_size: int | None = None
     attention_backend: str | None = None
     linear_backend: str | None = None

@@ -12,7 +12,7 @@ from penstock.layers.linear import Linear
 from penstock.layers.norm import HeadNorms
 from penstock.layers.parameter import Layer
 from penstock.layers.parts import LayerParts
-from penstock.layers.rotary import RopeTables, Rotary
+from penstock.layers.rotary import RopeTables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class AttentionPlace:
 
 
 class SelfAttention(Layer):
-    """Fused q, k, v; optional per-head norms; rotary on queries and keys together; paged attention; output.
+    """Fused q, k, v; optional per-head norms; rotation and paged attention in the backend; output.
 
     ``head_norm_eps`` turns the norms of queries and keys on. ``scale`` multiplies the scores.
     """
@@ -34,7 +34,6 @@ class SelfAttention(Layer):
         self,
         hidden_size: int,
         place: AttentionPlace,
-        rotary: Rotary,
         parts: LayerParts,
         *,
         scale: float,
@@ -45,7 +44,6 @@ class SelfAttention(Layer):
         spec = place.spec
         self._layer, self._group, self._scale = place.layer, place.group, scale
         self._heads, self._kv_heads, self._head_dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
-        self._rotary = rotary
         self._backend = parts.attention_backend(spec)
         width = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
         self.qkv = Linear(hidden_size, width, parts, bias=qkv_bias)
@@ -61,10 +59,8 @@ class SelfAttention(Layer):
         qk = qkv[:, :rotated]
         if self.norms is not None:
             qk = self.norms(qk)
-        qk = self._rotary(qk, tables)
         step = current_forward()
         out = self._backend.run(
-            qk[:, :heads], qk[:, heads:], qkv[:, rotated:],
-            step.kv[self._layer], self._scale, step.metadata[self._group],
-        )  # fmt: skip
+            qk, qkv[:, rotated:], tables, step.kv[self._layer], self._scale, step.metadata[self._group]
+        )
         return self.output(out.reshape(len(x), heads * self._head_dim))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-from penstock.kernels.ops import OpSpec, choose_op
 from penstock.layers.parts import LayerParts
 
 RopeTables = tuple[torch.Tensor, torch.Tensor]
@@ -92,7 +91,6 @@ class Rotary:
     def __init__(self, spec: RopeSpec, head_dim: int, parts: LayerParts) -> None:
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         self._frequencies, self._temperature = ROPE_KINDS[spec.kind](1.0 / spec.base**exponents, spec)
-        self._op, _ = choose_op("rotary", OpSpec(dtype=parts.dtype_name, platform=parts.platform))
 
     def tables(self, positions: torch.Tensor) -> RopeTables:
         """positions [tokens] -> cosines and sines float32 [tokens, 1, head_dim] as the rotary op wants them."""
@@ -101,7 +99,3 @@ class Rotary:
         if self._temperature != 1.0:
             cos, sin = cos * self._temperature, sin * self._temperature
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-
-    def __call__(self, x: torch.Tensor, tables: RopeTables) -> torch.Tensor:
-        """x [tokens, heads, head_dim], rotated."""
-        return self._op(x, *tables)

@@ -39,7 +39,9 @@ class KvGeometry:
     soft_cap: float | None = None
 
 
-def attention_spec(geometry: KvGeometry, dtype_name: str, platform: PlatformFacts) -> AttentionSpec:
+def attention_spec(
+    geometry: KvGeometry, dtype_name: str, platform: PlatformFacts, kv_dtype: str = "auto"
+) -> AttentionSpec:
     """What the group's layers need of an attention backend; the runner plans with the same spec."""
     return AttentionSpec(
         num_heads=geometry.num_heads,
@@ -49,6 +51,7 @@ def attention_spec(geometry: KvGeometry, dtype_name: str, platform: PlatformFact
         window=geometry.window,
         soft_cap=geometry.soft_cap,
         platform=platform,
+        kv_dtype=kv_dtype,
     )
 
 
@@ -67,6 +70,7 @@ class ModelParts:
     platform: PlatformFacts
     linear_method: Callable[[LinearSpec], LinearMethod]
     attention_backend: Callable[[AttentionSpec], AttentionBackend]
+    kv_dtype: str = "auto"  # as AttentionSpec has it
 
     @property
     def dtype_name(self) -> str:

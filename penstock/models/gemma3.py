@@ -109,7 +109,7 @@ def carry_spec(config: Gemma3Config) -> CarrySpec:
 
 
 class Gemma3Layer(Layer):
-    def __init__(self, config: Gemma3Config, place: AttentionPlace, rotary: Rotary, parts: ModelParts) -> None:
+    def __init__(self, config: Gemma3Config, place: AttentionPlace, parts: ModelParts) -> None:
         sizes = config.sizes
 
         def norm() -> RmsNorm:
@@ -120,7 +120,6 @@ class Gemma3Layer(Layer):
         self.attention = SelfAttention(
             sizes.hidden_size,
             place,
-            rotary,
             parts,
             scale=config.scale,
             qkv_bias=config.attention_bias,
@@ -138,9 +137,7 @@ def build(config: Gemma3Config, parts: ModelParts) -> DecoderModel:
     rotaries = [Rotary(spec, config.sizes.head_dim, parts) for spec in (config.rope, config.local_rope)]
     rotary_of = [0 if kind == FULL else 1 for kind in config.layer_types]
     places = attention_places(kv_groups(config), parts)
-    layers = [
-        Gemma3Layer(config, place, rotaries[rotary], parts) for place, rotary in zip(places, rotary_of, strict=True)
-    ]
+    layers = [Gemma3Layer(config, place, parts) for place in places]
     # The factor is rounded to the type of the activations, as the model was trained.
     scale = torch.tensor(config.sizes.hidden_size**0.5, dtype=parts.dtype).item()
     return DecoderModel(

@@ -86,13 +86,12 @@ def carry_spec(config: LlamaConfig) -> CarrySpec:
 
 
 class LlamaLayer(Layer):
-    def __init__(self, config: LlamaConfig, place: AttentionPlace, rotary: Rotary, parts: ModelParts) -> None:
+    def __init__(self, config: LlamaConfig, place: AttentionPlace, parts: ModelParts) -> None:
         sizes = config.sizes
         self.attention_norm = RmsNorm(sizes.hidden_size, sizes.norm_eps, parts)
         self.attention = SelfAttention(
             sizes.hidden_size,
             place,
-            rotary,
             parts,
             scale=sizes.head_dim**-0.5,
             qkv_bias=config.attention_bias,
@@ -112,7 +111,7 @@ def build(config: LlamaConfig, parts: ModelParts) -> DecoderModel:
     return DecoderModel(
         config.sizes,
         parts,
-        [LlamaLayer(config, place, rotary, parts) for place in places],
+        [LlamaLayer(config, place, parts) for place in places],
         [rotary],
         [0] * config.num_layers,
     )

@@ -73,12 +73,10 @@ def carry_spec(config: Qwen2Config) -> CarrySpec:
 
 
 class Qwen2Layer(Layer):
-    def __init__(self, config: Qwen2Config, place: AttentionPlace, rotary: Rotary, parts: ModelParts) -> None:
+    def __init__(self, config: Qwen2Config, place: AttentionPlace, parts: ModelParts) -> None:
         sizes = config.sizes
         self.attention_norm = RmsNorm(sizes.hidden_size, sizes.norm_eps, parts)
-        self.attention = SelfAttention(
-            sizes.hidden_size, place, rotary, parts, scale=sizes.head_dim**-0.5, qkv_bias=True
-        )
+        self.attention = SelfAttention(sizes.hidden_size, place, parts, scale=sizes.head_dim**-0.5, qkv_bias=True)
         self.mlp_norm = RmsNorm(sizes.hidden_size, sizes.norm_eps, parts)
         self.mlp = GatedMlp(sizes.hidden_size, sizes.intermediate_size, "silu", parts)
 
@@ -93,7 +91,7 @@ def build(config: Qwen2Config, parts: ModelParts) -> DecoderModel:
     return DecoderModel(
         config.sizes,
         parts,
-        [Qwen2Layer(config, place, rotary, parts) for place in places],
+        [Qwen2Layer(config, place, parts) for place in places],
         [rotary],
         [0] * len(places),
     )

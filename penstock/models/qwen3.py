@@ -77,13 +77,12 @@ def carry_spec(config: Qwen3Config) -> CarrySpec:
 
 
 class Qwen3Layer(Layer):
-    def __init__(self, config: Qwen3Config, place: AttentionPlace, rotary: Rotary, parts: ModelParts) -> None:
+    def __init__(self, config: Qwen3Config, place: AttentionPlace, parts: ModelParts) -> None:
         sizes = config.sizes
         self.attention_norm = RmsNorm(sizes.hidden_size, sizes.norm_eps, parts)
         self.attention = SelfAttention(
             sizes.hidden_size,
             place,
-            rotary,
             parts,
             scale=sizes.head_dim**-0.5,
             qkv_bias=config.attention_bias,
@@ -104,7 +103,7 @@ def build(config: Qwen3Config, parts: ModelParts) -> DecoderModel:
     return DecoderModel(
         config.sizes,
         parts,
-        [Qwen3Layer(config, place, rotary, parts) for place in places],
+        [Qwen3Layer(config, place, parts) for place in places],
         [rotary],
         [0] * len(places),
     )

@@ -1,54 +1,28 @@
-"""Every attention backend against a naive computation over contiguous keys, written here and nowhere else."""
+"""Every attention backend against a naive computation over what it stored, in every scene."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from attention_scenes import CPU, Scene, Work, make_scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import penstock.attention.backends
-from penstock.attention.contract import AttentionBackend, AttentionSpec, GroupStep
+from penstock.attention.contract import AttentionBackend, AttentionSpec
 from penstock.attention.select import BACKENDS, GROUNDS, choose_attention
 from penstock.errors import NoBackendError
 from penstock.types.facts import PlatformFacts
 
-CPU = PlatformFacts(name="cpu", machine="x86_64")
+PLAIN = PlatformFacts(name="cpu", machine="x86_64", extension_missing="was not built")
 CUDA = PlatformFacts(name="cuda", machine="x86_64")
-TOLERANCE = {"float32": 2e-6, "bfloat16": 2e-2, "float16": 3e-3}
-
-
-@dataclass(frozen=True)
-class Work:
-    """Rows as (tokens already in the cache, tokens of this step)."""
-
-    rows: tuple[tuple[int, int], ...]
-    heads: int = 4
-    kv_heads: int = 2
-    head_dim: int = 16
-    window: int | None = None
-    soft_cap: float | None = None
-    dtype: str = "float32"
-    block_tokens: int = 8
-    layers: int = 2
-
-    @property
-    def spec(self) -> AttentionSpec:
-        return AttentionSpec(
-            num_heads=self.heads,
-            num_kv_heads=self.kv_heads,
-            head_dim=self.head_dim,
-            dtype=self.dtype,
-            window=self.window,
-            soft_cap=self.soft_cap,
-            platform=CPU,
-        )
-
+TOLERANCE = {"float32": 4e-6, "bfloat16": 2e-2, "float16": 3e-3}
+# What may be lost in the cache: relative to the value, and to the largest value of its token and head.
+ROUNDING = {torch.float32: (2e-6, 2e-6), torch.bfloat16: (2**-8, 2e-6), torch.float16: (2**-11, 2e-6)}
 
 WORKS = {
     "one decode": Work(((37, 1),)),
@@ -74,95 +48,24 @@ WORKS = {
     "blocks of 16": Work(((20, 1), (0, 31), (5, 40)), block_tokens=16),
     "bfloat16": Work(((20, 1), (0, 31), (5, 40), (9, 3)), dtype="bfloat16"),
     "float16": Work(((20, 1), (0, 31), (5, 40), (9, 3)), dtype="float16"),
+    "heads of 64": Work(((20, 1), (0, 31), (130, 40)), heads=9, kv_heads=3, head_dim=64),
+    "heads of 80": Work(((20, 1), (0, 31), (130, 40)), heads=4, kv_heads=1, head_dim=80),
+    "cache in float32": Work(((20, 1), (0, 31), (200, 40)), kv_dtype="float32", head_dim=64),
+    "cache in bfloat16": Work(((20, 1), (0, 31), (200, 40)), kv_dtype="bfloat16", head_dim=64),
+    "cache in int8": Work(((20, 1), (0, 31), (200, 40)), kv_dtype="int8", head_dim=64),
+    "cache in int8, small heads, window": Work(((20, 1), (0, 31), (200, 40)), kv_dtype="int8", head_dim=8, window=70),
+    "soft cap and window": Work(((300, 1), (0, 90), (40, 3)), soft_cap=5.0, window=33),
+    "long": Work(((1500, 1), (700, 33), (0, 130))),
 }
 
 
-@dataclass
-class Scene:
-    """A filled pool, one step on it, and the right answer."""
-
-    q: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
-    pool: torch.Tensor
-    step: GroupStep
-    wanted: torch.Tensor
-    histories: list[tuple[torch.Tensor, torch.Tensor]]
-
-    @property
-    def kv(self) -> torch.Tensor:
-        return self.pool[:, -1]
-
-
-def make_scene(work: Work, seed: int = 0) -> Scene:
-    """Everything that no row wrote is NaN. Blocks before a row's window are given back: their table entry is wrong."""
-    torch.manual_seed(seed)
-    dtype = getattr(torch, work.dtype)
-    lens = [history + new for history, new in work.rows]
-    needed = [-(-length // work.block_tokens) for length in lens]
-    order = torch.randperm(sum(needed) + 3).tolist()
-    tables = [[order.pop() for _ in range(n)] for n in needed]
-    entry = (work.block_tokens, work.kv_heads, work.head_dim)
-    pool = torch.full((sum(needed) + 3, work.layers, 2, *entry), float("nan"), dtype=dtype)
-    histories, queries, wanted, slots = [], [], [], []
-    for (history, new), table in zip(work.rows, tables, strict=True):
-        keys, values = (torch.randn(history + new, work.kv_heads, work.head_dim).to(dtype) for _ in range(2))
-        query = (torch.randn(new, work.heads, work.head_dim) * 1.5).to(dtype)
-        places = [
-            table[p // work.block_tokens] * work.block_tokens + p % work.block_tokens for p in range(history + new)
-        ]
-        first_seen = 0 if work.window is None else max(0, history - work.window + 1)
-        for p in range(first_seen, history):
-            block, offset = divmod(places[p], work.block_tokens)
-            pool[block, -1, 0, offset], pool[block, -1, 1, offset] = keys[p], values[p]
-        for gone in range(first_seen // work.block_tokens):
-            table[gone] = 0
-        histories.append((keys, values))
-        queries.append(query)
-        slots += places[history:]
-        wanted.append(naive(query, keys, values, work))
-    new_counts = [new for _, new in work.rows]
-    widest = max(len(table) for table in tables)
-    step = GroupStep(
-        query_start=torch.tensor([0, *new_counts]).cumsum(0),
-        kv_lens=torch.tensor(lens),
-        block_table=torch.tensor([table + [0] * (widest - len(table)) for table in tables]),
-        slots=torch.tensor(slots, dtype=torch.int64),
-        positions=torch.cat([torch.arange(history, history + new) for history, new in work.rows]),
-        max_query_len=max(new_counts),
-        max_kv_len=max(lens),
-        block_tokens=work.block_tokens,
-    )
-    new_kv = [
-        torch.cat([pair[i][history:] for pair, (history, _) in zip(histories, work.rows, strict=True)]) for i in (0, 1)
-    ]
-    return Scene(torch.cat(queries), *new_kv, pool, step, torch.cat(wanted), histories)
-
-
-def naive(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, work: Work) -> torch.Tensor:
-    """float64, all heads repeated, a full mask."""
-    history, new = len(keys) - len(query), len(query)
-    k, v = (t.double().repeat_interleave(work.heads // work.kv_heads, dim=1) for t in (keys, values))
-    scores = torch.einsum("qhd,khd->hqk", query.double(), k) * 0.3
-    if work.soft_cap is not None:
-        scores = work.soft_cap * torch.tanh(scores / work.soft_cap)
-    behind = torch.arange(history, history + new)[:, None] - torch.arange(history + new)[None]
-    hidden = behind < 0 if work.window is None else (behind < 0) | (behind >= work.window)
-    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
-    return torch.einsum("hqk,khd->qhd", weights, v).to(query.dtype)
-
-
-def run(backend: AttentionBackend, work: Work, scene: Scene) -> torch.Tensor:
-    metadata = backend.plan(work.spec, scene.step)
-    with torch.inference_mode():
-        return backend.run(scene.q, scene.k, scene.v, scene.kv, 0.3, metadata)
-
-
-def usable(backend: AttentionBackend, work: Work) -> None:
+def usable(backend: AttentionBackend, work: Work) -> Work:
+    work = work.on(backend)
     verdict = backend.can_run(work.spec)
     if not verdict.ok:
         assert all(verdict.reasons), "a refusal has reasons"
         pytest.skip("; ".join(verdict.reasons))
+    return work
 
 
 @pytest.fixture(params=sorted(BACKENDS))
@@ -170,49 +73,62 @@ def backend(request: pytest.FixtureRequest) -> AttentionBackend:
     return BACKENDS[request.param]
 
 
+def check(found: torch.Tensor, backend: AttentionBackend, scene: Scene) -> None:
+    tolerance = TOLERANCE[scene.work.dtype]
+    torch.testing.assert_close(found, scene.wanted(backend), atol=tolerance, rtol=tolerance)
+
+
 @pytest.mark.parametrize("name", WORKS)
 def test_output_and_writes(backend: AttentionBackend, name: str) -> None:
-    work = WORKS[name]
-    usable(backend, work)
-    scene = make_scene(work)
-    found = run(backend, work, scene)
+    work = usable(backend, WORKS[name])
+    scene = make_scene(backend, work, rotated=work.head_dim % 4 == 0)
+    found = scene.run(backend)
     assert found.dtype == scene.q.dtype
-    torch.testing.assert_close(found, scene.wanted, atol=TOLERANCE[work.dtype], rtol=TOLERANCE[work.dtype])
-    blocks, offsets = scene.step.slots // work.block_tokens, scene.step.slots % work.block_tokens
-    torch.testing.assert_close(scene.kv[blocks, 0, offsets], scene.k, atol=0, rtol=0)
-    torch.testing.assert_close(scene.kv[blocks, 1, offsets], scene.v, atol=0, rtol=0)
-    assert scene.pool[:, 0].isnan().all(), "another layer's part of the pool was written"
+    check(found, backend, scene)
+    layout = backend.kv_layout(work.spec, work.block_tokens)
+    for row, (history, _) in enumerate(work.rows):
+        pairs = zip(scene.stored(backend, row), (scene.keys[row], scene.values[row]), strict=True)
+        for stored, exact in pairs:
+            new = exact[history:].float()
+            if layout.dtype is torch.int8:
+                assert ((stored[history:] - new).abs() <= new.abs().amax(-1, keepdim=True) * 0.501 / 127).all()
+            else:
+                relative, absolute = ROUNDING[layout.dtype]
+                torch.testing.assert_close(stored[history:], new, rtol=relative, atol=absolute)
+    untouched = scene.pool[:, 0].contiguous().view(torch.uint8)
+    assert (untouched == 255).all(), "another layer's part of the pool was written"
 
 
 def test_other_layers_share_the_plan(backend: AttentionBackend) -> None:
     """The same metadata serves every layer of the group, whatever its place in a block."""
-    work = WORKS["mixed"]
-    scene = make_scene(work)
+    work = usable(backend, WORKS["mixed"])
+    scene = make_scene(backend, work)
     metadata = backend.plan(work.spec, scene.step)
     scene.pool[:, 0] = scene.pool[:, 1]
-    for layer in (0, 1):
-        found = backend.run(scene.q, scene.k, scene.v, scene.pool[:, layer], 0.3, metadata)
-        torch.testing.assert_close(found, scene.wanted, atol=2e-6, rtol=2e-6)
+    first, second = (
+        backend.run(scene.qk, scene.v, scene.tables, scene.pool[:, layer], work.scale, metadata) for layer in (0, 1)
+    )
+    check(second, backend, scene)
+    assert torch.equal(first, second)
 
 
 def test_strided_queries_keys_and_values(backend: AttentionBackend) -> None:
     """Layers hand over views of one fused projection."""
-    work = WORKS["mixed"]
-    scene = make_scene(work)
-    fused = torch.cat((scene.q, scene.k, scene.v), dim=1)
-    scene.q, scene.k, scene.v = fused[:, :4], fused[:, 4:6], fused[:, 6:]
-    torch.testing.assert_close(run(backend, work, scene), scene.wanted, atol=2e-6, rtol=2e-6)
+    scene = make_scene(backend, usable(backend, WORKS["mixed"]))
+    fused = torch.cat((scene.qk, scene.v), dim=1)
+    scene.qk, scene.v = fused[:, :6], fused[:, 6:]
+    check(scene.run(backend), backend, scene)
 
 
 def test_a_row_does_not_depend_on_its_neighbours(backend: AttentionBackend) -> None:
     """A neighbour that holds NaN, as after an overflow, spoils only its own output."""
-    work = Work(((20, 1), (45, 1), (6, 1), (0, 12), (30, 11)))
-    scene = make_scene(work)
-    sick = scene.step.block_table[1, : 46 // 8 + 1]
+    work = usable(backend, Work(((20, 1), (45, 1), (6, 1), (0, 12), (30, 11))))
+    scene = make_scene(backend, work)
+    sick = scene.step.block_table[1, : 46 // work.block_tokens + 1]
     scene.kv[sick] = float("nan")
-    found = run(backend, work, scene)
+    found, wanted = scene.run(backend), scene.wanted(backend)
     healthy = [0, *range(2, len(found))]
-    torch.testing.assert_close(found[healthy], scene.wanted[healthy], atol=2e-6, rtol=2e-6)
+    torch.testing.assert_close(found[healthy], wanted[healthy], atol=2e-6, rtol=2e-6)
     assert found[1].isnan().all()
 
 
@@ -239,9 +155,8 @@ def test_random_steps(
         tuple(rows), heads=group * kv_heads, kv_heads=kv_heads, head_dim=8, window=window, block_tokens=block_tokens
     )
     backend = BACKENDS[name]
-    usable(backend, work)
-    scene = make_scene(work, seed)
-    torch.testing.assert_close(run(backend, work, scene), scene.wanted, atol=2e-6, rtol=2e-6)
+    scene = make_scene(backend, usable(backend, work), seed)
+    check(scene.run(backend), backend, scene)
 
 
 def test_block_sizes_are_multiples_of_eight(backend: AttentionBackend) -> None:

@@ -112,12 +112,15 @@ class ModelDriver:
         self.backends: dict[str, tuple[AttentionBackend, AttentionSpec]] = {}
         generator = torch.Generator().manual_seed(7)
         for group in self.groups:
-            shape = (num_blocks, len(group.layers), 2, block_tokens, group.num_kv_heads, group.head_dim)
-            pool = torch.full(shape, float("nan"), dtype=parts.dtype)
+            spec = attention_spec(group, parts.dtype_name, parts.platform, parts.kv_dtype)
+            backend = parts.attention_backend(spec)
+            layout = backend.kv_layout(spec, block_tokens)
+            # Every float is a NaN.
+            pool = torch.full((num_blocks, len(group.layers), layout.nbytes), 255, dtype=torch.uint8)
+            pool = pool.view(layout.dtype).view(num_blocks, len(group.layers), *layout.shape)
             self.kv.update({layer: pool[:, place] for place, layer in enumerate(group.layers)})
             self.free[group.name] = torch.randperm(num_blocks, generator=generator).tolist()
-            spec = attention_spec(group, parts.dtype_name, parts.platform)
-            self.backends[group.name] = (parts.attention_backend(spec), spec)
+            self.backends[group.name] = (backend, spec)
 
     def step(self, work: Sequence[tuple[Row, Sequence[int]]], *, all_logits: bool = True) -> torch.Tensor:
         """Append tokens to rows in one forward. Returns logits of every token, or of each row's last one."""

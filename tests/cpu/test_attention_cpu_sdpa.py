@@ -54,11 +54,12 @@ def make_step(lengths: list[int], block_tokens: int = BLOCK) -> tuple[GroupStep,
     return step, torch.randn(table.numel(), 2, block_tokens, 2, 8)
 
 
-def make_inputs(rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return torch.randn(rows, 4, 8), torch.randn(rows, 2, 8), torch.randn(rows, 2, 8)
+def make_inputs(rows: int) -> tuple[torch.Tensor, torch.Tensor, None]:
+    """Queries and keys in one, values, no rotation."""
+    return torch.randn(rows, 6, 8), torch.randn(rows, 2, 8), None
 
 
-def run(step: GroupStep, kv: torch.Tensor, inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def run(step: GroupStep, kv: torch.Tensor, inputs: tuple[torch.Tensor, torch.Tensor, None]) -> torch.Tensor:
     backend = CpuSdpa()
     return backend.run(*inputs, kv.clone(), 0.3, backend.plan(SPEC, step))
 
@@ -108,8 +109,8 @@ def test_block_sizes_that_are_no_power_of_two() -> None:
     flat = kv[step.block_table].transpose(1, 2).flatten(2, 3)  # [rows, 2, entries, kv_heads, head_dim]
     for row, length in enumerate([70, 33, 71]):
         keys, values = (flat[row, i, :length].clone() for i in (0, 1))
-        keys[-1], values[-1] = inputs[1][row], inputs[2][row]
-        q = inputs[0][row].view(2, 2, 8)
+        keys[-1], values[-1] = inputs[0][row, 4:], inputs[1][row]
+        q = inputs[0][row, :4].view(2, 2, 8)
         weights = (torch.einsum("kgd,lkd->kgl", q, keys) * 0.3).softmax(-1)
         wanted = torch.einsum("kgl,lkd->kgd", weights, values).view(4, 8)
         torch.testing.assert_close(run(step, kv, inputs)[row], wanted)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from executor_fixtures import PlanMaker, greedy_by_transformers, random_prompt, save_tiny_model, tiny_spec
 
+from penstock.attention.contract import KvLayout
 from penstock.executor.kv_storage import KvStorage, block_bytes
 from penstock.executor.load import load_executor
 from penstock.executor.sampler.sampler import NOT_FINITE
@@ -21,10 +22,17 @@ def geometry(name: str, layers: tuple[int, ...], heads: int, dim: int) -> KvGeom
     )
 
 
+def layout(shape: KvGeometry, tokens: int) -> KvLayout:
+    return KvLayout(torch.bfloat16, (2, tokens, shape.num_kv_heads, shape.head_dim))
+
+
 def spec(shape: KvGeometry, tokens: int, pool: int) -> KvGroupSpec:
-    size = block_bytes(shape, tokens, torch.bfloat16)
     return KvGroupSpec(
-        name=shape.name, visibility=Visibility.ALL, entries_per_block=tokens, bytes_per_block=size, pool=pool
+        name=shape.name,
+        visibility=Visibility.ALL,
+        entries_per_block=tokens,
+        bytes_per_block=block_bytes(shape, layout(shape, tokens)),
+        pool=pool,
     )
 
 
@@ -32,7 +40,8 @@ def test_every_byte_of_a_block_belongs_to_one_entry_of_one_layer() -> None:
     """Two groups of different inner shape share pool 0, a third one has its own."""
     shapes = (geometry("a", (0, 2), 2, 8), geometry("b", (1,), 4, 8), geometry("c", (3, 4, 5), 1, 4))
     groups = (spec(shapes[0], 16, 0), spec(shapes[1], 16, 0), spec(shapes[2], 4, 1))
-    storage = KvStorage(shapes, groups, (5, 7), torch.bfloat16)
+    layouts = [layout(shape, group.entries_per_block) for shape, group in zip(shapes, groups, strict=True)]
+    storage = KvStorage(shapes, groups, (5, 7), layouts)
     assert storage.nbytes == 5 * groups[0].bytes_per_block + 7 * groups[2].bytes_per_block
     assert {layer: tuple(view.shape) for layer, view in storage.layers.items()} == {
         0: (5, 2, 16, 2, 8),
@@ -56,7 +65,9 @@ def test_every_byte_of_a_block_belongs_to_one_entry_of_one_layer() -> None:
 def test_blocks_of_one_pool_must_be_equal() -> None:
     shapes = (geometry("a", (0, 2), 2, 8), geometry("b", (1,), 2, 8))
     with pytest.raises(ValueError, match="group b: blocks of pool 0 must have equal bytes"):
-        KvStorage(shapes, (spec(shapes[0], 16, 0), spec(shapes[1], 16, 0)), (4,), torch.bfloat16)
+        KvStorage(
+            shapes, (spec(shapes[0], 16, 0), spec(shapes[1], 16, 0)), (4,), [layout(shape, 16) for shape in shapes]
+        )
 
 
 @pytest.mark.parametrize("backend", ["cpu_sdpa", "reference_torch"])

@@ -137,6 +137,7 @@ class MockServer:
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=512,
             block_size=16,
+            kv_cache_dtype="auto",
             kv_cache_memory=None,
             enable_prefix_caching=True,
             scheduling_policy=self.scheduling_policy,

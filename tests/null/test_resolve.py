@@ -19,7 +19,11 @@ from penstock.types.facts import ModelFacts, PlatformFacts
 
 def holding(tokens):
     """KV facts of a memory that holds one request of ``tokens`` tokens."""
-    return KvFacts(block_tokens=(16, 32, 64), longest_request=lambda wanted: min(tokens, wanted.max_model_len))
+    return KvFacts(
+        block_tokens=(16, 32, 64),
+        kv_dtypes=("float32",),
+        longest_request=lambda wanted: min(tokens, wanted.max_model_len),
+    )
 
 
 KV = holding(1 << 16)
@@ -142,7 +146,9 @@ def test_the_memory_is_asked_with_everything_else_resolved():
         asked_with.append(wanted)
         return wanted.max_model_len
 
-    result, _ = resolved(kv=KvFacts(block_tokens=(32,), longest_request=longest), max_num_seqs=3)
+    result, _ = resolved(
+        kv=KvFacts(block_tokens=(32,), kv_dtypes=("float32",), longest_request=longest), max_num_seqs=3
+    )
     assert asked_with == [result]
 
 

@@ -12,13 +12,15 @@ row did not write is ever touched: whatever lies in a free block, even NaN, cann
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from penstock.attention.contract import AttentionSpec, GroupStep
+from penstock.attention.contract import AttentionSpec, GroupStep, KvLayout
+from penstock.kernels.implementation import OpSpec
+from penstock.kernels.ops import choose_op
 from penstock.types.decision import YES, Verdict
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -77,7 +79,9 @@ class _LongRow:
 
 @dataclass(slots=True)
 class _Metadata:
+    heads: int
     group: int
+    rotary: Callable[..., torch.Tensor]
     written: _Entries
     batches: list[_Batch]
     long_rows: list[_LongRow]
@@ -106,11 +110,16 @@ class CpuSdpa:
             reasons.append(f"needs tensors on the cpu, found platform {spec.platform.name}")
         if spec.dtype not in DTYPES:
             reasons.append(f"needs dtype {', '.join(DTYPES)}, asked for {spec.dtype}")
+        if spec.kv_dtype not in ("auto", spec.dtype):
+            reasons.append(f"keeps keys and values in the type of activations, asked for {spec.kv_dtype}")
         if spec.num_heads % spec.num_kv_heads:
             reasons.append(f"needs heads in equal groups, found {spec.num_heads} over {spec.num_kv_heads} KV heads")
         if spec.soft_cap is not None:
             reasons.append(f"scaled_dot_product_attention has no soft cap, asked for {spec.soft_cap}")
         return Verdict(tuple(reasons)) if reasons else YES
+
+    def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
+        return KvLayout(getattr(torch, spec.dtype), (2, block_tokens, spec.num_kv_heads, spec.head_dim))
 
     def plan(self, spec: AttentionSpec, step: GroupStep) -> _Metadata:
         starts, lens = step.query_start.tolist(), step.kv_lens.tolist()
@@ -130,8 +139,11 @@ class CpuSdpa:
             for chunk in _chunks(rows, spec, length_class)
         ]
         covers_all = len(batches) == 1 and not long_rows and isinstance(batches[0].tokens, slice)
+        rotary, _ = choose_op("rotary", OpSpec(dtype=spec.dtype, platform=spec.platform))
         return _Metadata(
+            heads=spec.num_heads,
             group=spec.num_heads // spec.num_kv_heads,
+            rotary=rotary,
             written=_Entries(*_split(step.slots, step.block_tokens)),
             batches=batches,
             long_rows=_plan_long_rows(spec, step, long_rows, starts, lens),
@@ -139,8 +151,16 @@ class CpuSdpa:
         )
 
     def run(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kv: torch.Tensor, scale: float, metadata: _Metadata
+        self,
+        qk: torch.Tensor,
+        v: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor] | None,
+        kv: torch.Tensor,
+        scale: float,
+        metadata: _Metadata,
     ) -> torch.Tensor:
+        rotated = qk if tables is None else metadata.rotary(qk, *tables)
+        q, k = rotated[:, : metadata.heads], rotated[:, metadata.heads :]
         flat, strides = _flat_view(kv)
         row_numbers = iter(metadata.rows_of(strides))
         flat.index_copy_(0, next(row_numbers), torch.cat((k, v)).view(-1, flat.shape[1]))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from penstock.attention.contract import AttentionSpec, GroupStep
+from penstock.attention.contract import AttentionSpec, GroupStep, KvLayout
 from penstock.kernels import reference
+from penstock.kernels.implementation import OpSpec
+from penstock.kernels.ops import choose_op
 from penstock.types.decision import YES, Verdict
+
+KV_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
 class _Metadata:
     spec: AttentionSpec
     step: GroupStep
+    rotary: Callable[..., torch.Tensor]
 
 
 class ReferenceTorch:
@@ -24,18 +30,33 @@ class ReferenceTorch:
     block_tokens = (16, 32, 8, 64, 128, 256)
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
+        if spec.kv_dtype not in ("auto", *KV_DTYPES):
+            return Verdict((f"keeps keys and values in {', '.join(KV_DTYPES)}, asked for {spec.kv_dtype}",))
         return YES
 
+    def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
+        dtype = getattr(torch, spec.dtype if spec.kv_dtype == "auto" else spec.kv_dtype)
+        return KvLayout(dtype, (2, block_tokens, spec.num_kv_heads, spec.head_dim))
+
     def plan(self, spec: AttentionSpec, step: GroupStep) -> _Metadata:
-        return _Metadata(spec, step)
+        rotary, _ = choose_op("rotary", OpSpec(dtype=spec.dtype, platform=spec.platform))
+        return _Metadata(spec, step, rotary)
 
     def run(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kv: torch.Tensor, scale: float, metadata: _Metadata
+        self,
+        qk: torch.Tensor,
+        v: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor] | None,
+        kv: torch.Tensor,
+        scale: float,
+        metadata: _Metadata,
     ) -> torch.Tensor:
         step, spec = metadata.step, metadata.spec
+        rotated = qk if tables is None else metadata.rotary(qk, *tables)
         blocks, offsets = step.slots // step.block_tokens, step.slots % step.block_tokens
-        kv[blocks, 0, offsets] = k
-        kv[blocks, 1, offsets] = v
+        kv[blocks, 0, offsets] = rotated[:, spec.num_heads :].to(kv.dtype)
+        kv[blocks, 1, offsets] = v.to(kv.dtype)
         return reference.paged_attention(
-            q, kv, step.query_start, step.kv_lens, step.block_table, scale, spec.window, spec.soft_cap
-        )
+            rotated[:, : spec.num_heads], kv, step.query_start, step.kv_lens, step.block_table, scale,
+            spec.window, spec.soft_cap,
+        )  # fmt: skip

@@ -1,0 +1,218 @@
+"""Scenes for attention backends: a pool with a history in it, one step on it, and the right answer by a naive
+computation over contiguous keys, written here and nowhere else. Knows the layouts only to read back what was stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from penstock.attention.contract import AttentionBackend, AttentionSpec, GroupStep, KvLayout
+from penstock.kernels import reference
+from penstock.platforms.probe import probe_platform
+from penstock.types.facts import PlatformFacts
+
+CPU = probe_platform()
+
+
+@dataclass(frozen=True)
+class Work:
+    """Rows as (tokens already in the cache, tokens of this step)."""
+
+    rows: tuple[tuple[int, int], ...]
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 16
+    window: int | None = None
+    soft_cap: float | None = None
+    dtype: str = "float32"
+    kv_dtype: str = "auto"
+    block_tokens: int = 8
+    layers: int = 2
+    platform: PlatformFacts = CPU
+
+    @property
+    def scale(self) -> float:
+        return 1.2 * self.head_dim**-0.5
+
+    @property
+    def spec(self) -> AttentionSpec:
+        return AttentionSpec(
+            num_heads=self.heads,
+            num_kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            dtype=self.dtype,
+            window=self.window,
+            soft_cap=self.soft_cap,
+            platform=self.platform,
+            kv_dtype=self.kv_dtype,
+        )
+
+    def on(self, backend: AttentionBackend) -> Work:
+        """With a block size that the backend takes."""
+        if self.block_tokens in backend.block_tokens:
+            return self
+        return replace(self, block_tokens=min(size for size in backend.block_tokens if size >= self.block_tokens))
+
+
+@dataclass
+class Scene:
+    """A pool that holds the histories, and one step on it. ``q`` and ``keys`` are rotated; ``keys`` and ``values`` have
+    one tensor per row, history and new tokens, not rounded to the type of the cache."""
+
+    work: Work
+    qk: torch.Tensor
+    v: torch.Tensor
+    tables: tuple[torch.Tensor, torch.Tensor] | None
+    pool: torch.Tensor
+    step: GroupStep
+    q: torch.Tensor
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+
+    @property
+    def kv(self) -> torch.Tensor:
+        return self.pool[:, -1]
+
+    def run(self, backend: AttentionBackend) -> torch.Tensor:
+        metadata = backend.plan(self.work.spec, self.step)
+        with torch.inference_mode():
+            return backend.run(self.qk, self.v, self.tables, self.kv, self.work.scale, metadata)
+
+    def stored(self, backend: AttentionBackend, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a row as the pool holds them, float32 [positions, kv_heads, head_dim]; zero where no query
+        of the step looks."""
+        history, new = self.work.rows[row]
+        size, layout = self.work.block_tokens, backend.kv_layout(self.work.spec, self.work.block_tokens)
+        low = _first_seen(self.work, history)
+        positions = torch.arange(low, history + new)
+        blocks, offsets = self.step.block_table[row][positions // size], positions % size
+        pair = READERS[backend.name](self.kv, layout, self.work)
+        padding = torch.zeros(low, self.work.kv_heads, self.work.head_dim)
+        keys, values = (torch.cat((padding, part[blocks, offsets].float())) for part in pair)
+        return keys, values
+
+    def wanted(self, backend: AttentionBackend) -> torch.Tensor:
+        """The right answer over what the pool holds after ``run``."""
+        outs = []
+        for row, query in enumerate(self.q.split([new for _, new in self.work.rows])):
+            outs.append(naive(query, *self.stored(backend, row), self.work))
+        return torch.cat(outs)
+
+
+def make_scene(backend: AttentionBackend, work: Work, seed: int = 0, *, rotated: bool = True) -> Scene:
+    """Everything that no row wrote is NaN. Blocks before a row's window are given back: their table entry is wrong.
+
+    The histories are written by the backend itself, in a step whose result is thrown away.
+    """
+    torch.manual_seed(seed)
+    dtype = getattr(torch, work.dtype)
+    lens = [history + new for history, new in work.rows]
+    needed = [-(-length // work.block_tokens) for length in lens]
+    order = torch.randperm(sum(needed) + 3).tolist()
+    tables = [[order.pop() for _ in range(n)] for n in needed]
+    for (history, _), table in zip(work.rows, tables, strict=True):
+        gone = _first_seen(work, history) // work.block_tokens
+        table[:gone] = [0] * gone
+    pool = empty_pool(backend.kv_layout(work.spec, work.block_tokens), sum(needed) + 3, work.layers)
+    angles = torch.rand(max(lens), 1, work.head_dim // 2) * 6
+    turns = torch.cat((angles.cos(), angles.cos()), -1), torch.cat((-angles.sin(), angles.sin()), -1)
+    width = work.heads + work.kv_heads
+    parts = [
+        (
+            (torch.randn(length, width, work.head_dim) * 1.2).to(dtype),
+            torch.randn(length, work.kv_heads, work.head_dim).to(dtype),
+        )
+        for length in lens
+    ]
+
+    def scene(ranges: list[tuple[int, int]]) -> Scene:
+        positions = torch.cat([torch.arange(*r) for r in ranges])
+        seen = (turns[0][positions], turns[1][positions]) if rotated else None
+        qk = torch.cat([qk[first:last] for (qk, _), (first, last) in zip(parts, ranges, strict=True)])
+        v = torch.cat([v[first:last] for (_, v), (first, last) in zip(parts, ranges, strict=True)])
+        turned = reference.rotary(qk, *seen) if seen else qk
+        whole = [reference.rotary(qk, turns[0][: len(qk)], turns[1][: len(qk)]) if rotated else qk for qk, _ in parts]
+        return Scene(
+            work, qk, v, seen, pool, make_step(ranges, tables, work.block_tokens), turned[:, : work.heads],
+            [each[:, work.heads :] for each in whole], [v for _, v in parts],
+        )  # fmt: skip
+
+    before = [(_first_seen(work, history), history) for history, _ in work.rows]
+    if any(low < high for low, high in before):
+        scene(before).run(backend)
+    return scene([(history, history + new) for history, new in work.rows])
+
+
+def make_step(ranges: list[tuple[int, int]], tables: list[list[int]], block_tokens: int) -> GroupStep:
+    """A step that computes the positions [first, last) of each row. Rows of the table lie apart, as in the executor."""
+    counts = [last - first for first, last in ranges]
+    widest = max(len(table) for table in tables)
+    table = torch.full((len(tables), widest + 3), -1)[:, :widest]
+    for row, blocks in enumerate(tables):
+        table[row] = torch.tensor(blocks + [0] * (widest - len(blocks)))
+    positions = torch.cat([torch.arange(*r) for r in ranges])
+    row_of_token = torch.repeat_interleave(torch.arange(len(ranges)), torch.tensor(counts))
+    return GroupStep(
+        query_start=torch.tensor([0, *counts]).cumsum(0),
+        kv_lens=torch.tensor([last for _, last in ranges]),
+        block_table=table,
+        slots=table[row_of_token, positions // block_tokens] * block_tokens + positions % block_tokens,
+        positions=positions,
+        max_query_len=max(counts),
+        max_kv_len=max(last for _, last in ranges),
+        block_tokens=block_tokens,
+    )
+
+
+def empty_pool(layout: KvLayout, num_blocks: int, layers: int) -> torch.Tensor:
+    """Every float in it is a NaN."""
+    return (
+        torch.full((num_blocks, layers, layout.nbytes), 255, dtype=torch.uint8)
+        .view(layout.dtype)
+        .view(num_blocks, layers, *layout.shape)
+    )
+
+
+def naive(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, work: Work) -> torch.Tensor:
+    """float64, all heads repeated, a full mask."""
+    history, new = len(keys) - len(query), len(query)
+    k, v = (t.double().repeat_interleave(work.heads // work.kv_heads, dim=1) for t in (keys, values))
+    scores = torch.einsum("qhd,khd->hqk", query.double(), k) * work.scale
+    if work.soft_cap is not None:
+        scores = work.soft_cap * torch.tanh(scores / work.soft_cap)
+    behind = torch.arange(history, history + new)[:, None] - torch.arange(history + new)[None]
+    hidden = behind < 0 if work.window is None else (behind < 0) | (behind >= work.window)
+    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+    return torch.einsum("hqk,khd->qhd", weights, v).to(query.dtype)
+
+
+def _first_seen(work: Work, history: int) -> int:
+    return 0 if work.window is None else max(0, history - work.window + 1)
+
+
+# Readers: keys and values of a pool's layer, [num_blocks, block_tokens, kv_heads, head_dim].
+
+
+def _read_entries(kv: torch.Tensor, layout: KvLayout, work: Work) -> tuple[torch.Tensor, torch.Tensor]:
+    return kv[:, 0], kv[:, 1]
+
+
+def _read_tiles(kv: torch.Tensor, layout: KvLayout, work: Work) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tiles of 16 tokens, keys [head_dim, 16] before values [16, padded head_dim], behind them 16 + 16 scales of int8
+    codes: see penstock.attention.backends.cpu_native."""
+    dim, padded = work.head_dim, -(-work.head_dim // 16) * 16
+    keys = kv[..., : dim * 16].unflatten(-1, (dim, 16)).float()  # [blocks, kv_heads, tiles, dim, 16]
+    values = kv[..., dim * 16 : (dim + padded) * 16].unflatten(-1, (16, padded))[..., :dim].float()
+    if layout.dtype is torch.int8:
+        scales = kv[..., (dim + padded) * 16 :].contiguous().view(torch.float32)
+        keys, values = keys * scales[..., None, :16], values * scales[..., 16:, None]
+    return keys.permute(0, 2, 4, 1, 3).flatten(1, 2), values.permute(0, 2, 3, 1, 4).flatten(1, 2)
+
+
+READERS: dict[str, Callable[[torch.Tensor, KvLayout, Work], tuple[torch.Tensor, torch.Tensor]]] = {
+    "cpu_native": _read_tiles,
+    "cpu_sdpa": _read_entries,
+    "reference_torch": _read_entries,
+}
