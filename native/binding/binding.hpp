@@ -21,5 +21,6 @@ T* as(Address address) {
 void bind_runtime(nb::module_& module);
 void bind_linear_dense(nb::module_& module);
 void bind_norm(nb::module_& module);
+void bind_linear(nb::module_& module);
 
 }  // namespace penstock

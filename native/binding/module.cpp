@@ -6,4 +6,5 @@ NB_MODULE(_native, module) {
     bind_runtime(module);
     bind_linear_dense(module);
     bind_norm(module);
+    bind_linear(module);
 }

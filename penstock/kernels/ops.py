@@ -36,6 +36,8 @@ class Op:
 
 POINTWISE = {"float32": (2e-6, 2e-6), "bfloat16": (1.6e-2, 1e-2), "float16": (2e-3, 2e-3)}
 REDUCTION = {"float32": (1e-5, 1e-5), "bfloat16": (1.6e-2, 2e-2), "float16": (2e-3, 4e-3)}
+# Dots are exact in integers; only their sum over the blocks is rounded.
+QUANTIZED = {"float32": (1e-6, 2e-6)}
 EXACT = {"float32": (0.0, 0.0), "bfloat16": (0.0, 0.0), "float16": (0.0, 0.0)}
 
 OPS: Mapping[str, Op] = {
@@ -54,6 +56,14 @@ OPS: Mapping[str, Op] = {
         Op("linear", reference.linear, REDUCTION, selected_in="penstock.quantization.select"),
         Op("linear_bf16", reference.linear_bf16, REDUCTION, selected_in="penstock.quantization.select"),
         Op("embedding", reference.embedding, EXACT, selected_in="penstock.quantization.select"),
+        Op("linear_quantized", reference.linear_quantized, QUANTIZED, selected_in="penstock.quantization.select"),
+        Op(
+            "linear_quantized_argmax",
+            reference.linear_quantized_argmax,
+            QUANTIZED,
+            selected_in="penstock.quantization.select",
+        ),
+        Op("embedding_quantized", reference.embedding_quantized, QUANTIZED, selected_in="penstock.quantization.select"),
     )
 }
 

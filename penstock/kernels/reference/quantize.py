@@ -19,7 +19,7 @@ def quantize_rows(x: torch.Tensor) -> QuantizedRows:
     x float32 [rows, n], n a multiple of 32. 0 is always exact. The dynamic asymmetric quantization of ZeroQuant (Yao et
     al. 2022), in blocks instead of whole rows.
     """
-    blocks = x.to(torch.float32).reshape(x.shape[0], -1, BLOCK)
+    blocks = x.to(torch.float32).reshape(x.shape[0], x.shape[1] // BLOCK, BLOCK)
     low = blocks.amin(dim=-1, keepdim=True).clamp(max=0.0)  # NaN when one of them is NaN
     high = blocks.amax(dim=-1, keepdim=True).clamp(min=0.0)
     span = high - low

@@ -1,0 +1,171 @@
+#include <immintrin.h>
+
+#include "linear/linear.hpp"
+
+#define PENSTOCK_ISA avx2
+
+namespace penstock::linear {
+namespace {
+
+constexpr int64_t kMaxRows = 4;
+constexpr int64_t kTiles = 1;
+constexpr int kLines = 8;
+constexpr int kHalves = 2;  // registers that a tile's outputs take
+
+typedef uint16_t u16x16v __attribute__((vector_size(32)));
+
+PENSTOCK_INLINE __m256i load(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+
+PENSTOCK_INLINE __m256i shifted(__m256i x, int left, int mask) {
+    const u16x16v by = left >= 0 ? (u16x16v)x << left : (u16x16v)x >> -left;
+    return _mm256_and_si256((__m256i)by, _mm256_set1_epi8(static_cast<char>(mask)));
+}
+
+// vpmaddubsw adds two products of a uint8 and an int8 in int16. 8-bit codes would saturate, so they are multiplied as two
+// planes of four bits.
+template <int Bits>
+constexpr int kPlanes = Bits == 8 ? 2 : 1;
+
+// How many of those sums of two int16 holds the sum of: 2 * (2^bits - 1) * 128 times this is below 2^15.
+template <int Bits>
+constexpr int kLinesInInt16 = Bits == 5 ? 4 : Bits == 6 ? 2 : 8;
+
+template <int Bits>
+PENSTOCK_INLINE __m256i unpack(const uint8_t* block, int line, int half, int plane) {
+    if constexpr (Bits == 8) return shifted(load(block + line * 64 + half * 32), plane == 0 ? 0 : -4, 15);
+    const __m256i low = shifted(load(block + line / 2 * 64 + half * 32), line % 2 == 0 ? 0 : -4, 15);
+    if constexpr (Bits == 5) return _mm256_or_si256(low, shifted(load(block + 256 + half * 32), 4 - line, 0x10));
+    if constexpr (Bits == 6)
+        return _mm256_or_si256(low, shifted(load(block + 256 + line / 4 * 64 + half * 32), 4 - line % 4 * 2, 0x30));
+    return low;
+}
+
+PENSTOCK_INLINE __m256i sum_pairs(__m256i x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
+
+// Lines First to First + Count of one half of a tile's block, times the same columns of every row and of a row of ones,
+// whose dot is the sum of the codes.
+template <int Bits, int Rows, int First, int Count>
+PENSTOCK_INLINE void dots(const uint8_t* block, int half, const int8_t* codes, int64_t stride, __m256i (&dot)[Rows + 1]) {
+    constexpr int kStep = kLinesInInt16<Bits> < Count ? kLinesInInt16<Bits> : Count;
+#pragma GCC unroll 8
+    for (int r = 0; r <= Rows; ++r) dot[r] = _mm256_setzero_si256();
+#pragma GCC unroll 2
+    for (int plane = 0; plane < kPlanes<Bits>; ++plane) {
+#pragma GCC unroll 4
+        for (int step = First; step < First + Count; step += kStep) {
+            __m256i part[Rows + 1];
+#pragma GCC unroll 8
+            for (int r = 0; r <= Rows; ++r) part[r] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+            for (int line = step; line < step + kStep; ++line) {
+                const __m256i weight = unpack<Bits>(block, line, half, plane);
+#pragma GCC unroll 8
+                for (int r = 0; r < Rows; ++r) {
+                    int32_t quad;
+                    std::memcpy(&quad, codes + r * stride + line * 4, 4);
+                    part[r] = _mm256_add_epi16(part[r], _mm256_maddubs_epi16(weight, _mm256_set1_epi32(quad)));
+                }
+                part[Rows] = _mm256_add_epi16(part[Rows], _mm256_maddubs_epi16(weight, _mm256_set1_epi8(1)));
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r <= Rows; ++r) {
+                const __m256i sum = sum_pairs(part[r]);
+                dot[r] = _mm256_add_epi32(dot[r], plane == 0 ? sum : _mm256_slli_epi32(sum, 4));
+            }
+        }
+    }
+}
+
+PENSTOCK_INLINE __m256 load_scales(const uint8_t* from, bool are_half, int half) {
+    return are_half ? _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + half * 16)))
+                    : _mm256_loadu_ps(reinterpret_cast<const float*>(from + half * 32));
+}
+
+// One group's columns of a block: lines First to First + Count. `acc` is [rows][halves].
+template <int Bits, int Rows, int First, int Count>
+PENSTOCK_INLINE void accumulate(const Weight& w, const uint8_t* at, const uint8_t* scales_at, const QuantizedRows& x,
+                                int64_t block, __m256 (&acc)[Rows][kHalves]) {
+    const int64_t num_blocks = w.in_features / kBlock;
+    const int8_t* codes = x.codes + block * kBlock;
+    int32_t sums[Rows];
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) {
+        sums[r] = x.sums[r * num_blocks + block];
+        if constexpr (Count < kLines) {
+            sums[r] = -4 * Count * x.zeros[r * num_blocks + block];
+            for (int c = First * 4; c < (First + Count) * 4; ++c) sums[r] += codes[r * w.in_features + c];
+        }
+    }
+#pragma GCC unroll 2
+    for (int half = 0; half < kHalves; ++half) {
+        __m256i dot[Rows + 1];
+        dots<Bits, Rows, First, Count>(at, half, codes, w.in_features, dot);
+        const __m256 scales = load_scales(scales_at, w.scale_bits == 16, half);
+        const __m256 mins = w.has_min ? load_scales(scales_at + scales_bytes(w), w.scale_bits == 16, half) : scales;
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) {
+            const int64_t i = r * num_blocks + block;
+            const __m256i zeros = _mm256_mullo_epi32(dot[Rows], _mm256_set1_epi32(x.zeros[i]));
+            const __m256i exact =
+                _mm256_sub_epi32(_mm256_sub_epi32(dot[r], zeros), _mm256_set1_epi32(w.zero_point * sums[r]));
+            const __m256 scale = _mm256_mul_ps(scales, _mm256_set1_ps(x.scales[i]));
+            acc[r][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), scale, acc[r][half]);
+            if (w.has_min)
+                acc[r][half] = _mm256_fmadd_ps(mins, _mm256_set1_ps(x.scales[i] * static_cast<float>(sums[r])),
+                                               acc[r][half]);
+        }
+    }
+}
+
+template <int Bits, bool HalfBlocks, int Rows>
+void multiply(const Weight& w, const uint8_t* const* tiles, const QuantizedRows& x, float* results) {
+    __m256 acc[Rows][kHalves];
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r)
+        for (int half = 0; half < kHalves; ++half) acc[r][half] = _mm256_setzero_ps();
+    const int64_t per_record = blocks_per_record(w);
+    int64_t block = 0;
+    const uint8_t* record = tiles[0];
+    for (int64_t i = 0; i < num_records(w); ++i, record += record_bytes(w)) {
+        for (int64_t b = 0; b < per_record; ++b, ++block) {
+            const uint8_t* at = record + header_bytes(w) + b * block_bytes(w);
+            if constexpr (HalfBlocks) {
+                accumulate<Bits, Rows, 0, 4>(w, at, record, x, block, acc);
+                accumulate<Bits, Rows, 4, 4>(w, at, record + kTile * (w.scale_bits / 8), x, block, acc);
+            } else {
+                accumulate<Bits, Rows, 0, 8>(w, at, record, x, block, acc);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r)
+        for (int half = 0; half < kHalves; ++half) _mm256_storeu_ps(results + r * kTile + half * 8, acc[r][half]);
+}
+
+template <int Bits>
+BlockKernel with_rows(bool half_blocks, int64_t rows) {
+    constexpr BlockKernel kWhole[] = {multiply<Bits, false, 1>, multiply<Bits, false, 2>, multiply<Bits, false, 3>,
+                                      multiply<Bits, false, 4>};
+    constexpr BlockKernel kHalf[] = {multiply<Bits, true, 1>, multiply<Bits, true, 2>, multiply<Bits, true, 3>,
+                                     multiply<Bits, true, 4>};
+    return half_blocks ? kHalf[rows - 1] : kWhole[rows - 1];
+}
+
+BlockKernel block_kernel(const Weight& w, int64_t rows) {
+    const bool half_blocks = w.group_size < kBlock;
+    switch (w.code_bits) {
+        case 4:
+            return with_rows<4>(half_blocks, rows);
+        case 5:
+            return with_rows<5>(half_blocks, rows);
+        case 6:
+            return with_rows<6>(half_blocks, rows);
+        default:
+            return with_rows<8>(half_blocks, rows);
+    }
+}
+
+}  // namespace
+}  // namespace penstock::linear
+
+#include "linear/sweep.inl"
