@@ -49,6 +49,7 @@ class ResolvedConfig:
     check_integrity: bool
     attention_backend: str | None
     linear_backend: str | None
+    graphs: bool
     threads: int
     load_format: str
     seed: int | None  # None: drawn at the start
@@ -122,6 +123,7 @@ def resolve(
     dtype, dtype_decision = resolve_dtype(config, model, platform)
     block_size, block_decision = _block_size(config, kv)
     num_seqs, num_tokens, batch_decisions = _batch(config, platform)
+    depth, depth_decision = _depth(config, platform)
     asked_len = config.model.max_model_len
     wanted = ResolvedConfig(
         dtype=dtype,
@@ -133,10 +135,11 @@ def resolve(
         kv_cache_memory=config.cache.kv_cache_memory,
         enable_prefix_caching=config.cache.enable_prefix_caching,
         scheduling_policy=config.scheduler.scheduling_policy,
-        async_depth=config.scheduler.async_depth,
+        async_depth=depth,
         check_integrity=config.scheduler.check_integrity,
         attention_backend=config.backend.attention_backend,
         linear_backend=config.backend.linear_backend,
+        graphs=config.backend.graphs,
         threads=config.backend.threads or platform.num_cores,
         load_format=config.model.load_format,
         seed=config.model.seed,
@@ -147,6 +150,7 @@ def resolve(
         _kv_cache_dtype(config, kv),
         block_decision,
         length_decision,
+        depth_decision,
         *batch_decisions,
     )
 
@@ -187,6 +191,18 @@ def _max_model_len(wanted: ResolvedConfig, asked: int | None, model: ModelFacts,
         return holds, Decision("max_model_len", str(holds), "the longest request that the KV cache holds", refused)
     why = "declared by the checkpoint" if model.max_position else "the checkpoint declares no context length"
     return declared, Decision("max_model_len", str(declared), why)
+
+
+def _depth(config: EngineConfig, platform: PlatformFacts) -> tuple[int, Decision]:
+    """On a CPU a second plan in flight saves nothing: it is made on the cores that compute the first, and only for it
+    must plans and results pass from thread to thread."""
+    asked = config.scheduler.async_depth
+    if asked is not None:
+        return asked, Decision("async_depth", str(asked), "named by --async-depth")
+    if platform.name == "cpu":
+        why = "planning a step takes less than handing it to another thread that computes on the same cores"
+        return 1, Decision("async_depth", "1", why)
+    return 2, Decision("async_depth", "2", "the next step is planned while the device computes")
 
 
 def _batch(config: EngineConfig, platform: PlatformFacts) -> tuple[int, int, tuple[Decision, Decision]]:

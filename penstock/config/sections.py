@@ -90,7 +90,11 @@ class SchedulerConfig:
         None, "Token budget of one step. Default: chosen for the platform.", minimum=1
     )
     scheduling_policy: str = flag("fcfs", "Order of waiting requests.", choices=("fcfs", "priority"))
-    async_depth: int = flag(2, "Plans in flight; 1 plans a step only after the one before it has finished.", minimum=1)
+    async_depth: int | None = flag(
+        None,
+        "Plans in flight; 1 plans a step only after the one before it has finished. Default: chosen for the platform.",
+        minimum=1,
+    )
     check_integrity: bool = flag(False, "Check the core's invariants after every step (slow; for debugging).")
 
 
@@ -100,6 +104,9 @@ class BackendConfig:
 
     attention_backend: str | None = flag(None, "Attention backend by name; `penstock explain` lists them.")
     linear_backend: str | None = flag(None, "Linear method by name, for every scheme it can run.")
+    graphs: bool = flag(
+        True, "Record decode steps once per number of rows and repeat them without Python; kernels must allow it."
+    )
     threads: int | None = flag(None, "CPU threads for kernels. Default: the cores this process may use.", minimum=1)
 
 

@@ -252,6 +252,7 @@ def _executor_spec(resolved: ResolvedConfig, source: ModelSource, platform: Plat
         block_size=resolved.block_size,
         attention_backend=resolved.attention_backend,
         linear_backend=resolved.linear_backend,
+        graphs=resolved.graphs,
         threads=resolved.threads,
         seed=start_seed(resolved.seed),
         dummy_seed=resolved.seed or 0,

@@ -17,8 +17,10 @@ import torch
 from penstock.attention.contract import AttentionBackend, AttentionSpec, KvLayout
 from penstock.attention.select import choose_attention
 from penstock.errors import ConfigError
+from penstock.executor.graphs import StepGraphs, graphs_decision
 from penstock.executor.kv_storage import KvStorage, block_bytes
 from penstock.executor.memory_plan import MemoryNeed, MemoryPlan, plan_memory
+from penstock.executor.native_recorder import NativeRecorder
 from penstock.executor.runner import GroupAttention, Runner, RunnerLimits
 from penstock.executor.sampler.sampler import Sampler
 from penstock.executor.spec import ExecutorSpec
@@ -34,6 +36,8 @@ from penstock.quantization.select import choose_linear
 from penstock.types.decision import Decision
 from penstock.types.facts import ModelFacts, PlatformFacts
 from penstock.types.kv import KvCapacity, KvGroupSpec
+
+PARTIAL_TOKENS = 256  # backends merge attention over longer contexts from parts, none of which is shorter
 
 # (weights done, weights in all)
 Progress = Callable[[int, int], None]
@@ -143,10 +147,11 @@ class ExecutorPlan:
     built: BuiltModel
     weights: WeightPlan
     memory: MemoryPlan
+    graphs: Decision  # whether steps are to be recorded; loading finds out whether they can be
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        return self.built.choices.decisions
+        return (*self.built.choices.decisions, self.graphs)
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -167,20 +172,21 @@ def plan_executor(spec: ExecutorSpec, checkpoint: Checkpoint) -> ExecutorPlan:
         built.family.WEIGHTS, built.facts, checkpoint, built.model.parameters(), built.choices.linear
     )
     memory = plan_memory(memory_need(built, weights, spec))
-    return ExecutorPlan(built=built, weights=weights, memory=memory)
+    return ExecutorPlan(built=built, weights=weights, memory=memory, graphs=graphs_decision(_no_graphs(spec)))
 
 
 def memory_need(built: BuiltModel, weights: WeightPlan, spec: ExecutorSpec) -> MemoryNeed:
     return MemoryNeed(
         groups=group_specs(built, spec.block_size),
         weight_bytes=weights.prepared_bytes,
-        activation_bytes=activation_bytes(built, spec),
+        activation_bytes=activation_bytes(built, spec) + graph_bytes(built, spec),
         memory_available=spec.platform.memory_available_bytes or spec.platform.memory_bytes,
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=spec.max_num_batched_tokens,
         max_model_len=spec.max_model_len,
         kv_cache_memory=spec.kv_cache_memory,
         depth=spec.depth,
+        graph_bytes=graph_bytes(built, spec),
     )
 
 
@@ -235,9 +241,11 @@ def load_executor(spec: ExecutorSpec, *, progress: Progress | None = None) -> Lo
         KvStorage(built.geometries, capacity.groups, capacity.num_blocks, kv_layouts(built, spec.block_size)),
         Sampler(built.facts.vocab_size, spec.seed),
         limits,
+        make_graphs(built, spec),
     )
     warm_up(runner, capacity, limits)
-    return LoadedExecutor(runner=runner, capacity=capacity, decisions=plan.decisions, lines=plan.lines)
+    decisions = (*built.choices.decisions, runner.graphs.decision())
+    return LoadedExecutor(runner=runner, capacity=capacity, decisions=decisions, lines=plan.lines)
 
 
 def group_specs(built: BuiltModel, block_size: int | None) -> tuple[KvGroupSpec, ...]:
@@ -281,10 +289,37 @@ def activation_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
     every token that the rows of a step can see.
     """
     hidden = built.facts.hidden_size
-    shapes: Sequence[tuple[int, ...]] = [p.shape for p in built.model.parameters().values() if len(p.shape) == 2]
-    widest = max((rows for rows, _ in shapes if rows != built.facts.vocab_size), default=hidden)
-    per_token = (6 * hidden + 3 * widest) * built.dtype.itemsize
+    per_token = (6 * hidden + 3 * _widest_layer(built)) * built.dtype.itemsize
     per_row = built.facts.vocab_size * (2 * 4 + 8)
     seen = min(spec.max_num_seqs * spec.max_model_len, 2 * spec.max_model_len)
     gathered = max(2 * g.num_kv_heads * g.head_dim for g in built.geometries) * built.dtype.itemsize * seen
     return spec.max_num_batched_tokens * per_token + spec.max_num_seqs * per_row + gathered
+
+
+def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
+    """Room for the results of a recorded decode step of all seats, which steps of fewer share; 0 when none is recorded.
+
+    Alive at once: some hidden states and the widest layer's inputs and outputs in float32 and quantized, the logits,
+    and the partial results of attention, cut every PARTIAL_TOKENS tokens. What does not find room runs eagerly.
+    """
+    if _no_graphs(spec):
+        return 0
+    hidden, widest = built.facts.hidden_size, _widest_layer(built)
+    splits = -(-spec.max_model_len // PARTIAL_TOKENS)
+    partial = max(g.num_heads * (g.head_dim + 2) for g in built.geometries) * splits
+    return spec.max_num_seqs * 4 * (8 * hidden + 4 * widest + built.facts.vocab_size + partial) + (1 << 20)
+
+
+def make_graphs(built: BuiltModel, spec: ExecutorSpec) -> StepGraphs:
+    off = _no_graphs(spec)
+    return StepGraphs(None, off) if off else StepGraphs(NativeRecorder(graph_bytes(built, spec)))
+
+
+def _no_graphs(spec: ExecutorSpec) -> str:
+    """Why no step is recorded, or an empty string."""
+    return spec.platform.extension_missing if spec.graphs else "turned off by --no-graphs"
+
+
+def _widest_layer(built: BuiltModel) -> int:
+    shapes: Sequence[tuple[int, ...]] = [p.shape for p in built.model.parameters().values() if len(p.shape) == 2]
+    return max((rows for rows, _ in shapes if rows != built.facts.vocab_size), default=built.facts.hidden_size)

@@ -14,6 +14,7 @@ from penstock.errors import EngineDeadError
 from penstock.executor.load import LoadedExecutor, load_executor
 from penstock.executor.runner import RowMasks
 from penstock.executor.spec import ExecutorSpec
+from penstock.kernels.native.extension import set_num_threads
 from penstock.types.control import CheckIntegrity, ControlCommand, ControlReply, ResetPrefixCache
 from penstock.types.decision import Decision
 from penstock.types.kv import KvCapacity
@@ -26,16 +27,19 @@ log = logging.getLogger(__name__)
 
 
 class LocalStepHandle:
-    """One step in flight. Filled by the worker, read by the thread that submitted the plan."""
+    """One step in flight. Filled by the worker, read by the thread that submitted the plan; without a worker, filled by
+    ``compute`` on the thread that asks for the result."""
 
-    def __init__(self, plan: StepPlan) -> None:
+    def __init__(self, plan: StepPlan, compute: Callable[[LocalStepHandle], None] | None = None) -> None:
         self.plan = plan
-        self._finished = threading.Event()
-        self._masks_there = threading.Event()
+        self._compute = compute
         self._masks: dict[int, list[bytes]] = {}
         self._result: StepResult | None = None
         self._failure: str | None = None
         self._cause: BaseException | None = None
+        # Between two threads only: they cost more than planning a step does.
+        self._finished = threading.Event() if compute is None else None
+        self._masks_there = threading.Event() if compute is None else None
 
     def masks(self, rows: Sequence[int], bitmasks: Sequence[bytes]) -> None:
         """A row may be listed several times: its masks belong to the positions behind its drafts, in order."""
@@ -43,40 +47,50 @@ class LocalStepHandle:
         for row, mask in zip(rows, bitmasks, strict=True):
             collected[row].append(mask)
         self._masks = dict(collected)
-        self._masks_there.set()
+        if self._masks_there is not None:
+            self._masks_there.set()
 
     def done(self) -> bool:
-        return self._finished.is_set()
+        return self._result is not None or self._failure is not None
 
     def result(self) -> StepResult:
-        self._finished.wait()
+        if self._finished is not None:
+            self._finished.wait()
+        elif self._compute is not None and not self.done():
+            self._compute(self)
         if self._result is None:
             raise EngineDeadError(self._failure or STOPPED) from self._cause
         return self._result
 
     def wait_for_masks(self) -> RowMasks:
-        """Called by the worker. Raises EngineDeadError when the executor stops while it waits."""
-        self._masks_there.wait()
+        """Called where the step runs. Raises EngineDeadError when the executor stops while it waits. Without a worker
+        the masks are there, because they are delivered before the result is asked for."""
+        if self._masks_there is not None:
+            self._masks_there.wait()
         if self._failure is not None:
             raise EngineDeadError(self._failure)
         return self._masks
 
     def complete(self, result: StepResult) -> None:
         self._result = result
-        self._finished.set()
+        if self._finished is not None:
+            self._finished.set()
 
     def fail(self, message: str, cause: BaseException | None = None) -> None:
         """Nothing more will come: wakes whoever waits, on either side."""
-        if not self._finished.is_set():
+        if not self.done():
             self._failure, self._cause = message, cause
-            self._finished.set()
-        self._masks_there.set()
+        for event in (self._finished, self._masks_there):
+            if event is not None:
+                event.set()
 
 
 class LocalExecutor:
-    """Runs plans strictly in order on one worker thread, with ``spec.depth`` of them in flight.
+    """Runs plans strictly in order, with ``spec.depth`` of them in flight.
 
-    ``load`` is called on the worker thread; it reads the weights and builds the runner.
+    With a depth of 1 there is nothing to overlap, and a plan runs on the thread that asks for its result: handing it to
+    another thread and back takes longer than planning it. Otherwise one worker thread runs them. ``load`` reads the
+    weights and builds the runner; it is called on the thread that starts, or on the worker.
     """
 
     def __init__(self, spec: ExecutorSpec, *, load: Callable[[ExecutorSpec], LoadedExecutor] = load_executor) -> None:
@@ -88,7 +102,7 @@ class LocalExecutor:
         self._loaded: LoadedExecutor | None = None
         self._start_error: BaseException | None = None
         self._lock = threading.Lock()  # guards _open and _failure
-        self._open: set[LocalStepHandle] = set()
+        self._open: dict[LocalStepHandle, None] = {}  # in order of submission
         self._failure = ""
         self._cause: BaseException | None = None
 
@@ -107,23 +121,27 @@ class LocalExecutor:
         return self._loaded.lines if self._loaded is not None else ()
 
     def start(self) -> KvCapacity:
-        if self._worker is not None:
+        if self._ready.is_set():
             raise RuntimeError("start is called once")
-        self._worker = threading.Thread(target=self._work, name="penstock-executor", daemon=True)
-        self._worker.start()
-        self._ready.wait()
+        if self._spec.depth == 1:
+            self._load_here()
+        else:
+            self._worker = threading.Thread(target=self._work, name="penstock-executor", daemon=True)
+            self._worker.start()
+            self._ready.wait()
         if self._start_error is not None:
             raise self._start_error
         assert self._loaded is not None
         return self._loaded.capacity
 
     def step(self, plan: StepPlan) -> LocalStepHandle:
-        handle = LocalStepHandle(plan)
+        handle = LocalStepHandle(plan, self._compute if self._worker is None else None)
         with self._lock:
             failure = self._failure or ("" if self._loaded is not None else "The executor was not started.")
             if not failure:
-                self._open.add(handle)
-                self._inbox.put(handle)
+                self._open[handle] = None
+                if self._worker is not None:
+                    self._inbox.put(handle)
         if failure:
             handle.fail(failure, self._cause)
         return handle
@@ -141,7 +159,7 @@ class LocalExecutor:
                 return self._failure
         if self._loaded is None:
             return "The executor has not started."
-        if self._worker is None or not self._worker.is_alive():
+        if self._worker is not None and not self._worker.is_alive():
             return "The executor's worker thread has ended."
         return ""
 
@@ -153,35 +171,55 @@ class LocalExecutor:
             worker.join()
         self._loaded = None
 
-    def _work(self) -> None:
-        if self._spec.threads is not None:
-            torch.set_num_threads(self._spec.threads)
+    def _load_here(self) -> None:
         try:
+            if self._spec.threads is not None:
+                _compute_on(self._spec.threads)
             self._loaded = self._load(self._spec)
         except BaseException as error:  # noqa: BLE001 - raised again by start, on the thread that called it
             self._start_error = error
-            return
         finally:
             self._ready.set()
-        runner = self._loaded.runner
+
+    def _work(self) -> None:
+        self._load_here()
+        if self._loaded is None:
+            return
         while (handle := self._inbox.get()) is not None:
-            if handle.done():  # failed by stop, or by a step before it
-                continue
-            try:
-                result = runner.run(handle.plan, handle.wait_for_masks)
-            except Exception as error:  # the thread's boundary: every open handle carries it
-                log.exception("the executor cannot go on")
-                self._die(f"The executor failed in step {handle.plan.step_id}: {type(error).__name__}: {error}", error)
+            if not handle.done() and not self._run(handle):  # done: failed by stop, or by a step before it
                 return
-            with self._lock:
-                self._open.discard(handle)
-            handle.complete(result)
+
+    def _compute(self, wanted: LocalStepHandle) -> None:
+        """Run what is open up to ``wanted``."""
+        for handle in list(self._open):
+            if not self._run(handle) or handle is wanted:
+                return
+
+    def _run(self, handle: LocalStepHandle) -> bool:
+        """Carry out one plan; False when the executor died of it."""
+        assert self._loaded is not None
+        try:
+            result = self._loaded.runner.run(handle.plan, handle.wait_for_masks)
+        except Exception as error:  # the executor's boundary: every open handle carries it
+            log.exception("the executor cannot go on")
+            self._die(f"The executor failed in step {handle.plan.step_id}: {type(error).__name__}: {error}", error)
+            return False
+        with self._lock:
+            self._open.pop(handle, None)
+        handle.complete(result)
+        return True
 
     def _die(self, message: str, cause: BaseException | None) -> None:
         """No further step runs; every step in flight is answered. The first reason stays."""
         with self._lock:
             if not self._failure:
                 self._failure, self._cause = message, cause
-            open_handles, self._open = self._open, set()
+            open_handles, self._open = self._open, {}
         for handle in open_handles:
             handle.fail(message, cause)
+
+
+def _compute_on(num_threads: int) -> None:
+    """Threads of both libraries that compute, the calling one included."""
+    torch.set_num_threads(num_threads)
+    set_num_threads(num_threads)

@@ -18,7 +18,7 @@ class MemoryNeed:
     """What the plan is computed from. Sizes in bytes; ``groups`` carry their block sizes, pools are assigned here.
 
     ``kv_cache_memory`` is what the user asked for, None lets the plan decide. ``memory_available`` is what the process
-    may still take before weights are loaded.
+    may still take before weights are loaded. ``graph_bytes`` is the part of the activations that recorded steps keep.
     """
 
     groups: tuple[KvGroupSpec, ...]
@@ -30,6 +30,7 @@ class MemoryNeed:
     max_model_len: int
     kv_cache_memory: int | None = None
     depth: int = 1
+    graph_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,9 +169,11 @@ def _too_small(need: MemoryNeed, groups: Sequence[KvGroupSpec], limit: int, why:
 def _lines(need: MemoryNeed, groups: Sequence[KvGroupSpec], blocks: Sequence[int], why: str) -> tuple[str, ...]:
     kv_bytes = _bytes(groups, blocks)
     total = need.weight_bytes + need.activation_bytes + kv_bytes
+    recorded = f", {size_text(need.graph_bytes)} of it for recorded ones" if need.graph_bytes else ""
+    step = f"in a step of {need.max_num_batched_tokens} tokens{recorded}"
     lines = [
         f"weights      {size_text(need.weight_bytes):>10}  as prepared for computing",
-        f"activations  {size_text(need.activation_bytes):>10}  in a step of {need.max_num_batched_tokens} tokens",
+        f"activations  {size_text(need.activation_bytes):>10}  {step}",
         f"KV cache     {size_text(kv_bytes):>10}  {why}",
     ]
     for pool, count in enumerate(blocks):

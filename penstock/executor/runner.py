@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from penstock.attention.context import ForwardContext, forward_context
 from penstock.attention.contract import AttentionBackend, AttentionSpec
+from penstock.executor.graphs import GraphKey, StepGraphs
 from penstock.executor.inputs import InputBuilder, StepInputs
 from penstock.executor.kv_storage import KvStorage
 from penstock.executor.sampler.logprobs import RawLogprobs
@@ -44,7 +46,7 @@ class RunnerLimits:
 
 
 class Runner:
-    """Owns the seats and the KV storage of one rank. ``run`` is called by one thread, with plans in order."""
+    """Owns the seats and the KV storage of one rank. ``run`` is called by one thread at a time, with plans in order."""
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Runner:
         storage: KvStorage,
         sampler: Sampler,
         limits: RunnerLimits,
+        graphs: StepGraphs | None = None,
     ) -> None:
         self._model = model
         self._groups = tuple(groups)
@@ -63,6 +66,10 @@ class Runner:
         self._seats = SeatState(limits.max_num_seqs, limits.max_model_len, groups)
         self._inputs = InputBuilder(self._seats, limits.max_num_seqs, limits.max_num_batched_tokens)
         self._sampling: dict[int, SeatSampling] = {}
+        self._describing: set[int] = set()  # seats whose request wants log-probabilities of its prompt
+        self._picky: set[int] = set()  # seats that want more than the argmax
+        self.graphs = StepGraphs(None, "not asked for") if graphs is None else graphs
+        self._inputs_generation = 0
 
     @torch.inference_mode()
     def run(self, plan: StepPlan, wait_for_masks: Callable[[], RowMasks]) -> StepResult:
@@ -77,19 +84,16 @@ class Runner:
             return StepResult(step_id=plan.step_id, finished_transfers=transfers, timings=timings)
 
         inputs = self._inputs.build(plan)
-        forward_started = time.monotonic()
-        carry = self._forward(inputs)
-        asked = _Asked.of(plan, inputs)
-        logits = self._model.logits(carry, asked.positions) if asked.rows else None
+        if self._inputs.generation != self._inputs_generation:
+            self._inputs_generation = self._inputs.generation
+            self.graphs.forget()
         answer = _Answer(len(plan.row_seats))
-        self._describe_prompts(plan, inputs, carry, answer)
-        forward_ended = time.monotonic()
-
-        masks = wait_for_masks() if plan.masked_rows else {}
-        sample_started = time.monotonic()
-        if logits is not None:
-            answer.take(plan, asked, self._sampler.sample(logits, self._sample_rows(inputs, asked, masks)), masks)
-        self._seats.advance(inputs.seats, inputs.num_tokens, answer.tokens, plan.row_samples)
+        greedy = not plan.masked_rows and self._picky.isdisjoint(plan.row_seats)
+        forward_started = time.monotonic()
+        if greedy and inputs.decodes:
+            forward_ended = self._decode_greedily(inputs, answer)
+        else:
+            forward_ended = self._forward_and_sample(plan, inputs, answer, wait_for_masks, greedy)
         ended = time.monotonic()
         return StepResult(
             step_id=plan.step_id,
@@ -101,9 +105,65 @@ class Runner:
             timings=StepTimings(
                 started=started,
                 ended=ended,
+                inputs_s=forward_started - started,
                 forward_s=forward_ended - forward_started,
-                sample_s=ended - sample_started,
+                sample_s=ended - forward_ended - answer.waited_s,
             ),
+        )
+
+    def _decode_greedily(self, inputs: StepInputs, answer: _Answer) -> float:
+        """Every row one token, every answer the argmax. Answers when the forward ended."""
+        num_rows = len(inputs.seats)
+        token_ids_t, largest_t = self.graphs.run(
+            GraphKey(num_rows, "greedy"),
+            lambda: self._model.greedy(self._forward(self._inputs.decode_inputs(num_rows)), None),
+            lambda: self._model.greedy(self._forward(inputs), None),
+        )
+        forward_ended = time.monotonic()
+        token_ids = token_ids_t.numpy()
+        answer.take_greedy(token_ids.tolist(), np.isfinite(largest_t.numpy()))
+        if answer.failed:
+            self._seats.advance(inputs.seats, inputs.num_tokens, answer.tokens, [True] * num_rows)
+        else:
+            self._seats.advance_decode(inputs.seats, token_ids)
+        return forward_ended
+
+    def _forward_and_sample(
+        self,
+        plan: StepPlan,
+        inputs: StepInputs,
+        answer: _Answer,
+        wait_for_masks: Callable[[], RowMasks],
+        greedy: bool,
+    ) -> float:
+        """Any step; ``greedy``: all answers are the argmax. Answers when the forward ended."""
+        asked = _Asked.of(plan, inputs)
+        sampled: Sampled | None = None
+        if inputs.decodes:
+            logits = self._decode_logits(inputs)
+        else:
+            carry = self._forward(inputs)
+            if greedy or not asked.rows:
+                sampled = _as_sampled(*self._model.greedy(carry, asked.positions)) if asked.rows else Sampled([])
+            else:
+                logits = self._model.logits(carry, asked.positions)
+            if not self._describing.isdisjoint(plan.row_seats):
+                self._describe_prompts(plan, inputs, carry, answer)
+        forward_ended = time.monotonic()
+        masks = wait_for_masks() if plan.masked_rows else {}
+        answer.waited_s = time.monotonic() - forward_ended
+        if sampled is None:
+            sampled = self._sampler.sample(logits, self._sample_rows(inputs, asked, masks))
+        answer.take(plan, asked, sampled, masks)
+        self._seats.advance(inputs.seats, inputs.num_tokens, answer.tokens, plan.row_samples)
+        return forward_ended
+
+    def _decode_logits(self, inputs: StepInputs) -> torch.Tensor:
+        num_rows = len(inputs.seats)
+        return self.graphs.run(
+            GraphKey(num_rows, "logits"),
+            lambda: self._model.logits(self._forward(self._inputs.decode_inputs(num_rows)), None),
+            lambda: self._model.logits(self._forward(inputs), None),
         )
 
     def _apply(self, plan: StepPlan) -> None:
@@ -111,9 +171,10 @@ class Runner:
         for seat in plan.dropped:
             self._sampling.pop(seat, None)
         for admission in plan.admitted:
-            self._sampling[admission.seat] = self._sampler.admit(
-                admission.request_id, admission.sampling, admission.num_prompt_tokens
-            )
+            sampling = self._sampler.admit(admission.request_id, admission.sampling, admission.num_prompt_tokens)
+            self._sampling[admission.seat] = sampling
+            _keep(self._picky, admission.seat, not sampling.plain_greedy)
+            _keep(self._describing, admission.seat, sampling.params.prompt_logprobs is not None)
 
     def _forward(self, inputs: StepInputs) -> Mapping[str, torch.Tensor]:
         metadata = {
@@ -200,6 +261,15 @@ class _Answer:
         self.logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
         self.prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
         self.failed: dict[int, RowFailure] = {}
+        self.waited_s = 0.0  # for masks
+
+    def take_greedy(self, token_ids: Sequence[int], finite: npt.NDArray[np.bool_]) -> None:
+        """One token per row, unless its logits are not finite."""
+        self.tokens = [(token,) for token in token_ids]
+        if not finite.all():
+            for row in np.flatnonzero(~finite).tolist():
+                self.failed[row] = NOT_FINITE
+                self.tokens[row] = ()
 
     def take(self, plan: StepPlan, asked: _Asked, sampled: Sampled, masks: RowMasks) -> None:
         """Keep a row's samples up to the first that differs from its draft.
@@ -224,3 +294,15 @@ class _Answer:
                 if last in sampled.logprobs:
                     self.logprobs[row] = tuple(sampled.logprobs[i] for i in range(begin, last + 1))
             begin = end
+
+
+def _as_sampled(token_ids: torch.Tensor, largest: torch.Tensor) -> Sampled:
+    spoiled = np.flatnonzero(~np.isfinite(largest.numpy())).tolist()
+    return Sampled(token_ids.tolist(), failed=dict.fromkeys(spoiled, NOT_FINITE))
+
+
+def _keep(seats: set[int], seat: int, member: bool) -> None:
+    if member:
+        seats.add(seat)
+    else:
+        seats.discard(seat)

@@ -20,7 +20,7 @@ class SeatState:
     """Plain arrays indexed by seat; plans change them, results advance them. Owned by one runner, used by one thread.
 
     ``num_known[s]`` token ids of seat s are known, ``num_computed[s]`` of them have their KV in blocks. Table entries
-    without a block are 0: attention masks what it reads there.
+    without a block are 0: attention masks what it reads there. ``tables_version`` changes with every change of a table.
     """
 
     def __init__(self, max_num_seqs: int, max_model_len: int, groups: Sequence[KvGroupSpec]) -> None:
@@ -33,6 +33,7 @@ class SeatState:
         self.tables: tuple[Ints, ...] = tuple(
             np.zeros((max_num_seqs, self.max_tokens // group.tokens_per_block + 1), dtype=np.int64) for group in groups
         )
+        self.tables_version = 0
         self._table_ends: Ints = np.zeros((len(self.groups), max_num_seqs), dtype=np.int64)
 
     def apply(self, plan: StepPlan) -> None:
@@ -64,6 +65,7 @@ class SeatState:
             raise ValueError(f"seat {seat}: the table of group {self.groups[group].name} cannot hold {end} blocks")
         self.tables[group][seat, begin:end] = block_ids
         self._table_ends[group, seat] = end
+        self.tables_version += 1
 
     def place_drafts(self, seat: int, drafts: Sequence[int]) -> None:
         """Write drafts behind the known tokens, where the step reads its token ids; they do not become known."""
@@ -82,3 +84,10 @@ class SeatState:
             for seat, tokens in zip(seats.tolist(), answers, strict=True):
                 self.place_drafts(seat, tokens)
         self.num_known[seats] += given
+
+    def advance_decode(self, seats: Ints, token_ids: Ints) -> None:
+        """``advance`` for rows of one token that all answered one token: token_ids [rows]."""
+        known = self.num_known[seats]
+        self.tokens[seats, known] = token_ids
+        self.num_computed[seats] = known
+        self.num_known[seats] = known + 1

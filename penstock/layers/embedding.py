@@ -32,3 +32,8 @@ class LmHead(Layer):
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [rows, hidden_size] -> logits float32 [rows, vocab_size]."""
         return self._matrix[0].apply(hidden).float()
+
+    def argmax(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden [rows, hidden_size] -> (token ids int64 [rows], largest logits float32 [rows]), lowest id first."""
+        largest, token_ids = self(hidden).max(dim=-1)
+        return token_ids, largest

@@ -116,9 +116,19 @@ class DecoderModel(Layer):
                 tapped.append(hidden)
         return {"hidden": hidden}, tuple(tapped)
 
-    def logits(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-        logits = self.lm_head(self.norm(carry["hidden"].index_select(0, rows)))
+    def logits(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor | None) -> torch.Tensor:
+        logits = self.lm_head(self._last_norm(carry, rows))
         return logits if self._logit_cap is None else torch.tanh(logits / self._logit_cap) * self._logit_cap
+
+    def greedy(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._logit_cap is not None:  # the cap's rounding makes equal what was not: the argmax is of what it leaves
+            largest, token_ids = self.logits(carry, rows).max(dim=-1)
+            return token_ids, largest
+        return self.lm_head.argmax(self._last_norm(carry, rows))
+
+    def _last_norm(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor | None) -> torch.Tensor:
+        hidden = carry["hidden"]
+        return self.norm(hidden if rows is None else hidden.index_select(0, rows))
 
     def _embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         hidden = self.embedding(token_ids)

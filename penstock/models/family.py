@@ -93,5 +93,10 @@ class CausalModel(Protocol):
         Attention layers find their step's metadata and KV through ``attention.context``, set by the runner.
         """
 
-    def logits(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-        """Final norm and LM head at the batch positions ``rows`` [n] -> [n, vocab_size] float32."""
+    def logits(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor | None) -> torch.Tensor:
+        """Final norm and LM head at the batch positions ``rows`` [n], None for all in order -> [n, vocab_size] float32.
+        The memory is the caller's."""
+
+    def greedy(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The argmax of ``logits`` without keeping them: (token ids int64 [n], largest logits float32 [n]). Of equal
+        logits the lowest id wins; the largest logit is NaN where any logit of the row is."""

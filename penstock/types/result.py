@@ -32,13 +32,15 @@ class RowFailure:
 class StepTimings:
     """Seconds on the executor's clock; ``started`` and ``ended`` are ``time.monotonic()`` values.
 
-    ``forward_s`` is the time from the inputs to the logits, ``sample_s`` that from the logits to the tokens.
+    ``inputs_s`` is the time from the plan to the inputs of the forward, ``forward_s`` that from the inputs to the
+    logits (or to their argmax, when nothing else is asked), ``sample_s`` that from there to the result.
     """
 
     started: float = 0.0
     ended: float = 0.0
     forward_s: float = 0.0
     sample_s: float = 0.0
+    inputs_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

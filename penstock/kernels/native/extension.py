@@ -5,6 +5,7 @@ Knows no op.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Mapping
@@ -20,6 +21,12 @@ ISAS: Mapping[str, int] = {"baseline": 0, "avx2": 1, "avx512": 2, "neon": 3, "av
 def extension() -> ModuleType:
     """``penstock._native``. Raises ImportError when it was not built; the oracle refuses native rows before that."""
     return importlib.import_module("penstock._native")
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Threads that kernels of this process run on, the calling one included. Nothing to do without the extension."""
+    with contextlib.suppress(ImportError):
+        extension().set_num_threads(num_threads)
 
 
 def address(tensor: torch.Tensor, dtype: torch.dtype) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import ctypes
 import math
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,22 +65,27 @@ class Arena:
                 self._free[i : i + 2] = [merged]
 
 
-_arena: Arena | None = None
+class _Place(threading.local):
+    """Where results of this thread lie; None is torch's memory. Another thread may run another engine meanwhile."""
+
+    arena: Arena | None = None
+
+
+_place = _Place()
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Memory for a result of a native op."""
-    if _arena is not None:
-        return _arena.allocate(shape, dtype)
+    if _place.arena is not None:
+        return _place.arena.allocate(shape, dtype)
     return torch.empty(shape, dtype=dtype)
 
 
 @contextmanager
 def results_in(arena: Arena) -> Iterator[None]:
-    """Results of native ops lie in ``arena`` within the block. For the one thread that runs kernels."""
-    global _arena
-    _arena = arena
+    """Results of native ops that this thread calls lie in ``arena`` within the block."""
+    before, _place.arena = _place.arena, arena
     try:
         yield
     finally:
-        _arena = None
+        _place.arena = before

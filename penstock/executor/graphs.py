@@ -1,0 +1,159 @@
+"""Graphs: the computation of a step recorded once per shape and repeated with one call, without Python.
+
+What CUDA graphs are to a GPU. Knows no model and no kernel: a ``Recorder`` turns a callable into a ``Recorded``; this
+file decides what is recorded, keeps it within bounds, and remembers why something could not be. A step that cannot be
+recorded is computed eagerly; the reason is logged once and shown with the decisions.
+
+What a recorded computation reads must stay at its address: the inputs of a step do (``executor/inputs.py``), and when
+they move, ``forget`` is called.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from penstock.types.decision import Decision, Rejection
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+log = logging.getLogger(__name__)
+
+MAX_GRAPHS = 128  # about 100 KiB each; a server of 64 seats with both variants stays below
+
+
+class GraphRefusedError(Exception):
+    """A computation cannot be recorded, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphKey:
+    """All that a recorded step depends on besides the content of its inputs."""
+
+    num_rows: int
+    variant: str  # what is answered: "logits" or "greedy"
+
+
+class Recorded(Protocol):
+    """A computation that can be repeated."""
+
+    def __len__(self) -> int:
+        """Kernel calls."""
+
+    def run(self) -> None:
+        """Repeat it; the answer that came with the recording is filled again."""
+
+    def run_timed(self) -> list[tuple[str, int]]:
+        """The same, and answers (name, nanoseconds) of every kernel call."""
+
+
+class Recorder(Protocol):
+    """One way to record on one kind of device."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all results together: recorded computations share it, because one runs at a time."""
+
+    def record(self, compute: Callable[[], T], /) -> tuple[Recorded, T]:
+        """Record without answering: the answer is valid after ``run``. Raises GraphRefusedError."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph(Generic[T_co]):
+    recorded: Recorded
+    answer: T_co
+
+
+class StepGraphs:
+    """Recorded steps by shape. ``recorder`` is None when steps run eagerly, for the reason ``off``."""
+
+    def __init__(self, recorder: Recorder | None, off: str = "", max_graphs: int = MAX_GRAPHS) -> None:
+        self._recorder = recorder
+        self._off = off
+        self._max_graphs = max_graphs
+        self._graphs: OrderedDict[GraphKey, _Graph[Any]] = OrderedDict()
+        self._refused: dict[GraphKey, str] = {}
+        self.timing = False
+        self._kernel_ns: dict[str, list[int]] = {}  # name -> [calls, nanoseconds]
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+    def run(self, key: GraphKey, record: Callable[[], T], eager: Callable[[], T]) -> T:
+        """The answer of the step. ``record`` computes it over inputs of fixed places and shapes, ``eager`` as it is;
+        both give the same bits. The answer is valid until the next call."""
+        graph = self._graphs.get(key)
+        if graph is None:
+            if self._recorder is None or key in self._refused:
+                return eager()
+            graph = self._record(key, record)
+            if graph is None:
+                return eager()
+        else:
+            self._graphs.move_to_end(key)
+        if self.timing:
+            self._count(graph.recorded.run_timed())
+        else:
+            graph.recorded.run()
+        answer: T = graph.answer
+        return answer
+
+    def forget(self) -> None:
+        """Inputs have moved: nothing that was recorded may run again."""
+        self._graphs.clear()
+        self._refused.clear()
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """Why steps run eagerly, each reason once."""
+        return tuple(dict.fromkeys(self._refused.values()))
+
+    def decision(self) -> Decision:
+        """What became of it so far, for people."""
+        return graphs_decision(self._off, self.refusals, some=bool(self._graphs))
+
+    def take_kernel_times(self) -> dict[str, tuple[int, int]]:
+        """Kernel name -> (calls, nanoseconds) since ``timing`` was set; forgets them."""
+        times = {name: (calls, spent) for name, (calls, spent) in self._kernel_ns.items()}
+        self._kernel_ns.clear()
+        return times
+
+    def _record(self, key: GraphKey, compute: Callable[[], T]) -> _Graph[T] | None:
+        assert self._recorder is not None
+        try:
+            recorded, answer = self._recorder.record(compute)
+        except GraphRefusedError as refusal:
+            reason = str(refusal)
+            if reason not in self._refused.values():
+                log.info("decode steps run eagerly (%d rows, %s): %s", key.num_rows, key.variant, reason)
+            self._refused[key] = reason
+            return None
+        graph = _Graph(recorded, answer)
+        self._graphs[key] = graph
+        if len(self._graphs) > self._max_graphs:
+            self._graphs.popitem(last=False)
+        return graph
+
+    def _count(self, times: list[tuple[str, int]]) -> None:
+        for name, spent in times:
+            entry = self._kernel_ns.setdefault(name, [0, 0])
+            entry[0] += 1
+            entry[1] += spent
+
+
+def graphs_decision(off: str, refusals: tuple[str, ...] = (), *, some: bool = True) -> Decision:
+    """``off`` says why nothing is to be recorded, ``refusals`` what could not be although ``some`` steps could."""
+    subject = "decode steps"
+    if off:
+        return Decision(subject, "eager", off)
+    if refusals and not some:
+        return Decision(subject, "eager", "the model cannot be recorded", (Rejection("graphs", refusals),))
+    rejected = (Rejection("graphs of all shapes", refusals),) if refusals else ()
+    return Decision(subject, "graphs", "recorded at the first use of a number of rows", rejected)
