@@ -22,9 +22,9 @@ struct Bf16 {
     }
 
     static PENSTOCK_INLINE void arrange(const float* x, X* to) {
-        uint16_t rounded[kPiece];
-        for (int i = 0; i < kPiece; i += 16) narrow_bf16(rounded + i, load16(x + i));
-        std::memcpy(to, rounded, sizeof rounded);
+        for (int i = 0; i < kPiece / 2; i += 8)
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i),
+                                (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + 2 * i)));
     }
 
     static float value(const std::byte* from) { return widen_bf16(from); }

@@ -39,28 +39,57 @@ PENSTOCK_INLINE int64_t steps_of(int64_t cols) { return divide_up(cols, Step::kC
 template <class Step>
 PENSTOCK_INLINE Parts blocks_of(int64_t rows) { return {divide_up(rows, Step::kRows), rows}; }
 
-// One row of a block into its places, `stride` elements from step to step.
+typedef uint32_t Four __attribute__((vector_size(16)));
+
+// Four rows of four elements, `stride` apart, to four columns, `to_stride` apart.
+PENSTOCK_INLINE void transpose_four(const uint32_t* from, int64_t stride, uint32_t* to, int64_t to_stride) {
+    const Four a = load<Four>(from), b = load<Four>(from + stride);
+    const Four c = load<Four>(from + 2 * stride), d = load<Four>(from + 3 * stride);
+    const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const Four cd = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    const Four columns[] = {__builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
+                            __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5), __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7)};
+    for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_stride, &columns[i], sizeof(Four));
+}
+
+// Columns that were made ready row by row, [rows][kPiece / kCols steps], to [steps][rows].
 template <class Step>
-void arrange_row(const float* x, int64_t cols, typename Step::X* to, int64_t stride) {
-    constexpr int kSteps = kPiece / Step::kCols;
-    for (int64_t col = 0; col < cols; col += kPiece) {
-        float piece[kPiece] = {};
-        std::memcpy(piece, x + col, static_cast<size_t>(cols - col < kPiece ? cols - col : kPiece) * sizeof(float));
-        typename Step::X made[kSteps * Step::kXs];
-        Step::arrange(piece, made);
-        const int64_t first = col / Step::kCols, left = steps_of<Step>(cols) - first;
-        for (int64_t step = 0; step < kSteps && step < left; ++step)
-            for (int i = 0; i < Step::kXs; ++i) to[(first + step) * stride + i] = made[step * Step::kXs + i];
-    }
+void interleave(const typename Step::X* made, int64_t rows, int64_t steps, typename Step::X* to) {
+    constexpr int64_t kSteps = kPiece / Step::kCols, kBytes = Step::kXs * sizeof(typename Step::X);
+    int64_t row = 0;
+    if constexpr (kBytes == sizeof(uint32_t))
+        if (steps == kSteps)
+            for (; row + 4 <= rows; row += 4)
+                for (int64_t step = 0; step < kSteps; step += 4)
+                    transpose_four(reinterpret_cast<const uint32_t*>(made) + row * kSteps + step, kSteps,
+                                   reinterpret_cast<uint32_t*>(to) + step * rows + row, rows);
+    for (int64_t step = 0; step < steps; ++step)
+        for (int64_t r = row; r < rows; ++r)
+            std::memcpy(to + (step * rows + r) * Step::kXs, made + (r * kSteps + step) * Step::kXs, kBytes);
 }
 
 template <class Step>
 void arrange_block(const ArrangeArgs& args, int64_t block, typename Step::X* out) {
+    constexpr int64_t kSteps = kPiece / Step::kCols;
     const Parts blocks = blocks_of<Step>(args.rows);
-    const int64_t begin = blocks.begin(block), rows = blocks.size(block);
-    typename Step::X* to = out + begin * steps_of<Step>(args.cols) * Step::kXs;
-    for (int64_t r = 0; r < rows; ++r)
-        arrange_row<Step>(args.x + (begin + r) * args.row_stride, args.cols, to + r * Step::kXs, rows * Step::kXs);
+    const int64_t begin = blocks.begin(block), rows = blocks.size(block), steps = steps_of<Step>(args.cols);
+    typename Step::X* to = out + begin * steps * Step::kXs;
+    typename Step::X made[kMaxBlockRows * kSteps * Step::kXs];
+    for (int64_t col = 0; col < args.cols; col += kPiece) {
+        const int64_t cols = args.cols - col < kPiece ? args.cols - col : kPiece;
+        for (int64_t r = 0; r < rows; ++r) {
+            const float* x = args.x + (begin + r) * args.row_stride + col;
+            typename Step::X* to_row = made + r * kSteps * Step::kXs;
+            if (cols == kPiece) {
+                Step::arrange(x, to_row);
+            } else {
+                float piece[kPiece] = {};
+                std::memcpy(piece, x, static_cast<size_t>(cols) * sizeof(float));
+                Step::arrange(piece, to_row);
+            }
+        }
+        interleave<Step>(made, rows, steps_of<Step>(cols), to + col / Step::kCols * rows * Step::kXs);
+    }
 }
 
 template <class Step>
@@ -81,12 +110,21 @@ const typename Step::X* arranged(const LinearArgs& args, Share share) {
     return x;
 }
 
+// Weights that are needed soon: every step fetches what a step has at `at`, which then moves on by `advance` bytes.
+struct Ahead {
+    const std::byte* at;
+    int64_t advance;
+};
+
 // A block of rows times a tile.
 template <class Step, int kRows>
-__attribute__((noinline)) void multiply(const std::byte* weight, const typename Step::X* x, int64_t steps,
+__attribute__((noinline)) void multiply(const std::byte* weight, const typename Step::X* x, int64_t steps, Ahead ahead,
                                         float (*result)[kTile]) {
     Floats sums[kRows][kVectors] = {};
     for (int64_t step = 0; step < steps; ++step) {
+        __builtin_prefetch(ahead.at, 0, 2);
+        if constexpr (kTile * Step::kWordBytes > 64) __builtin_prefetch(ahead.at + 64, 0, 2);
+        ahead.at += ahead.advance;
         typename Step::Weights weights[kVectors];
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) weights[v] = Step::load(weight + v * kLanes * Step::kWordBytes);
@@ -102,23 +140,45 @@ __attribute__((noinline)) void multiply(const std::byte* weight, const typename 
 
 template <class Step, int kRows = Step::kRows>
 PENSTOCK_INLINE void multiply_rows(int64_t rows, const std::byte* weight, const typename Step::X* x, int64_t steps,
-                                   float (*result)[kTile]) {
+                                   Ahead ahead, float (*result)[kTile]) {
     if constexpr (kRows > 1)
-        if (rows < kRows) return multiply_rows<Step, kRows - 1>(rows, weight, x, steps, result);
-    multiply<Step, kRows>(weight, x, steps, result);
+        if (rows < kRows) return multiply_rows<Step, kRows - 1>(rows, weight, x, steps, ahead, result);
+    multiply<Step, kRows>(weight, x, steps, ahead, result);
 }
 
+// The items of a step that this thread computes, one after the other, each known before the one before it is computed.
+struct Items {
+    const Share& share;
+    int64_t chunk, total, begin, end;
+
+    Items(const Share& share_, int64_t total_, int64_t max_chunk) : share(share_), total(total_), begin(0), end(0) {
+        chunk = total / (share.count * 16);
+        chunk = chunk < 1 ? 1 : chunk > max_chunk ? max_chunk : chunk;
+    }
+
+    bool next(int64_t& item) {
+        if (begin == end && !share.take(chunk, total, begin, end)) return false;
+        item = begin++;
+        return true;
+    }
+};
+
 // Calls use(first row, rows, result) for every block of rows from block `begin` to `end`, multiplied with tile `tile`.
+// Tile `following` comes into the cache meanwhile.
 template <class Step, class Use>
-PENSTOCK_INLINE void multiply_blocks(const LinearArgs& args, const typename Step::X* x, int64_t tile, int64_t begin,
-                                     int64_t end, Use use) {
+PENSTOCK_INLINE void multiply_blocks(const LinearArgs& args, const typename Step::X* x, int64_t tile, int64_t following,
+                                     int64_t begin, int64_t end, Use use) {
     const Parts blocks = blocks_of<Step>(args.x.rows);
     const int64_t steps = steps_of<Step>(args.x.cols);
-    const std::byte* weight = static_cast<const std::byte*>(args.weight) + tile * steps * kTile * Step::kWordBytes;
+    const int64_t tile_bytes = steps * kTile * Step::kWordBytes;
+    const auto* weights = static_cast<const std::byte*>(args.weight);
+    const std::byte* weight = weights + tile * tile_bytes;
+    Ahead ahead{weights + following * tile_bytes, kTile * Step::kWordBytes / (end - begin)};
     alignas(64) float result[kMaxBlockRows][kTile];
     for (int64_t block = begin; block < end; ++block) {
         const int64_t first = blocks.begin(block);
-        multiply_rows<Step>(blocks.size(block), weight, x + first * steps * Step::kXs, steps, result);
+        multiply_rows<Step>(blocks.size(block), weight, x + first * steps * Step::kXs, steps, ahead, result);
+        ahead.at += steps * ahead.advance;
         use(first, blocks.size(block), result);
     }
 }
@@ -129,23 +189,23 @@ void linear(const LinearArgs& args, Share share) {
     const int64_t tiles = divide_up(args.outs, kTile), blocks = blocks_of<Step>(args.x.rows).count;
     const int64_t block_bytes = Step::kRows * steps_of<Step>(args.x.cols) * Step::kXs * 4;
     const Parts panels{divide_up(blocks * block_bytes, kPanelBytes > block_bytes ? kPanelBytes : block_bytes), blocks};
-    const int64_t items = panels.count * tiles;
-    int64_t chunk = items / (share.count * 16);
-    chunk = chunk < 1 ? 1 : chunk > 8 ? 8 : chunk;
-    int64_t begin, end;
-    while (share.take(chunk, items, begin, end))
-        for (int64_t item = begin; item < end; ++item) {
-            const int64_t panel = item / tiles, out = item % tiles * kTile;
-            const int64_t width = args.outs - out < kTile ? args.outs - out : kTile;
-            const auto store = [&](int64_t first, int64_t rows, const float (*result)[kTile]) {
-                for (int64_t r = 0; r < rows; ++r) {
-                    float* to = args.out + (first + r) * args.outs + out;
-                    for (int64_t i = 0; i < width; ++i)
-                        to[i] = args.bias == nullptr ? result[r][i] : result[r][i] + args.bias[out + i];
-                }
-            };
-            multiply_blocks<Step>(args, x, out / kTile, panels.begin(panel), panels.begin(panel + 1), store);
-        }
+    Items items(share, panels.count * tiles, 8);
+    int64_t item, following = 0;
+    for (bool more = items.next(item); more; item = following) {
+        following = item;
+        more = items.next(following);
+        const int64_t panel = item / tiles, out = item % tiles * kTile;
+        const int64_t width = args.outs - out < kTile ? args.outs - out : kTile;
+        const auto store = [&](int64_t first, int64_t rows, const float (*result)[kTile]) {
+            for (int64_t r = 0; r < rows; ++r) {
+                float* to = args.out + (first + r) * args.outs + out;
+                for (int64_t i = 0; i < width; ++i)
+                    to[i] = args.bias == nullptr ? result[r][i] : result[r][i] + args.bias[out + i];
+            }
+        };
+        multiply_blocks<Step>(args, x, out / kTile, following % tiles, panels.begin(panel), panels.begin(panel + 1),
+                              store);
+    }
 }
 
 // Takes `found` as the best where it is larger than the one so far, or the first NaN.
@@ -180,7 +240,7 @@ void argmax(const ArgmaxArgs& args, Share share) {
                 for (int64_t r = 0; r < block_rows; ++r)
                     improve(values[first + r], ids[first + r], result[r], out, width);
             };
-            multiply_blocks<Step>(linear, x, tile, 0, blocks_of<Step>(rows).count, keep);
+            multiply_blocks<Step>(linear, x, tile, tile + 1 < last ? tile + 1 : tile, 0, blocks_of<Step>(rows).count, keep);
         }
     }
 }
