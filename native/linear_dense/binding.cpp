@@ -37,7 +37,7 @@ struct Workspace {
 LinearArgs begin_linear(const Kernels& k, const ArrangeArgs& x, Address weight, int64_t outs) {
     const bool alone = x.rows <= kArrangeAlone;
     if (!alone) submit("arrange", k.arrange, x, x.rows * x.cols * 4);
-    return {x, alone, as<const void>(weight), nullptr, outs, nullptr};
+    return {x, alone, as<const void>(weight), nullptr, outs, nullptr, 0};
 }
 
 }  // namespace
@@ -56,19 +56,23 @@ void bind_linear_dense(nb::module_& module) {
         submit("pack_dense", kernels_of(isa, format).pack, args, outs * cols * 2);
     });
     module.def("linear_dense", [](int isa, int format, Address x, int64_t rows, int64_t cols, int64_t row_stride,
-                                  Address weight, Address bias, int64_t outs, Address workspace, Address out) {
+                                  Address weight, Address bias, int64_t outs, Address workspace, Address out,
+                                  int64_t out_stride) {
         const Kernels& k = kernels_of(isa, format);
-        LinearArgs args = begin_linear(k, {as<const float>(x), rows, cols, row_stride, as<void>(workspace)}, weight, outs);
+        const ArrangeArgs arrange{as<const float>(x), rows, cols, row_stride, as<void>(workspace)};
+        LinearArgs args = begin_linear(k, arrange, weight, outs);
         args.bias = as<const float>(bias);
         args.out = as<float>(out);
+        args.out_stride = out_stride;
         submit("linear_dense", k.linear, args, rows * outs * cols);
     });
     module.def("dense_argmax", [](int isa, int format, Address x, int64_t rows, int64_t cols, int64_t row_stride,
                                   Address weight, int64_t outs, Address workspace, Address ids, Address values) {
         const Kernels& k = kernels_of(isa, format);
         const Workspace places(k, rows, cols, chunks_of(k, outs));
-        ArgmaxArgs args{begin_linear(k, {as<const float>(x), rows, cols, row_stride, as<void>(workspace)}, weight, outs),
-                        kChunkTiles, as<float>(workspace + places.values), as<int64_t>(workspace + places.ids)};
+        const ArrangeArgs arrange{as<const float>(x), rows, cols, row_stride, as<void>(workspace)};
+        ArgmaxArgs args{begin_linear(k, arrange, weight, outs), kChunkTiles, as<float>(workspace + places.values),
+                        as<int64_t>(workspace + places.ids)};
         submit("dense_argmax", k.argmax, args, rows * outs * cols);
         const MergeArgs last{args.values, args.ids, chunks_of(k, outs), rows, as<float>(values), as<int64_t>(ids)};
         submit("merge_argmax", &merge, last, rows * last.chunks);

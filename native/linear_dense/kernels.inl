@@ -1,5 +1,5 @@
 // The kernels, over a Step: how a step of columns of one format is held in registers and added to the accumulators. The
-// including file defines PENSTOCK_ISA, PENSTOCK_LANES (floats of a register) and PENSTOCK_VECTORS (registers of a tile).
+// including file defines PENSTOCK_ISA, PENSTOCK_LANES (floats of a register), PENSTOCK_VECTORS (registers of a tile).
 #include <cstddef>
 
 #include "linear_dense/linear_dense.hpp"
@@ -47,8 +47,9 @@ PENSTOCK_INLINE void transpose_four(const uint32_t* from, int64_t stride, uint32
     const Four c = load<Four>(from + 2 * stride), d = load<Four>(from + 3 * stride);
     const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
     const Four cd = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    const Four columns[] = {__builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
-                            __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5), __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7)};
+    const Four columns[] = {
+        __builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
+        __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5), __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7)};
     for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_stride, &columns[i], sizeof(Four));
 }
 
@@ -185,20 +186,22 @@ PENSTOCK_INLINE void multiply_blocks(const LinearArgs& args, const typename Step
 
 template <class Step>
 void linear(const LinearArgs& args, Share share) {
-    const typename Step::X* x = arranged<Step>(args, share);
     const int64_t tiles = divide_up(args.outs, kTile), blocks = blocks_of<Step>(args.x.rows).count;
     const int64_t block_bytes = Step::kRows * steps_of<Step>(args.x.cols) * Step::kXs * 4;
     const Parts panels{divide_up(blocks * block_bytes, kPanelBytes > block_bytes ? kPanelBytes : block_bytes), blocks};
     Items items(share, panels.count * tiles, 8);
     int64_t item, following = 0;
-    for (bool more = items.next(item); more; item = following) {
+    bool more = items.next(item);
+    if (!more) return;
+    const typename Step::X* x = arranged<Step>(args, share);
+    for (; more; item = following) {
         following = item;
         more = items.next(following);
         const int64_t panel = item / tiles, out = item % tiles * kTile;
         const int64_t width = args.outs - out < kTile ? args.outs - out : kTile;
         const auto store = [&](int64_t first, int64_t rows, const float (*result)[kTile]) {
             for (int64_t r = 0; r < rows; ++r) {
-                float* to = args.out + (first + r) * args.outs + out;
+                float* to = args.out + (first + r) * args.out_stride + out;
                 for (int64_t i = 0; i < width; ++i)
                     to[i] = args.bias == nullptr ? result[r][i] : result[r][i] + args.bias[out + i];
             }
@@ -223,10 +226,11 @@ PENSTOCK_INLINE void improve(float& best, int64_t& best_id, const float* found, 
 template <class Step>
 void argmax(const ArgmaxArgs& args, Share share) {
     const LinearArgs& linear = args.linear;
-    const typename Step::X* x = arranged<Step>(linear, share);
+    const typename Step::X* x = nullptr;
     const int64_t tiles = divide_up(linear.outs, kTile), rows = linear.x.rows;
     int64_t chunk, next;
     while (share.take(1, divide_up(tiles, args.chunk_tiles), chunk, next)) {
+        if (x == nullptr) x = arranged<Step>(linear, share);
         float* values = args.values + chunk * rows;
         int64_t* ids = args.ids + chunk * rows;
         const int64_t last = next * args.chunk_tiles < tiles ? next * args.chunk_tiles : tiles;
@@ -240,7 +244,8 @@ void argmax(const ArgmaxArgs& args, Share share) {
                 for (int64_t r = 0; r < block_rows; ++r)
                     improve(values[first + r], ids[first + r], result[r], out, width);
             };
-            multiply_blocks<Step>(linear, x, tile, tile + 1 < last ? tile + 1 : tile, 0, blocks_of<Step>(rows).count, keep);
+            const int64_t following = tile + 1 < last ? tile + 1 : tile;
+            multiply_blocks<Step>(linear, x, tile, following, 0, blocks_of<Step>(rows).count, keep);
         }
     }
 }
@@ -256,9 +261,9 @@ void pack(const PackArgs& args, Share share) {
         for (int64_t step = 0; step < steps; ++step)
             for (int64_t i = 0; i < kTile; ++i, to += Step::kWordBytes) {
                 const int64_t out = tile * kTile + i, col = step * Step::kCols;
-                const int64_t cols = out >= args.outs ? 0 : args.cols - col < Step::kCols ? args.cols - col : Step::kCols;
+                const int64_t cols = args.cols - col < Step::kCols ? args.cols - col : Step::kCols;
                 std::memset(to, 0, Step::kWordBytes);
-                if (cols > 0)
+                if (out < args.outs)
                     std::memcpy(to, values + (out * args.row_stride + col) * kElement,
                                 static_cast<size_t>(cols * kElement));
             }

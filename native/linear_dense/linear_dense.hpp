@@ -16,8 +16,8 @@ enum class Format : int { bf16 = 0, f16 = 1, f32 = 2 };
 
 // How a kernel of one instruction set and format lays out its operands.
 //
-// A packed weight is a sequence of tiles of `tile` outputs, the last padded with zeros. A tile is a sequence of steps of
-// `step_cols` columns, the last padded with zeros: for each output of the tile that output's columns of the step.
+// A packed weight is a sequence of tiles of `tile` outputs, the last padded with zeros. A tile is a sequence of steps
+// of `step_cols` columns, the last padded with zeros: for each output of the tile that output's columns of the step.
 // Arranged activations are blocks of at most `block_rows` rows; a block is a sequence of steps of `step_bytes` per row.
 struct Layout {
     int tile, step_cols, block_rows, step_bytes;
@@ -43,7 +43,8 @@ struct LinearArgs {
     const void* weight;
     const float* bias;  // or null
     int64_t outs;
-    float* out;  // [rows, outs]
+    float* out;  // [rows, outs], rows out_stride elements apart
+    int64_t out_stride;
 };
 
 // The largest output of every row and its index: the lowest index of equal ones, a NaN before any number.

@@ -76,13 +76,16 @@ bool can_run(Isa isa) {
             return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                    __builtin_cpu_supports("avx512vnni");
+        case Isa::avx512_bf16:
+            return can_run(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
 #elif defined(__aarch64__) && defined(__linux__)
-        case Isa::neon: {  // bits of asm/hwcap.h: asimddp, i8mm, bf16
-            const bool dot = (getauxval(AT_HWCAP) >> 20 & 1) != 0;
-            return dot && (getauxval(AT_HWCAP2) >> 13 & 1) != 0 && (getauxval(AT_HWCAP2) >> 14 & 1) != 0;
-        }
+        case Isa::neon:  // bits of asm/hwcap.h: asimddp, i8mm
+            return (getauxval(AT_HWCAP) >> 20 & 1) != 0 && (getauxval(AT_HWCAP2) >> 13 & 1) != 0;
+        case Isa::neon_bf16:
+            return can_run(Isa::neon) && (getauxval(AT_HWCAP2) >> 14 & 1) != 0;
 #elif defined(__aarch64__)
         case Isa::neon:
+        case Isa::neon_bf16:
             return true;
 #endif
         default:
@@ -91,7 +94,7 @@ bool can_run(Isa isa) {
 }
 
 const char* name_of(Isa isa) {
-    constexpr const char* names[] = {"baseline", "avx2", "avx512", "neon"};
+    constexpr const char* names[] = {"baseline", "avx2", "avx512", "neon", "avx512_bf16", "neon_bf16"};
     return names[static_cast<int>(isa)];
 }
 
@@ -134,7 +137,8 @@ std::vector<int> uniform_integers(int64_t count, int low, int high, uint32_t see
 int main(int argc, char** argv) {
     using namespace penstock::test;
     std::string sets;
-    for (const penstock::Isa isa : {penstock::Isa::baseline, penstock::Isa::avx2, penstock::Isa::avx512, penstock::Isa::neon})
+    using penstock::Isa;
+    for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::neon, Isa::neon_bf16})
         if (can_run(isa)) sets += std::string(" ") + name_of(isa);
     std::printf("this processor runs:%s\n", sets.c_str());
     penstock::ThreadPool::instance().resize(3);

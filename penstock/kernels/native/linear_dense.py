@@ -49,13 +49,23 @@ def pack_dense(isa: int, values: torch.Tensor) -> PackedDense:
     return PackedDense(data, outs, cols, values.dtype, isa)
 
 
-def linear_dense(isa: int, x: torch.Tensor, weight: PackedDense, bias: torch.Tensor | None = None) -> torch.Tensor:
+def linear_dense(
+    isa: int,
+    x: torch.Tensor,
+    weight: PackedDense,
+    bias: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """See ``reference.linear``, and ``reference.linear_bf16`` for a bfloat16 weight, which rounds x.
 
-    x float32 [rows, in_features] with contiguous rows, bias float32 [out_features] or None -> float32 [rows, outs].
+    x float32 [rows, in_features] with contiguous rows, bias float32 [out_features] or None -> float32 [rows,
+    out_features], written to ``out`` where it is given: some columns of a wider result, for example.
     """
     rows = _rows(isa, x, weight)
-    out = empty((rows, weight.out_features), torch.float32)
+    if out is None:
+        out = empty((rows, weight.out_features), torch.float32)
+    elif tuple(out.shape) != (rows, weight.out_features):
+        raise ValueError(f"a result [{rows}, {weight.out_features}] is needed, found {tuple(out.shape)}")
     if bias is not None and tuple(bias.shape) != (weight.out_features,):
         raise ValueError(f"a bias of {weight.out_features} outputs is needed, found {tuple(bias.shape)}")
     if rows:
@@ -63,7 +73,7 @@ def linear_dense(isa: int, x: torch.Tensor, weight: PackedDense, bias: torch.Ten
         extension().linear_dense(
             isa, FORMATS[weight.dtype], address(x, torch.float32), rows, weight.in_features, row_stride(x),
             weight.data.data_ptr(), 0 if bias is None else address(bias.contiguous(), torch.float32),
-            weight.out_features, workspace.data_ptr(), out.data_ptr(),
+            weight.out_features, workspace.data_ptr(), address(out, torch.float32), row_stride(out),
         )  # fmt: skip
     return out
 
