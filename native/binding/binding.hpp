@@ -22,5 +22,9 @@ void bind_runtime(nb::module_& module);
 void bind_linear_dense(nb::module_& module);
 void bind_norm(nb::module_& module);
 void bind_linear(nb::module_& module);
+void bind_quantize(nb::module_& module);
+void bind_activation(nb::module_& module);
+void bind_rotary(nb::module_& module);
+void bind_rows(nb::module_& module);
 
 }  // namespace penstock

@@ -7,4 +7,8 @@ NB_MODULE(_native, module) {
     bind_linear_dense(module);
     bind_norm(module);
     bind_linear(module);
+    bind_quantize(module);
+    bind_activation(module);
+    bind_rotary(module);
+    bind_rows(module);
 }

@@ -1,31 +1,82 @@
 // Compiled once per instruction set: the including file defines PENSTOCK_ISA.
-#include <cmath>
-
 #include "norm/norm.hpp"
+#include "quantize/block.hpp"
 #include "simd/vec.hpp"
 
 namespace penstock::norm {
 namespace {
 
-PENSTOCK_INLINE float inverse_rms(const float* x, int64_t size, float eps) {
-    f32x16 squares{};
+// The sum of squares of the columns that `load` answers, in one fixed order: four accumulators take turns, so that
+// no addition waits for the one before it.
+template <class Load>
+PENSTOCK_INLINE float sum_of_squares(int64_t size, Load load) {
+    f32x16 squares[4] = {};
     int64_t i = 0;
+    for (; i + 64 <= size; i += 64) {
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) {
+            const f32x16 value = load(Columns<true>{i + k * 16, 16});
+            squares[k] += value * value;
+        }
+    }
     for (; i + 16 <= size; i += 16) {
-        const f32x16 value = load16(x + i);
-        squares += value * value;
+        const f32x16 value = load(Columns<true>{i, 16});
+        squares[0] += value * value;
     }
     if (i < size) {
-        const f32x16 value = load_some(x + i, size - i);
-        squares += value * value;
+        const f32x16 value = load(Columns<false>{i, size - i});
+        squares[1] += value * value;
     }
-    return 1.0f / __builtin_sqrtf(sum_lanes(squares) / static_cast<float>(size) + eps);
+    return sum_lanes((squares[0] + squares[2]) + (squares[1] + squares[3]));
+}
+
+PENSTOCK_INLINE float inverse_rms(float squares, int64_t size, float eps) {
+    return 1.0f / __builtin_sqrtf(squares / static_cast<float>(size) + eps);
 }
 
 PENSTOCK_INLINE void scale_row(const float* x, const float* weight, float factor, float* out, int64_t size) {
-    int64_t i = 0;
-    for (; i + 16 <= size; i += 16) store16(out + i, load16(x + i) * factor * load16(weight + i));
-    if (i < size)
-        store_some(out + i, load_some(x + i, size - i) * factor * load_some(weight + i, size - i), size - i);
+    for_columns(size, [=](auto columns) __attribute__((always_inline)) {
+        columns.store(out, columns.load(x) * factor * columns.load(weight));
+    });
+}
+
+PENSTOCK_INLINE void scale_row_quantized(const float* x, const float* weight, float factor,
+                                         const quantize::QuantizedRows& out, int64_t size, int64_t first_block) {
+    for (int64_t i = 0; i < size; i += quantize::kBlock) {
+        const f32x16 a = load16(x + i) * factor * load16(weight + i);
+        const f32x16 b = load16(x + i + 16) * factor * load16(weight + i + 16);
+        quantize::quantize_block(a, b, out, first_block + i / quantize::kBlock);
+    }
+}
+
+template <bool kAdd, bool kQuantize>
+PENSTOCK_INLINE void norm_row(const NormRowsArgs& args, int64_t row) {
+    const float* x = args.x + row * args.stride;
+    float squares;
+    if constexpr (kAdd) {
+        const float* residual = args.residual + row * args.residual_stride;
+        float* sum = args.sum + row * args.size;
+        squares = sum_of_squares(args.size, [=](auto columns) __attribute__((always_inline)) {
+            const f32x16 value = columns.load(x) + columns.load(residual);
+            columns.store(sum, value);
+            return value;
+        });
+        x = sum;
+    } else {
+        squares = sum_of_squares(args.size, [=](auto columns) __attribute__((always_inline)) { return columns.load(x); });
+    }
+    const float factor = inverse_rms(squares, args.size, args.eps);
+    if constexpr (kQuantize)
+        scale_row_quantized(x, args.weight, factor, args.quantized, args.size, row * (args.size / quantize::kBlock));
+    else
+        scale_row(x, args.weight, factor, args.out + row * args.size, args.size);
+}
+
+template <bool kAdd, bool kQuantize>
+PENSTOCK_INLINE void norm_rows(const NormRowsArgs& args, Share share) {
+    int64_t begin, end;
+    while (share.take(share.chunk_of(args.rows), args.rows, begin, end))
+        for (int64_t row = begin; row < end; ++row) norm_row<kAdd, kQuantize>(args, row);
 }
 
 }  // namespace
@@ -34,14 +85,22 @@ namespace PENSTOCK_ISA {
 
 void rms_norm(const RmsNormArgs& args, Share share) {
     int64_t begin, end;
-    while (share.take(1, args.outer, begin, end)) {
-        for (int64_t j = 0; j < args.inner; ++j) {
-            const float* x = args.x + begin * args.outer_stride + j * args.inner_stride;
-            float* out = args.out + (begin * args.inner + j) * args.size;
-            scale_row(x, args.weight + j * args.weight_stride, inverse_rms(x, args.size, args.eps), out, args.size);
+    while (share.take(share.chunk_of(args.outer), args.outer, begin, end)) {
+        for (int64_t i = begin; i < end; ++i) {
+            for (int64_t j = 0; j < args.inner; ++j) {
+                const float* x = args.x + i * args.outer_stride + j * args.inner_stride;
+                const float squares = sum_of_squares(
+                    args.size, [=](auto columns) __attribute__((always_inline)) { return columns.load(x); });
+                scale_row(x, args.weight + j * args.weight_stride, inverse_rms(squares, args.size, args.eps),
+                          args.out + (i * args.inner + j) * args.size, args.size);
+            }
         }
     }
 }
+
+void add_rms_norm(const NormRowsArgs& args, Share share) { norm_rows<true, false>(args, share); }
+void rms_norm_quantized(const NormRowsArgs& args, Share share) { norm_rows<false, true>(args, share); }
+void add_rms_norm_quantized(const NormRowsArgs& args, Share share) { norm_rows<true, true>(args, share); }
 
 }  // namespace PENSTOCK_ISA
 }  // namespace penstock::norm

@@ -23,6 +23,9 @@ struct Share {
         end = begin + chunk < total ? begin + chunk : total;
         return begin < total;
     }
+
+    // A chunk for items of equal work: few enough takes to cost nothing, enough of them to even out lost time.
+    int64_t chunk_of(int64_t total) const { return total / (4 * count) > 0 ? total / (4 * count) : 1; }
 };
 
 // Where the threads of a run meet around one step. A step is complete when a thread has found its queue empty and no

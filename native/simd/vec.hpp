@@ -174,6 +174,30 @@ PENSTOCK_INLINE void store_some(float* to, f32x16 value, int64_t n) {
 #endif
 }
 
+// Sixteen columns of a row from `at` on, or the last `count` < 16 of it.
+template <bool kAll>
+struct Columns {
+    int64_t at, count;
+
+    PENSTOCK_INLINE f32x16 load(const float* row) const {
+        return kAll ? load16(row + at) : load_some(row + at, count);
+    }
+    PENSTOCK_INLINE void store(float* row, f32x16 value) const {
+        if constexpr (kAll)
+            store16(row + at, value);
+        else
+            store_some(row + at, value, count);
+    }
+};
+
+// Calls use(columns) for all columns of a row, in order.
+template <class Use>
+PENSTOCK_INLINE void for_columns(int64_t size, Use use) {
+    int64_t i = 0;
+    for (; i + 16 <= size; i += 16) use(Columns<true>{i, 16});
+    if (i < size) use(Columns<false>{i, size - i});
+}
+
 // b where either is a NaN.
 template <class T>
 PENSTOCK_INLINE Lanes<T> max16(Lanes<T> a, Lanes<T> b) {

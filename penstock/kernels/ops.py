@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from penstock.kernels import aten, reference
 from penstock.kernels.implementation import Implementation, OpSpec
-from penstock.kernels.native import implementations, norm
+from penstock.kernels.native import activation, implementations, norm, quantize, rotary, rows
 from penstock.oracle.choose import choose
 from penstock.types.decision import Decision
 
@@ -40,18 +38,33 @@ REDUCTION = {"float32": (1e-5, 1e-5), "bfloat16": (1.6e-2, 2e-2), "float16": (2e
 QUANTIZED = {"float32": (1e-6, 2e-6)}
 EXACT = {"float32": (0.0, 0.0), "bfloat16": (0.0, 0.0), "float16": (0.0, 0.0)}
 
+TABLES = {"float32": (3e-7, 1e-7)}  # cosines and sines, whatever the model's type is
+
+
+def _op(name: str, tolerance: Mapping[str, tuple[float, float]], native: Callable[..., Any], **claims: Any) -> Op:
+    """A row whose implementations are the extension's, best instruction set first, and torch calls. References and
+    torch calls have the name of their op."""
+    candidates = (*implementations(native, **claims), Implementation("aten", getattr(aten, name)))
+    return Op(name, getattr(reference, name), tolerance, candidates)
+
+
 OPS: Mapping[str, Op] = {
     op.name: op
     for op in (
-        Op(
-            "rms_norm",
-            reference.rms_norm,
-            POINTWISE,
-            (*implementations(norm.rms_norm), Implementation("aten", aten.rms_norm)),
-        ),
-        Op("rotary", reference.rotary, POINTWISE, (Implementation("aten", aten.rotary),)),
-        Op("silu_and_mul", reference.silu_and_mul, POINTWISE, (Implementation("aten", aten.silu_and_mul),)),
-        Op("gelu_and_mul", reference.gelu_and_mul, POINTWISE, (Implementation("aten", aten.gelu_and_mul),)),
+        _op("rms_norm", POINTWISE, norm.rms_norm),
+        _op("add_rms_norm", POINTWISE, norm.add_rms_norm),
+        _op("rms_norm_quantized", POINTWISE, norm.rms_norm_quantized),
+        _op("add_rms_norm_quantized", POINTWISE, norm.add_rms_norm_quantized),
+        _op("quantize_rows", POINTWISE, quantize.quantize_rows),
+        _op("rotary", POINTWISE, rotary.rotary),
+        _op("rotary_tables", TABLES, rotary.rotary_tables, dtypes=()),
+        _op("silu_and_mul", POINTWISE, activation.silu_and_mul),
+        _op("silu_and_mul_quantized", POINTWISE, activation.silu_and_mul_quantized),
+        _op("gelu_and_mul", POINTWISE, activation.gelu_and_mul),
+        _op("gelu_and_mul_quantized", POINTWISE, activation.gelu_and_mul_quantized),
+        _op("add", POINTWISE, rows.add),
+        _op("scale", POINTWISE, rows.scale),
+        _op("gather_rows", EXACT, rows.gather_rows),
         Op("paged_attention", reference.paged_attention, REDUCTION, selected_in="penstock.attention.select"),
         Op("linear", reference.linear, REDUCTION, selected_in="penstock.quantization.select"),
         Op("linear_bf16", reference.linear_bf16, REDUCTION, selected_in="penstock.quantization.select"),
@@ -68,7 +81,7 @@ OPS: Mapping[str, Op] = {
 }
 
 
-def choose_op(name: str, spec: OpSpec, forced: str | None = None) -> tuple[Callable[..., torch.Tensor], Decision]:
+def choose_op(name: str, spec: OpSpec, forced: str | None = None) -> tuple[Callable[..., Any], Decision]:
     """The function that runs op ``name``. Raises NoBackendError when no implementation can, or the forced one not."""
     chosen, decision = choose(f"op {name} {spec.dtype}", spec, OPS[name].implementations, forced=forced)
     function = next(i.function for i in OPS[name].implementations if i.name == chosen.name)

@@ -1,7 +1,29 @@
 """Ops as a few torch calls each: they run on every device that torch runs on, with the fewest dispatches."""
 
-from penstock.kernels.aten.activation import gelu_and_mul, silu_and_mul
-from penstock.kernels.aten.norm import rms_norm
-from penstock.kernels.aten.rotary import rotary
+from penstock.kernels.aten.activation import (
+    gelu_and_mul,
+    gelu_and_mul_quantized,
+    silu_and_mul,
+    silu_and_mul_quantized,
+)
+from penstock.kernels.aten.norm import add_rms_norm, add_rms_norm_quantized, rms_norm, rms_norm_quantized
+from penstock.kernels.aten.quantize import quantize_rows
+from penstock.kernels.aten.rotary import rotary, rotary_tables
+from penstock.kernels.aten.rows import add, gather_rows, scale
 
-__all__ = ["gelu_and_mul", "rms_norm", "rotary", "silu_and_mul"]
+__all__ = [
+    "add",
+    "add_rms_norm",
+    "add_rms_norm_quantized",
+    "gather_rows",
+    "gelu_and_mul",
+    "gelu_and_mul_quantized",
+    "quantize_rows",
+    "rms_norm",
+    "rms_norm_quantized",
+    "rotary",
+    "rotary_tables",
+    "scale",
+    "silu_and_mul",
+    "silu_and_mul_quantized",
+]

@@ -41,3 +41,16 @@ def row_stride(tensor: torch.Tensor) -> int:
     if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
         raise ValueError(f"a native kernel needs contiguous rows, found strides {tensor.stride()}")
     return tensor.stride(0)
+
+
+def matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor [..., n] as [rows, n] with contiguous rows, without a copy: a copy would not be part of a recorded
+    program. Raises ValueError for layouts that have no such view."""
+    rows = tensor
+    if tensor.dim() != 2:
+        try:
+            rows = tensor.view(-1, tensor.shape[-1]) if tensor.numel() else tensor.new_empty((0, tensor.shape[-1]))
+        except RuntimeError as error:
+            raise ValueError(f"a native kernel needs rows at one distance, found strides {tensor.stride()}") from error
+    row_stride(rows)
+    return rows

@@ -1,6 +1,11 @@
 """Plain float32 truth of every op, written to be read. Nothing here is fast."""
 
-from penstock.kernels.reference.activation import gelu_and_mul, silu_and_mul
+from penstock.kernels.reference.activation import (
+    gelu_and_mul,
+    gelu_and_mul_quantized,
+    silu_and_mul,
+    silu_and_mul_quantized,
+)
 from penstock.kernels.reference.attention import paged_attention
 from penstock.kernels.reference.linear import (
     argmax,
@@ -11,15 +16,21 @@ from penstock.kernels.reference.linear import (
     linear_quantized,
     linear_quantized_argmax,
 )
-from penstock.kernels.reference.norm import rms_norm
+from penstock.kernels.reference.norm import add_rms_norm, add_rms_norm_quantized, rms_norm, rms_norm_quantized
 from penstock.kernels.reference.quantize import quantize_rows
-from penstock.kernels.reference.rotary import rotary
+from penstock.kernels.reference.rotary import rotary, rotary_tables
+from penstock.kernels.reference.rows import add, gather_rows, scale
 
 __all__ = [
+    "add",
+    "add_rms_norm",
+    "add_rms_norm_quantized",
     "argmax",
     "embedding",
     "embedding_quantized",
+    "gather_rows",
     "gelu_and_mul",
+    "gelu_and_mul_quantized",
     "linear",
     "linear_bf16",
     "linear_quantized",
@@ -27,6 +38,10 @@ __all__ = [
     "paged_attention",
     "quantize_rows",
     "rms_norm",
+    "rms_norm_quantized",
     "rotary",
+    "rotary_tables",
+    "scale",
     "silu_and_mul",
+    "silu_and_mul_quantized",
 ]

@@ -13,8 +13,9 @@ LOWEST = -128
 
 
 def quantize_rows(x: torch.Tensor) -> QuantizedRows:
-    """int8 codes per block of 32 columns: with low = min(0, min x) and high = max(0, max x), scale = (high - low) / 254,
-    step(x) = x * (254 / (high - low)) rounded to nearest even, zero = -128 - step(low), code = step(x) + zero.
+    """int8 codes per block of 32 columns: with low = min(0, min x) and high = max(0, max x),
+    scale = (high - low) / 254, step(x) = x * (254 / (high - low)) rounded to nearest even, zero = -128 - step(low),
+    code = step(x) + zero.
 
     x float32 [rows, n], n a multiple of 32. 0 is always exact. The dynamic asymmetric quantization of ZeroQuant (Yao et
     al. 2022), in blocks instead of whole rows.

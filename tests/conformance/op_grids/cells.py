@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from penstock.kernels.activations import QuantizedRows
+from penstock.kernels.activations import BLOCK, QuantizedRows
 
 ROWS = (0, 1, 2, 7, 33)
 
@@ -37,7 +37,7 @@ def _assert_quantized_agree(found: QuantizedRows, wanted: QuantizedRows, relativ
     torch.testing.assert_close(found.scales, wanted.scales, rtol=max(relative, 2e-7), atol=0, equal_nan=True)
     assert found.codes.shape == wanted.codes.shape
     steps, wanted_steps = (
-        x.codes.view(*x.scales.shape, -1).to(torch.int32) - x.zeros.unsqueeze(-1) for x in (found, wanted)
+        x.codes.view(*x.scales.shape, BLOCK).to(torch.int32) - x.zeros.unsqueeze(-1) for x in (found, wanted)
     )
     apart = (steps - wanted_steps).abs()
     assert not apart.numel() or apart.max() <= 1

@@ -24,4 +24,17 @@ def _rotary() -> Iterator[Cell]:
     yield Cell("strided", lambda dtype: (values(4, 9, 16, dtype=dtype)[:, 2:7], *tables(4, 16)))
 
 
-GRIDS = {"rotary": _rotary}
+def frequencies(half: int) -> torch.Tensor:
+    return 1.0 / 10000.0 ** (torch.arange(half, dtype=torch.float32) / half)
+
+
+def _tables() -> Iterator[Cell]:
+    for tokens in ROWS:
+        for half in (1, 5, 32, 128):
+            yield Cell(f"{tokens}x{half}", lambda dtype, t=tokens, h=half: (torch.arange(t) * 977, frequencies(h), 1.0))
+    far = torch.tensor([0, 1, 22, 65_537, 999_983, 1_048_575, (1 << 20)])
+    yield Cell("far", lambda dtype: (far, frequencies(40), 1.0))
+    yield Cell("temperature", lambda dtype: (torch.arange(9), frequencies(32), 1.1386))
+
+
+GRIDS = {"rotary": _rotary, "rotary_tables": _tables}

@@ -1,0 +1,2 @@
+#define PENSTOCK_ISA baseline
+#include "activation/kernels.inl"

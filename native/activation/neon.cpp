@@ -1,0 +1,2 @@
+#define PENSTOCK_ISA neon
+#include "activation/kernels.inl"
