@@ -117,7 +117,7 @@ PENSTOCK_INLINE int64_t num_tiles(const Weight& w) { return (w.out_features + kT
 }  // namespace
 
 // Columns of a span in the layout that the kernels of an instruction set read.
-constexpr int32_t span_of(int isa) { return isa == static_cast<int>(Isa::neon) ? 4 : 4; }
+constexpr int32_t span_of(int isa) { return isa == static_cast<int>(Isa::neon) ? 8 : 4; }
 
 // Portable; any instruction set's layout.
 void pack(const PackArgs&, Share);
