@@ -20,7 +20,7 @@ PERCENTILES = (50, 90, 95, 99)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """One benchmark run. ``rows`` are the table: all have the same keys; units stand in the names."""
+    """One benchmark run. ``rows`` are the table; units stand in the names of the keys."""
 
     name: str
     command: str

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from penstock.engine.llm import LLM
 
 app = typer.Typer(
-    help="Measure: core (scheduler without a model), latency and throughput of a model, serve (HTTP load).",
+    help="Measure: core (scheduler without a model), latency, throughput and step of a model, serve (HTTP load).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -113,6 +113,39 @@ def throughput(
     _show(report, json_file)
 
 
+@verb(engine_flags())
+def step(
+    model: ModelArgument = "smollm2",
+    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N,N,...", help="Rows of a step.")] = "1,8,32",
+    input_len: InputLen = 128,
+    output_len: OutputLen = 64,
+    repeats: Repeats = 5,
+    sampled: Annotated[bool, typer.Option("--sampled", help="Rows draw (temperature 0.8, top-p 0.95).")] = False,
+    prompt_seed: Seed = 0,
+    json_file: JsonOption = None,
+    **options: Any,
+) -> None:
+    """Where each microsecond of a decode step goes: core, executor, every kernel by name, in this process.
+
+    \b
+    penstock bench step smollm2
+    penstock bench step smollm2 --batch-size 1 --no-graphs
+    """
+    from penstock.bench.step import StepWorkload, measure_steps
+
+    workload = StepWorkload(
+        batch_sizes=_numbers(batch_size, "--batch-size"),
+        input_len=input_len,
+        output_len=output_len,
+        repeats=repeats,
+        seed=prompt_seed,
+        sampled=sampled,
+    )
+    with _llm(model, options) as llm:
+        report = measure_steps(llm, workload, _command(), _say)
+    _show(report, json_file)
+
+
 def serve(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Name to ask for. Default: the first served.")] = "",
     url: Annotated[str, typer.Option("--url", help="Server to load, this one or any other.")] = "http://127.0.0.1:8000",
@@ -191,6 +224,7 @@ def core(
 app.command("core", short_help="The scheduler alone, without a model.")(core)
 app.command("latency", short_help="Step and prefill time of a model by batch size.")(latency)
 app.command("throughput", short_help="Offline requests and tokens per second.")(throughput)
+app.command("step", short_help="Where the time of a decode step goes, part by part.")(step)
 app.command("serve", short_help="HTTP load on a running server.")(serve)
 
 
@@ -256,8 +290,8 @@ def _show(
 
 def _print_table(report: Report, out: Callable[[str], None]) -> None:
     """One line per quantity and one column per row of the report: reports are wide and have few rows."""
-    names = list(report.rows[0])
-    cells = [[name, *(f"{row[name]}" for row in report.rows)] for name in names]
+    names = list(dict.fromkeys(name for row in report.rows for name in row))
+    cells = [[name, *(f"{row.get(name, '-')}" for row in report.rows)] for name in names]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     out(f"{report.name}: " + ", ".join(f"{k}={v}" for k, v in report.workload.items()))
     for line in cells:

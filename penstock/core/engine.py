@@ -80,6 +80,10 @@ class EngineCore:
         self._generation_tokens = 0
         self._forward_s = 0.0
         self._sample_s = 0.0
+        self._inputs_s = 0.0
+        self._plan_s = 0.0
+        self._results_s = 0.0
+        self._outputs_s = 0.0
 
     # -- what the owner asks -------------------------------------------------------------------------------------
 
@@ -167,6 +171,10 @@ class EngineCore:
             generation_tokens=self._generation_tokens,
             forward_s=self._forward_s,
             sample_s=self._sample_s,
+            inputs_s=self._inputs_s,
+            plan_s=self._plan_s,
+            results_s=self._results_s,
+            outputs_s=self._outputs_s,
         )
 
     def check_integrity(self) -> None:
@@ -223,6 +231,7 @@ class EngineCore:
 
     def _submit(self) -> StepPlan | None:
         # Transfers are reported in results only: while nothing else runs, empty plans carry their reports.
+        began = self._clock.now()
         allow_empty = self._transfers.num_outstanding > 0 and not self._flights
         scheduled = self._scheduler.schedule(self._num_steps, allow_empty=allow_empty)
         if scheduled is None:
@@ -235,6 +244,7 @@ class EngineCore:
                 request = self._requests[admission.request_id]
                 request.admitted_at = request.admitted_at or now
         self._flights.append(_Flight(plan, rows, self._executor.step(plan)))
+        self._plan_s += self._clock.now() - began
         return plan
 
     def _expire(self) -> None:
@@ -251,15 +261,18 @@ class EngineCore:
         """Wait for the oldest result and apply it. True when it brought news."""
         flight = self._flights[0]
         result = flight.handle.result()
+        began = self._clock.now()
         self._flights.popleft()
         if result.step_id != flight.plan.step_id or len(result.row_tokens) != len(flight.rows):
             raise IntegrityError(f"step {flight.plan.step_id} was answered by a result of another shape")
         self._forward_s += result.timings.forward_s
         self._sample_s += result.timings.sample_s
+        self._inputs_s += result.timings.inputs_s
         for job_id, ok in result.finished_transfers:
             self._let_go(self._transfers.complete(job_id, ok))
         if flight.rows:
             self._absorb_rows(flight, result)
+        self._results_s += self._clock.now() - began
         return bool(flight.rows or result.finished_transfers)
 
     def _absorb_rows(self, flight: _Flight, result: StepResult) -> None:
@@ -385,10 +398,12 @@ class EngineCore:
 
     def _flush(self) -> None:
         if self._updates or self._terminals:
+            began = self._clock.now()
             batch = OutputBatch(tuple(self._updates), tuple(self._terminals), self.stats())
             self._updates.clear()
             self._terminals.clear()
             self._channel.emit(batch)
+            self._outputs_s += self._clock.now() - began
 
 
 def _take_prompt_logprobs(

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from penstock.types.control import KernelTime
 from penstock.types.decision import Decision, Rejection
 
 T = TypeVar("T")
@@ -119,11 +120,11 @@ class StepGraphs:
         """What became of it so far, for people."""
         return graphs_decision(self._off, self.refusals, some=bool(self._graphs))
 
-    def take_kernel_times(self) -> dict[str, tuple[int, int]]:
-        """Kernel name -> (calls, nanoseconds) since ``timing`` was set; forgets them."""
-        times = {name: (calls, spent) for name, (calls, spent) in self._kernel_ns.items()}
+    def take_kernel_times(self) -> tuple[KernelTime, ...]:
+        """What was counted while ``timing`` was set, longest first; forgets it."""
+        times = [KernelTime(name, calls, spent / 1e9) for name, (calls, spent) in self._kernel_ns.items()]
         self._kernel_ns.clear()
-        return times
+        return tuple(sorted(times, key=lambda time: -time.seconds))
 
     def _record(self, key: GraphKey, compute: Callable[[], T]) -> _Graph[T] | None:
         assert self._recorder is not None

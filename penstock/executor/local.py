@@ -15,7 +15,7 @@ from penstock.executor.load import LoadedExecutor, load_executor
 from penstock.executor.runner import RowMasks
 from penstock.executor.spec import ExecutorSpec
 from penstock.kernels.native.extension import set_num_threads
-from penstock.types.control import CheckIntegrity, ControlCommand, ControlReply, ResetPrefixCache
+from penstock.types.control import CheckIntegrity, ControlCommand, ControlReply, ResetPrefixCache, TimeKernels
 from penstock.types.decision import Decision
 from penstock.types.kv import KvCapacity
 from penstock.types.plan import StepPlan
@@ -152,6 +152,15 @@ class LocalExecutor:
                 return ControlReply()
             case CheckIntegrity():
                 return ControlReply(ok=not self.health(), message=self.health())
+            case TimeKernels(enabled=enabled):
+                return self._time_kernels(enabled)
+
+    def _time_kernels(self, enabled: bool) -> ControlReply:
+        if self._loaded is None:
+            return ControlReply(ok=False, message=self.health())
+        graphs = self._loaded.runner.graphs
+        graphs.timing = enabled
+        return ControlReply(kernel_times=graphs.take_kernel_times())
 
     def health(self) -> str:
         with self._lock:

@@ -15,10 +15,30 @@ class CheckIntegrity:
     """Run the core's invariants; the reply is not ok when one does not hold."""
 
 
-ControlCommand = ResetPrefixCache | CheckIntegrity
+@dataclass(frozen=True, slots=True)
+class TimeKernels:
+    """Answer the kernel times that were taken since the last such command, and take them from now on, or no longer.
+
+    Only kernels of recorded steps are timed one by one; each costs a step two readings of the clock more.
+    """
+
+    enabled: bool = True
+
+
+ControlCommand = ResetPrefixCache | CheckIntegrity | TimeKernels
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTime:
+    """All calls of one kernel together."""
+
+    name: str
+    calls: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class ControlReply:
     ok: bool = True
     message: str = ""
+    kernel_times: tuple[KernelTime, ...] = ()

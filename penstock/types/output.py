@@ -72,6 +72,10 @@ class EngineStats:
     generation_tokens: int = 0
     forward_s: float = 0.0  # the executor's seconds in forwards: from the inputs to the logits
     sample_s: float = 0.0  # the executor's seconds in sampling
+    inputs_s: float = 0.0  # the executor's seconds from plans to inputs
+    plan_s: float = 0.0  # the core's seconds in making plans and handing them over
+    results_s: float = 0.0  # the core's seconds in taking results in, without waiting for them
+    outputs_s: float = 0.0  # the core's seconds in handing updates to the frontend
 
     def at_rest(self) -> EngineStats:
         """The same counters with nothing in use: what is true of an engine that has gone."""

@@ -16,7 +16,7 @@ from penstock.mock.clock import VirtualClock
 from penstock.mock.executor import MockExecutor
 from penstock.mock.faults import MockFaults
 from penstock.mock.rig import full_group, window_group
-from penstock.types.control import CheckIntegrity, ResetPrefixCache
+from penstock.types.control import CheckIntegrity, ResetPrefixCache, TimeKernels
 from penstock.types.kv import KvCapacity, Visibility
 from penstock.types.plan import Admission, StepPlan
 from penstock.types.request import SamplingParams
@@ -265,7 +265,7 @@ def test_log_probabilities_match_tokens_and_positions(driver):
     assert len(result.logprobs[0]) == 1
 
 
-@pytest.mark.parametrize("command", [ResetPrefixCache(), CheckIntegrity()])
+@pytest.mark.parametrize("command", [ResetPrefixCache(), CheckIntegrity(), TimeKernels(True), TimeKernels(False)])
 def test_commands_are_answered_between_steps(driver, command):
     driver.generate(0, 2)
     assert driver.executor.control(command).ok

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from penstock.executor.graphs import GraphKey, GraphRefusedError, StepGraphs
+from penstock.types.control import KernelTime
 
 
 class FakeRecorder:
@@ -103,5 +104,5 @@ def test_kernel_times_are_summed_by_name() -> None:
     graphs.timing = True
     run(graphs, 1)
     run(graphs, 1)
-    assert graphs.take_kernel_times() == {"a": (4, 14), "b": (2, 10)}
-    assert graphs.take_kernel_times() == {}
+    assert graphs.take_kernel_times() == (KernelTime("a", 4, 14e-9), KernelTime("b", 2, 10e-9))
+    assert graphs.take_kernel_times() == ()

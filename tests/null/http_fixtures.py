@@ -142,6 +142,7 @@ class MockServer:
             enable_prefix_caching=True,
             scheduling_policy=self.scheduling_policy,
             async_depth=2,
+            graphs=True,
             check_integrity=self.check_integrity,
             attention_backend=None,
             linear_backend=None,

@@ -96,3 +96,15 @@ def test_help_says_how_many_requests_are_sent(capsys):
     with pytest.raises(SystemExit):
         main(["bench", "serve", "--help"])
     assert "at least two per stream" in " ".join(capsys.readouterr().out.split())
+
+
+def test_step_shows_every_part_of_the_mocks_step(report):
+    """Parts and the rest add up to the step; without recorded steps no kernel is told apart, and the report says so."""
+    found = report("step", "--batch-size", "1,3", "--output-len", "16", "--repeats", "3", "--input-len", "32")
+    assert [row["batch"] for row in found["rows"]] == [1, 3]
+    assert any("eagerly" in note for note in found["notes"])
+    for row in found["rows"]:
+        parts = {name: value for name, value in row.items() if name.endswith(", us")}
+        assert parts["executor: forward, us"] == pytest.approx(2000, rel=0.15)
+        assert min(parts["core: plan, us"], parts["core: take result in, us"], parts["core: updates out, us"]) > 0
+        assert not any(name.startswith("kernel") for name in row)
