@@ -19,7 +19,7 @@ help:
 	@echo "make check      format, lint, types, import contracts, sizes, generated pages"
 	@echo "make docs       write docs/generated again"
 	@echo "make install    only set up .venv"
-	@echo "make clean      remove .venv and caches"
+	@echo "make clean      remove .venv, builds and caches"
 
 install:
 	@scripts/install runtime
@@ -37,4 +37,4 @@ docs:
 	@scripts/docs
 
 clean:
-	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf build penstock/_native*.so .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -14,7 +14,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = ("hatchling", "editables")
+CONSTRAINTS = ROOT / "constraints.txt"
+BUILD = ("scikit-build-core", "nanobind")
+FETCHED_WHERE_MISSING = ("cmake", "ninja")  # keep their pins when this machine has its own
 HEADER = """\
 # Versions of every direct and transitive dependency that the tests passed with. Written by scripts/pin_versions.py.
 # Local build labels are left out, so that a CPU build and a CUDA build of the same version both satisfy a pin.
@@ -38,8 +40,10 @@ def main() -> None:
             if (name, extra) not in seen:
                 seen.add((name, extra))
                 pending += applicable(distribution.requires or (), extra)
+    kept = [line.split("==") for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines() if "==" in line]
+    pins |= {name: version for name, version in kept if name in FETCHED_WHERE_MISSING and name not in pins}
     text = HEADER + "".join(f"{name}=={version}\n" for name, version in sorted(pins.items()))
-    (ROOT / "constraints.txt").write_text(text, encoding="utf-8")
+    CONSTRAINTS.write_text(text, encoding="utf-8")
 
 
 def applicable(lines: Iterable[str], extra: str) -> list[Requirement]:

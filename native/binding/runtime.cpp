@@ -2,7 +2,11 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <sstream>
+#include <string>
+
 #include "binding/binding.hpp"
+#include "runtime/isa.hpp"
 #include "runtime/program.hpp"
 #include "runtime/thread_pool.hpp"
 
@@ -13,6 +17,13 @@ void bind_runtime(nb::module_& module) {
                nb::call_guard<nb::gil_scoped_release>(),
                "Threads that kernels run on, the calling one included. Raises RuntimeError when the system gives fewer.");
     module.def("num_threads", [] { return ThreadPool::instance().size(); });
+
+    nb::list names, built;
+    for (const char* name : kIsaNames) names.append(name);
+    std::istringstream listed(PENSTOCK_BUILT_ISAS);
+    for (std::string name; listed >> name;) built.append(name);
+    module.attr("ISAS") = nb::tuple(names);  // the place of a name is the number that kernels are called with
+    module.attr("BUILT_SETS") = nb::tuple(built);
 
     nb::class_<Program>(module, "Program", "Kernel calls with fixed arguments, recorded once, run many times.")
         .def(nb::init<>())

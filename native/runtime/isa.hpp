@@ -7,6 +7,8 @@ namespace penstock {
 
 // Order and names are those of penstock.kernels.native.ISAS; the number crosses the binding.
 enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2, neon = 3, avx512_bf16 = 4, neon_bf16 = 5 };
+constexpr int kNumIsas = 6;
+constexpr const char* kIsaNames[kNumIsas] = {"baseline", "avx2", "avx512", "neon", "avx512_bf16", "neon_bf16"};
 
 // Kernels of one op. A place is null in a build for another architecture.
 template <class Function>
@@ -18,11 +20,17 @@ struct PerIsa {
     Function avx512_bf16 = nullptr;
     Function neon_bf16 = nullptr;
 
+    // Null where this build has none.
+    Function find(int isa) const {
+        const Function places[kNumIsas] = {baseline, avx2, avx512, neon, avx512_bf16, neon_bf16};
+        return isa < 0 || isa >= kNumIsas ? nullptr : places[isa];
+    }
+
     Function operator[](int isa) const {
-        const Function places[] = {baseline, avx2, avx512, neon, avx512_bf16, neon_bf16};
-        if (isa < 0 || isa > 5 || places[isa] == nullptr)
+        const Function found = find(isa);
+        if (found == nullptr)
             throw std::invalid_argument("this build of penstock._native has no kernel for the instruction set asked for");
-        return places[isa];
+        return found;
     }
 };
 

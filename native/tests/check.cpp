@@ -78,12 +78,12 @@ bool can_run(Isa isa) {
                    __builtin_cpu_supports("avx512vnni");
         case Isa::avx512_bf16:
             return can_run(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
-#elif defined(__aarch64__) && defined(__linux__)
-        case Isa::neon:  // bits of asm/hwcap.h: asimddp, i8mm
+#elif defined(__aarch64__) && defined(__linux__)  // bits of asm/hwcap.h: ASIMDDP; I8MM, BF16
+        case Isa::neon:
             return (getauxval(AT_HWCAP) >> 20 & 1) != 0 && (getauxval(AT_HWCAP2) >> 13 & 1) != 0;
         case Isa::neon_bf16:
             return can_run(Isa::neon) && (getauxval(AT_HWCAP2) >> 14 & 1) != 0;
-#elif defined(__aarch64__)
+#elif defined(__aarch64__)  // every Apple processor since the M2
         case Isa::neon:
         case Isa::neon_bf16:
             return true;
@@ -91,11 +91,6 @@ bool can_run(Isa isa) {
         default:
             return false;
     }
-}
-
-const char* name_of(Isa isa) {
-    constexpr const char* names[] = {"baseline", "avx2", "avx512", "neon", "avx512_bf16", "neon_bf16"};
-    return names[static_cast<int>(isa)];
 }
 
 GuardedBytes::GuardedBytes(size_t size) {
@@ -137,9 +132,8 @@ std::vector<int> uniform_integers(int64_t count, int low, int high, uint32_t see
 int main(int argc, char** argv) {
     using namespace penstock::test;
     std::string sets;
-    using penstock::Isa;
-    for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::neon, Isa::neon_bf16})
-        if (can_run(isa)) sets += std::string(" ") + name_of(isa);
+    for (int isa = 0; isa < penstock::kNumIsas; ++isa)
+        if (can_run(static_cast<penstock::Isa>(isa))) sets += std::string(" ") + penstock::kIsaNames[isa];
     std::printf("this processor runs:%s\n", sets.c_str());
     penstock::ThreadPool::instance().resize(3);
     int run = 0, broken = 0;

@@ -49,17 +49,15 @@ void check_same(const char* file, int line, const T* found, const T* wanted, int
 
 // Whether this processor runs the instruction set, as native/CMakeLists.txt compiles it.
 bool can_run(Isa isa);
-const char* name_of(Isa isa);
 
 // Calls use(kernel) for every instruction set that has a kernel in the table and runs here, with its name as context.
 template <class Function, class Use>
 void for_each_isa(const PerIsa<Function>& table, Use use) {
-    const Function places[] = {table.baseline, table.avx2,        table.avx512,
-                               table.neon,     table.avx512_bf16, table.neon_bf16};
-    for (int isa = 0; isa < 6; ++isa) {
-        if (places[isa] == nullptr || !can_run(static_cast<Isa>(isa))) continue;
-        const Context context(name_of(static_cast<Isa>(isa)));
-        use(places[isa]);
+    for (int isa = 0; isa < kNumIsas; ++isa) {
+        const Function kernel = table.find(isa);
+        if (kernel == nullptr || !can_run(static_cast<Isa>(isa))) continue;
+        const Context context(kIsaNames[isa]);
+        use(kernel);
     }
 }
 

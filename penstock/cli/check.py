@@ -39,11 +39,31 @@ def check(
         content = {"facts": dataclasses.asdict(facts), "decisions": [dataclasses.asdict(each) for each in decisions]}
         print(json.dumps(content, indent=2))
         return
-    print("\n".join([*machine_lines(facts), "", "What would be chosen for a usual model:", *decision_lines(decisions)]))
+    built = [] if platform or facts.extension_missing else [extension_line()]
+    print(
+        "\n".join(
+            [*machine_lines(facts), *built, "", "What would be chosen for a usual model:", *decision_lines(decisions)]
+        )
+    )
+
+
+def extension_line() -> str:
+    """What the extension of this installation was built for, in the form of ``machine_lines``."""
+    from penstock.kernels.native.extension import built_sets, extension
+
+    try:
+        return f"{'extension':18}built for {', '.join(built_sets())}: {extension().__file__}"
+    except ImportError as error:
+        return f"{'extension':18}is there but cannot be loaded, build it again (pip install .): {error}"
 
 
 def machine_lines(facts: PlatformFacts) -> list[str]:
     """The facts as a table of two columns."""
+    from penstock.kernels.native import usable_sets
+
+    sets = usable_sets(facts)
+    threads = f"{facts.num_cores} thread{'s' if facts.num_cores > 1 else ''} unless --threads says otherwise"
+    native = f"{', '.join(sets)}; best first, {threads}" if sets else f"none: {facts.extension_missing}"
     accelerators = [
         f"{each.name}, capability {each.capability}, {size_text(each.memory_bytes)}" for each in facts.accelerators
     ]
@@ -52,6 +72,7 @@ def machine_lines(facts: PlatformFacts) -> list[str]:
         ("processor", facts.cpu_model or "unknown"),
         ("cores", f"{facts.num_cores} that this process may use"),
         ("instruction sets", ", ".join(facts.instruction_sets) or "none known"),
+        ("native kernels", native),
         ("memory", f"{size_text(facts.memory_bytes)}, {size_text(facts.memory_available_bytes)} available"),
         ("accelerators", "; ".join(accelerators) or "none"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in facts.libraries.items())),

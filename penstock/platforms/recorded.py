@@ -77,6 +77,14 @@ RECORDED: dict[str, PlatformFacts] = {
         gib=32,
         machine="aarch64",
     ),
+    "server-arm64": _cpu_host(
+        "Neoverse-V2",
+        cores=64,
+        sets=("neon", "fp16", "dotprod", "i8mm", "bf16", "sve", "sve2"),
+        gib=128,
+        machine="aarch64",
+    ),
+    "board-arm64": _cpu_host("Cortex-A76", cores=4, sets=("neon", "fp16", "dotprod"), gib=8, machine="aarch64"),
     "server-amx": _cpu_host("Intel(R) Xeon(R) Platinum 8488C", cores=48, sets=_AMX, gib=384),
 }
 

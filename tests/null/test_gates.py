@@ -27,6 +27,7 @@ def load(name):
 sizes = load("sizes")
 run_tests = load("run_tests")
 install = load("install_environment")
+native_tests = load("run_native_tests")
 
 
 def test_percentile_is_the_nearest_rank():
@@ -93,26 +94,91 @@ def test_tiers_are_summed_up_in_one_line(monkeypatch, capsys):
     assert run_tests.main(["conformance"]) == 1, "a run without a single test is no success"
 
 
-def test_a_fresh_installation_is_left_alone(tmp_path, monkeypatch):
-    venv = tmp_path / ".venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin" / "python").touch()
-    monkeypatch.setattr(install, "VENV", venv)
-    monkeypatch.setattr(install, "PYTHON", venv / "bin" / "python")
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A source tree whose environment seems to be there; nothing is installed and nothing compiled."""
+    python = tmp_path / ".venv" / "bin" / "python"
+    files = [python, *(tmp_path / name for name in install.INPUTS), tmp_path / "native" / "norm" / "avx2.cpp"]
+    for path in [*files, tmp_path / "native" / "tests" / "check.cpp", tmp_path / "penstock" / "_native.x.so"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    monkeypatch.setattr(install, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(install, "PYTHON", python)
+    monkeypatch.setattr(install, "_compiler", lambda: "/usr/bin/c++")
+    return tmp_path
+
+
+def test_a_fresh_installation_is_left_alone(checkout, monkeypatch):
     calls = []
     monkeypatch.setattr(install, "_install", lambda extras: calls.append(extras) or 0)
-    monkeypatch.setattr(install, "ROOT", tmp_path)
-    for name in install.INPUTS:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("1")
+    monkeypatch.setattr(install, "_native_is_fresh", lambda: True)
     assert install.main(["runtime"]) == 0
     install._stamp("runtime").write_text(install._digest())
     assert install.main(["runtime"]) == 0
     assert calls == [["runtime"]]
-    (tmp_path / "constraints.txt").write_text("2")
+    (checkout / "constraints.txt").write_text("2")
     assert install.main(["runtime", "test"]) == 0
     assert calls == [["runtime"], ["runtime", "test"]]
     assert install.main(["nonsense"]) == 1
+
+
+def test_native_code_is_built_again_when_its_sources_change(checkout, monkeypatch):
+    commands = []
+    monkeypatch.setattr(install, "_run", lambda command: commands.append(command[-1]) or 0)
+    install._stamp("runtime").write_text(install._digest())
+
+    def builds():
+        commands.clear()
+        assert install.main(["runtime"]) == 0
+        return len(commands)
+
+    assert builds() == 1
+    assert commands == ["scripts/build_native.py"]
+    assert builds() == 0
+    (checkout / "native" / "norm" / "avx2.cpp").write_text("2")
+    assert [builds(), builds()] == [1, 0]
+    (checkout / "native" / "tests" / "check.cpp").write_text("2")
+    assert builds() == 0
+    (checkout / "penstock" / "_native.x.so").unlink()
+    assert builds() == 1
+
+
+def test_without_a_compiler_there_is_no_extension_until_there_is_one(checkout, monkeypatch, capsys):
+    commands = []
+    monkeypatch.setattr(install, "_run", lambda command: commands.append(command) or 0)
+    monkeypatch.setattr(install, "_compiler", lambda: "")
+    install._stamp("runtime").write_text(install._digest())
+    assert install.main(["runtime"]) == 0
+    assert not list((checkout / "penstock").glob("*.so")), "it was built from other sources"
+    assert "No C++ compiler" in capsys.readouterr().err
+    assert install.main(["runtime"]) == 0
+    assert capsys.readouterr().err == ""
+    assert commands == []
+    monkeypatch.setattr(install, "_compiler", lambda: "/usr/bin/c++")
+    assert install.main(["runtime"]) == 0
+    assert len(commands) == 1
+
+
+def test_a_compiler_that_fails_is_no_end_and_is_tried_again(checkout, monkeypatch, capsys):
+    commands = []
+    monkeypatch.setattr(install, "_run", lambda command: commands.append(command) or 1)
+    install._stamp("runtime").write_text(install._digest())
+    assert [install.main(["runtime"]), install.main(["runtime"])] == [0, 0]
+    assert len(commands) == 2
+    assert "could not be built" in capsys.readouterr().err
+
+
+def test_missing_tools_of_native_tests_are_named(monkeypatch, tmp_path, capsys):
+    for name in ("cmake", "make", "g++"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    assert native_tests.missing_packages("host", str(tmp_path)) == []
+    assert native_tests.missing_packages("aarch64", str(tmp_path)) == ["g++-aarch64-linux-gnu", "qemu-user-static"]
+    monkeypatch.setattr(native_tests, "PATH", str(tmp_path))
+    monkeypatch.setattr(native_tests, "missing_packages", lambda target: ["qemu-user-static"])
+    assert native_tests.main(["aarch64"]) == 1, "a target that cannot run is no success"
+    assert "apt-get install qemu-user-static" in capsys.readouterr().out
 
 
 def test_an_old_python_gets_a_sentence(tmp_path):

@@ -90,3 +90,23 @@ def test_everything_imported_is_a_declared_dependency():
 def test_the_mocks_rig_does_not_pass_the_core_on():
     """import-linter sees modules, not names that one hands to the next."""
     assert [name for name in rig.__all__ if getattr(rig, name).__module__.startswith("penstock.core")] == []
+
+
+def test_the_extension_is_imported_in_one_place():
+    """It is a binary, loaded by name where it is needed: import-linter sees neither."""
+    mentions = {}
+    for path in (ROOT / "penstock").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            elif isinstance(node, ast.Call):
+                names = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            else:
+                continue
+            if any(str(name).rpartition(".")[2] == "_native" for name in names):
+                what = ast.unparse(node.func) if isinstance(node, ast.Call) else "import"
+                mentions[path.relative_to(ROOT / "penstock").as_posix()] = what
+    assert mentions == {
+        "kernels/native/extension.py": "importlib.import_module",
+        "platforms/probe.py": "importlib.util.find_spec",
+    }

@@ -13,6 +13,7 @@ from typing import Any
 
 from penstock.kernels.implementation import Implementation
 from penstock.kernels.native.extension import ISAS
+from penstock.types.facts import PlatformFacts
 
 # What the processor must have for each, as platforms names it. Best first.
 ISA_NEEDS: Mapping[str, tuple[str, ...]] = {
@@ -34,6 +35,17 @@ ISA_MACHINES: Mapping[str, str] = {
     "neon_bf16": "aarch64",
     "neon": "aarch64",
 }
+
+
+def usable_sets(platform: PlatformFacts) -> tuple[str, ...]:
+    """Instruction sets whose kernels run on ``platform``, best first; none without the extension."""
+    if platform.extension_missing:
+        return ()
+    return tuple(
+        isa
+        for isa, needs in BF16_ISA_NEEDS.items()
+        if ISA_MACHINES.get(isa, platform.machine) == platform.machine and set(needs) <= set(platform.instruction_sets)
+    )
 
 
 def implementations(function: Callable[..., Any], dtypes: tuple[str, ...] = ("float32",)) -> tuple[Implementation, ...]:

@@ -23,6 +23,11 @@ def extension() -> ModuleType:
     return importlib.import_module("penstock._native")
 
 
+def built_sets() -> tuple[str, ...]:
+    """Instruction sets that the extension was built for. Raises ImportError when it was not built, or does not load."""
+    return tuple(extension().BUILT_SETS)
+
+
 def set_num_threads(num_threads: int) -> None:
     """Threads that kernels of this process run on, the calling one included. Nothing to do without the extension."""
     with contextlib.suppress(ImportError):
