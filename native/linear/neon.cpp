@@ -56,7 +56,7 @@ PENSTOCK_INLINE void dots(const uint8_t* block, int half, const int8_t* codes, i
     for (int p = 0; p < kPairs<Rows>; ++p)
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) sums[p][v] = vdupq_n_s32(0);
-#pragma GCC unroll 4
+#pragma GCC unroll 1
     for (int span = First; span < First + Count; ++span) {
         int8x16_t rows[kPairs<Rows>];
 #pragma GCC unroll 4
@@ -88,14 +88,22 @@ PENSTOCK_INLINE void accumulate(const Weight& w, const uint8_t* at, const uint8_
                                 int64_t block, float32x4_t (&acc)[Rows][kHalves * 2]) {
     const int64_t num_blocks = w.in_features / kBlock;
     const int8_t* codes = x.codes + block * kBlock;
-    int32_t sums[Rows];
+    // What the rows contribute besides their codes, so that one register holds it for four rows.
+    float row_scales[8], scaled_sums[8];
+    int32_t row_zeros[8], offsets[8];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-        sums[r] = x.sums[r * num_blocks + block];
+        const int64_t i = r * num_blocks + block;
+        int32_t sum = x.sums[i];
         if constexpr (Count < kSpans)
-            sums[r] = vaddlvq_s8(vld1q_s8(codes + r * w.in_features + First * kSpan)) -
-                      Count * kSpan * x.zeros[r * num_blocks + block];
+            sum = vaddlvq_s8(vld1q_s8(codes + r * w.in_features + First * kSpan)) - Count * kSpan * x.zeros[i];
+        row_scales[r] = x.scales[i];
+        scaled_sums[r] = x.scales[i] * static_cast<float>(sum);
+        row_zeros[r] = x.zeros[i];
+        offsets[r] = w.zero_point * sum;
     }
+    const bool has_min = w.has_min, half_scales = w.scale_bits == 16;
+    const uint8_t* mins_at = has_min ? scales_at + scales_bytes(w) : scales_at;
 #pragma GCC unroll 2
     for (int half = 0; half < kHalves; ++half) {
         int32x4_t dot[kPairs<Rows> * 2][2];
@@ -103,18 +111,15 @@ PENSTOCK_INLINE void accumulate(const Weight& w, const uint8_t* at, const uint8_
 #pragma GCC unroll 2
         for (int i = 0; i < 2; ++i) {
             const int quarter = half * 2 + i;
-            const float32x4_t scales = load_scales(scales_at, w.scale_bits == 16, quarter);
-            const float32x4_t mins =
-                w.has_min ? load_scales(scales_at + scales_bytes(w), w.scale_bits == 16, quarter) : scales;
+            const float32x4_t scales = load_scales(scales_at, half_scales, quarter);
+            const float32x4_t mins = load_scales(mins_at, half_scales, quarter);
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) {
-                const int64_t at_row = r * num_blocks + block;
-                const int32x4_t exact = vmlsq_n_s32(vsubq_s32(dot[r][i], vdupq_n_s32(w.zero_point * sums[r])),
-                                                    dot[Rows][i], x.zeros[at_row]);
+                const int32x4_t exact =
+                    vmlsq_n_s32(vsubq_s32(dot[r][i], vdupq_n_s32(offsets[r])), dot[Rows][i], row_zeros[r]);
                 float32x4_t& sum = acc[r][quarter];
-                sum = vfmaq_f32(sum, vcvtq_f32_s32(exact), vmulq_n_f32(scales, x.scales[at_row]));
-                if (w.has_min)
-                    sum = vfmaq_f32(sum, mins, vdupq_n_f32(x.scales[at_row] * static_cast<float>(sums[r])));
+                sum = vfmaq_f32(sum, vcvtq_f32_s32(exact), vmulq_n_f32(scales, row_scales[r]));
+                if (has_min) sum = vfmaq_n_f32(sum, mins, scaled_sums[r]);
             }
         }
     }
