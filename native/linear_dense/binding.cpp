@@ -9,7 +9,7 @@ namespace {
 using namespace linear_dense;
 
 // So few rows are arranged by every thread for itself: less than what it costs to wait for one another.
-constexpr int64_t kArrangeAlone = 4;
+constexpr int64_t kArrangeAlone = 8;
 constexpr int64_t kChunkTiles = 8;
 constexpr int64_t kAlign = 64;
 
