@@ -19,6 +19,7 @@ T* as(Address address) {
 
 // One per folder of ops; module.cpp calls them all.
 void bind_runtime(nb::module_& module);
+void bind_attention(nb::module_& module);
 void bind_linear_dense(nb::module_& module);
 void bind_norm(nb::module_& module);
 void bind_linear(nb::module_& module);

@@ -4,6 +4,7 @@ NB_MODULE(_native, module) {
     using namespace penstock;
     module.doc() = "CPU kernels of Penstock. Imported by penstock.kernels alone.";
     bind_runtime(module);
+    bind_attention(module);
     bind_linear_dense(module);
     bind_norm(module);
     bind_linear(module);

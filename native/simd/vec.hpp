@@ -198,6 +198,29 @@ PENSTOCK_INLINE void for_columns(int64_t size, Use use) {
     if (i < size) use(Columns<false>{i, size - i});
 }
 
+// a * b + c, rounded once where the instruction set has it: `+` and `*` leave to the compiler which product it fuses.
+PENSTOCK_INLINE f32x16 fma16(f32x16 a, f32x16 b, f32x16 c) {
+#if defined(__AVX512F__)
+    return {(f32x16::Part)_mm512_fmadd_ps((__m512)a.part[0], (__m512)b.part[0], (__m512)c.part[0])};
+#elif defined(__FMA__)
+    PENSTOCK_LANES_LOOP c.part[i] =
+        (f32x16::Part)_mm256_fmadd_ps((__m256)a.part[i], (__m256)b.part[i], (__m256)c.part[i]);
+    return c;
+#elif defined(__aarch64__)
+    PENSTOCK_LANES_LOOP c.part[i] = (f32x16::Part)vfmaq_f32(c.part[i], a.part[i], b.part[i]);
+    return c;
+#else
+    return a * b + c;
+#endif
+}
+
+// 0 to 15.
+PENSTOCK_INLINE i32x16 lane_numbers() {
+    i32x16 numbers;
+    PENSTOCK_LANES_LOOP for (int j = 0; j < i32x16::kWidth; ++j) numbers.part[i][j] = i * i32x16::kWidth + j;
+    return numbers;
+}
+
 // b where either is a NaN.
 template <class T>
 PENSTOCK_INLINE Lanes<T> max16(Lanes<T> a, Lanes<T> b) {
@@ -377,6 +400,28 @@ PENSTOCK_INLINE f32x16 widen_bf16(const uint16_t* from) {
     u32x16 wide;
     for (int i = 0; i < 16; ++i) wide.part[i / 4][i % 4] = static_cast<uint32_t>(from[i]) << 16;
     return (f32x16)wide;
+#endif
+}
+
+PENSTOCK_INLINE f32x16 widen_i8(const int8_t* from) {
+#if defined(__AVX512F__)
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return {(f32x16::Part)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+#elif defined(__AVX2__)
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return {{(f32x16::Part)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+             (f32x16::Part)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))}};
+#elif defined(__aarch64__)
+    const int8x16_t bytes = vld1q_s8(from);
+    const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_high_s8(bytes);
+    return {{(f32x16::Part)vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+             (f32x16::Part)vcvtq_f32_s32(vmovl_high_s16(low)),
+             (f32x16::Part)vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+             (f32x16::Part)vcvtq_f32_s32(vmovl_high_s16(high))}};
+#else
+    f32x16 wide;
+    PENSTOCK_LANES_LOOP for (int j = 0; j < f32x16::kWidth; ++j) wide.part[i][j] = from[i * f32x16::kWidth + j];
+    return wide;
 #endif
 }
 

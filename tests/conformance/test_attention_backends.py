@@ -173,17 +173,23 @@ def test_table_and_folder_agree() -> None:
 
 def _spec(**changes: Any) -> AttentionSpec:
     defaults: dict[str, Any] = {
-        "num_heads": 9, "num_kv_heads": 3, "head_dim": 64, "dtype": "bfloat16", "window": None, "soft_cap": None,
+        "num_heads": 9, "num_kv_heads": 3, "head_dim": 64, "dtype": "float32", "window": None, "soft_cap": None,
         "platform": CPU,
     }  # fmt: skip
     return AttentionSpec(**(defaults | changes))
 
 
-def test_the_batched_backend_is_chosen_on_the_cpu() -> None:
+def test_the_native_backend_is_chosen_on_the_cpu() -> None:
     chosen, decision = choose_attention(_spec())
-    assert (chosen.name, decision.chosen) == ("cpu_sdpa", "cpu_sdpa")
-    assert decision.also_possible == ("reference_torch",)
-    assert decision.why == f"first of 2 that can run: {GROUNDS['cpu_sdpa']}"
+    assert (chosen.name, decision.chosen) == ("cpu_native", "cpu_native")
+    assert decision.also_possible == ("cpu_sdpa", "reference_torch")
+    assert decision.why == f"first of 3 that can run: {GROUNDS['cpu_native']}"
+
+
+def test_without_the_extension_the_batched_backend_is_chosen() -> None:
+    chosen, decision = choose_attention(_spec(platform=PLAIN))
+    assert chosen.name == "cpu_sdpa"
+    assert [(refused.name, refused.reasons) for refused in decision.rejected] == [("cpu_native", ("was not built",))]
 
 
 def test_every_preference_has_its_ground() -> None:
@@ -192,11 +198,30 @@ def test_every_preference_has_its_ground() -> None:
 
 
 def test_a_soft_cap_falls_to_the_reference_with_the_reason() -> None:
-    chosen, decision = choose_attention(_spec(soft_cap=50.0))
+    chosen, decision = choose_attention(_spec(soft_cap=50.0, dtype="bfloat16"))
     assert chosen.name == "reference_torch"
-    (refused,) = decision.rejected
+    native, refused = decision.rejected
+    assert native.reasons == ("needs dtype float32, asked for bfloat16",)
     assert "soft cap" in refused.reasons[0]
     assert "50.0" in refused.reasons[0]
+
+
+def test_a_type_of_the_cache_that_a_backend_lacks_is_a_reason() -> None:
+    assert choose_attention(_spec(kv_dtype="int8"))[0].name == "cpu_native"
+    assert choose_attention(_spec(kv_dtype="bfloat16", platform=PLAIN))[0].name == "reference_torch"
+    with pytest.raises(NoBackendError) as caught:
+        choose_attention(_spec(kv_dtype="int8", platform=PLAIN))
+    text = str(caught.value)
+    assert "in the type of activations, asked for int8" in text
+    assert "keeps keys and values in float32, bfloat16, float16, asked for int8" in text
+
+
+def test_the_native_backend_says_every_reason_against_it() -> None:
+    spec = _spec(num_heads=97, num_kv_heads=1, head_dim=513, kv_dtype="float16", dtype="float16", platform=CUDA)
+    reasons = BACKENDS["cpu_native"].can_run(spec).reasons
+    wanted = ("dtype float32", "platform cpu", "bfloat16, float32, int8", "96 heads", "an even head_dim up to 512")
+    assert len(reasons) == len(wanted)
+    assert all(part in reason for part, reason in zip(wanted, reasons, strict=True))
 
 
 def test_a_named_backend_runs_or_is_an_error_with_its_reasons() -> None:
@@ -210,6 +235,8 @@ def test_a_named_backend_runs_or_is_an_error_with_its_reasons() -> None:
 def test_other_platforms_have_the_reference() -> None:
     chosen, decision = choose_attention(_spec(platform=CUDA))
     assert chosen.name == "reference_torch"
-    (refused,) = decision.rejected
-    assert (refused.name, refused.reasons) == ("cpu_sdpa", ("needs tensors on the cpu, found platform cuda",))
+    assert [(refused.name, refused.reasons) for refused in decision.rejected] == [
+        ("cpu_native", ("needs platform cpu, found cuda",)),
+        ("cpu_sdpa", ("needs tensors on the cpu, found platform cuda",)),
+    ]
     assert decision.why == "the only one that can run"

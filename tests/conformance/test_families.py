@@ -21,7 +21,7 @@ from penstock.models.table import FAMILIES, family_of
 
 TOLERANCE = 1e-5
 PROMPT_LEN = 41
-BACKENDS = ("reference_torch", "cpu_sdpa")
+BACKENDS = ("reference_torch", "cpu_sdpa", "cpu_native")
 NAMES = ("ARCHITECTURES", "read_config", "WEIGHTS", "kv_groups", "carry_spec", "PARALLEL", "build")
 
 LLAMA3_ROPE = {

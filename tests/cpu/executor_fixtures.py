@@ -74,7 +74,10 @@ def tiny_spec(directory: Path, **changes: Any) -> ExecutorSpec:
         "kv_cache_memory": 4 << 20,
         "threads": 1,
     }
-    return ExecutorSpec(**{**values, **changes})
+    values |= changes
+    # What transformers computes has an unrounded cache.
+    values.setdefault("kv_cache_dtype", "float32" if values["dtype"] == "float32" else "auto")
+    return ExecutorSpec(**values)
 
 
 def greedy_by_transformers(model: Any, prompt: Sequence[int], count: int) -> list[int]:

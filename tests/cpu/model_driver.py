@@ -65,6 +65,7 @@ def make_parts(backend: str | None = None, dtype: torch.dtype = torch.float32) -
         platform=CPU,
         linear_method=lambda spec: method,
         attention_backend=lambda spec: choose_attention(spec, backend)[0],
+        kv_dtype=str(dtype).removeprefix("torch."),
     )
 
 
@@ -101,10 +102,8 @@ class Row:
 class ModelDriver:
     """One model over its own pools, one pool per group with all the group's layers inside a block."""
 
-    def __init__(
-        self, family: ModuleType, config: Any, parts: ModelParts, *, num_blocks: int = 96, block_tokens: int = 8
-    ) -> None:
-        self.family, self.config, self.parts, self.block_tokens = family, config, parts, block_tokens
+    def __init__(self, family: ModuleType, config: Any, parts: ModelParts, *, num_blocks: int = 96) -> None:
+        self.family, self.config, self.parts, self.block_tokens = family, config, parts, 16
         self.model = family.build(config, parts)
         self.groups: tuple[KvGeometry, ...] = family.kv_groups(config)
         self.kv: dict[int, torch.Tensor] = {}
@@ -114,7 +113,7 @@ class ModelDriver:
         for group in self.groups:
             spec = attention_spec(group, parts.dtype_name, parts.platform, parts.kv_dtype)
             backend = parts.attention_backend(spec)
-            layout = backend.kv_layout(spec, block_tokens)
+            layout = backend.kv_layout(spec, self.block_tokens)
             # Every float is a NaN.
             pool = torch.full((num_blocks, len(group.layers), layout.nbytes), 255, dtype=torch.uint8)
             pool = pool.view(layout.dtype).view(num_blocks, len(group.layers), *layout.shape)

@@ -96,7 +96,7 @@ def test_explain_for_a_machine_without_a_data_plane_says_so_and_shows_the_refuse
 def test_explain_shows_what_was_decided_not_what_was_left_open(call, tiny):
     flags = [flag for flag in FLAGS if flag not in ("--kv-cache-memory", "4MiB")]
     settings = json.loads(call("explain", tiny, *flags, "--json")[0])["settings"]
-    assert settings["attention_backend"] == "cpu_sdpa"
+    assert (settings["attention_backend"], settings["kv_cache_dtype"]) == ("cpu_native", "bfloat16")
     assert settings["linear_backend"] == "dense"
     assert int(settings["kv_cache_memory"]) > 0
     assert "None" not in settings.values()

@@ -18,8 +18,8 @@ from engine_fixtures import save_model
 
 from penstock import LLM, SamplingParams
 
-FLAGS = ("--dtype", "float32", "--kv-cache-memory", "4MiB", "--threads", "1")
-OPTIONS = {"dtype": "float32", "kv_cache_memory": 4 << 20, "threads": 1}
+FLAGS = ("--dtype", "float32", "--kv-cache-dtype", "float32", "--kv-cache-memory", "4MiB", "--threads", "1")
+OPTIONS = {"dtype": "float32", "kv_cache_dtype": "float32", "kv_cache_memory": 4 << 20, "threads": 1}
 
 
 @pytest.fixture(scope="module")

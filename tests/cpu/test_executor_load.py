@@ -78,7 +78,7 @@ def test_the_weight_plan_is_what_the_parameters_hold(directory: Path) -> None:
 
 def test_block_sizes_are_those_of_the_backend(directory: Path) -> None:
     spec = tiny_spec(directory, block_size=7)
-    with pytest.raises(ConfigError, match="--block-size is 7, but cpu_sdpa takes blocks of"):
+    with pytest.raises(ConfigError, match="--block-size is 7, but cpu_native takes blocks of"):
         plan_executor(spec, open_checkpoint(spec.source))
 
 

@@ -70,7 +70,7 @@ def test_blocks_of_one_pool_must_be_equal() -> None:
         )
 
 
-@pytest.mark.parametrize("backend", ["cpu_sdpa", "reference_torch"])
+@pytest.mark.parametrize("backend", ["cpu_native", "cpu_sdpa", "reference_torch"])
 def test_poisoned_blocks_fail_their_request_and_serve_the_next_one(backend: str, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     model = save_tiny_model("llama", tmp_path)

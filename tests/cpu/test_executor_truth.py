@@ -277,7 +277,7 @@ def test_a_masked_row_follows_its_drafts_as_far_as_it_has_masks(lab: Lab) -> Non
     assert list(handle.result().row_tokens[0]) == want[:3]
 
 
-@pytest.mark.parametrize("backend", ["reference_torch"])
+@pytest.mark.parametrize("backend", ["cpu_sdpa", "reference_torch"])
 def test_every_attention_backend_gives_the_same_tokens(lab: Lab, backend: str) -> None:
     executor, maker = lab.start(attention_backend=backend, block_size=8)
     prompt = random_prompt(45)

@@ -11,7 +11,9 @@ from penstock.config.flags import engine_config_from
 from penstock.engine.build import explain
 from penstock.errors import ConfigError, EngineDeadError, NoBackendError, UnsupportedModelError
 
-OPTIONS = {"dtype": "float32", "kv_cache_memory": 4 << 20, "threads": 1, "check_integrity": True}
+OPTIONS = {
+    "dtype": "float32", "kv_cache_dtype": "float32", "kv_cache_memory": 4 << 20, "threads": 1, "check_integrity": True,
+}  # fmt: skip
 PROMPTS = ["Hello there", "x", "a longer prompt, with some punctuation; and more of it!", "zürich"]
 
 

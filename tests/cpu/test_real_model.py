@@ -49,12 +49,13 @@ def expected(gguf_path: Path, token_ids: list[int]) -> torch.Tensor:
     return picked
 
 
-@pytest.fixture(params=["reference_torch", "cpu_sdpa"])
+@pytest.fixture(params=["reference_torch", "cpu_sdpa", "cpu_native"])
 def llm(request: pytest.FixtureRequest) -> Iterator[LLM]:
     with LLM(
         "smollm2",
         dtype="float32",
         attention_backend=request.param,
+        kv_cache_dtype="float32",
         max_model_len=4096,
         max_num_batched_tokens=768,
         kv_cache_memory="512MiB",

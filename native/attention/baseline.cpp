@@ -1,0 +1,4 @@
+#define PENSTOCK_ISA baseline
+#include "attention/write.inl"
+
+#include "attention/attend.inl"

@@ -1,0 +1,80 @@
+"""Paged attention by the compiled kernels, for every instruction set that they are built for.
+
+Knows no request. Queries and keys are rotated, and keys and values written, in one kernel; a second one attends. A
+block is stored in tiles of 16 tokens of one KV head: keys as [head_dim, 16], then values as [16, head_dim padded to a
+multiple of 16], then, for int8, 16 scales of the keys and 16 of the values as float32.
+
+A step costs Python nothing per row or token: all of its numbers are read by the kernels when they run. The bits of a
+result depend on the query and on what it sees alone: keys are walked in chunks at fixed positions, each with a softmax
+of its own, and the chunks are merged in order, however the work is divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from penstock.attention.contract import AttentionSpec, GroupStep, KvLayout
+from penstock.kernels.implementation import OpSpec
+from penstock.kernels.native import attention, implementations
+from penstock.types.decision import YES, Verdict
+
+KV_DTYPES = ("bfloat16", "float32", "int8")
+DEFAULT_KV_DTYPE = "bfloat16"
+ISAS = implementations(attention.paged_attention)
+
+
+@dataclass(frozen=True, slots=True)
+class _Metadata:
+    function: Callable[..., torch.Tensor]
+    rows: attention.PagedRows
+    window: int | None
+    soft_cap: float | None
+
+
+class CpuNative:
+    """Native attention for CPUs. See the module's docstring."""
+
+    name = "cpu_native"
+    block_tokens = (16, 32, 64, 128, 256)
+
+    def can_run(self, spec: AttentionSpec, /) -> Verdict:
+        reasons: list[str] = []
+        instruction_sets = [each.can_run(OpSpec(dtype=spec.dtype, platform=spec.platform)) for each in ISAS]
+        if not any(verdict.ok for verdict in instruction_sets):
+            reasons += instruction_sets[-1].reasons  # of the baseline, which asks least
+        if spec.kv_dtype not in ("auto", *KV_DTYPES):
+            reasons.append(f"keeps keys and values in {', '.join(KV_DTYPES)}, asked for {spec.kv_dtype}")
+        if spec.num_heads % spec.num_kv_heads:
+            reasons.append(f"needs heads in equal groups, found {spec.num_heads} over {spec.num_kv_heads} KV heads")
+        if spec.num_heads > attention.MAX_GROUP * spec.num_kv_heads:
+            reasons.append(f"needs at most {attention.MAX_GROUP} heads for a KV head, found {spec.num_heads}")
+        if spec.head_dim % 2 or spec.head_dim > attention.MAX_HEAD_DIM:
+            reasons.append(f"needs an even head_dim up to {attention.MAX_HEAD_DIM}, found {spec.head_dim}")
+        return Verdict(tuple(reasons)) if reasons else YES
+
+    def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
+        dtype = getattr(torch, DEFAULT_KV_DTYPE if spec.kv_dtype == "auto" else spec.kv_dtype)
+        tiles = block_tokens // attention.TILE
+        return KvLayout(dtype, (spec.num_kv_heads, tiles, attention.tile_elements(dtype, spec.head_dim)))
+
+    def plan(self, spec: AttentionSpec, step: GroupStep) -> _Metadata:
+        asked = OpSpec(dtype=spec.dtype, platform=spec.platform)
+        function = next(each.function for each in ISAS if each.can_run(asked).ok)
+        rows = attention.PagedRows(step.query_start, step.kv_lens, step.block_table, step.slots, step.block_tokens)
+        return _Metadata(function, rows, spec.window, spec.soft_cap)
+
+    def run(
+        self,
+        qk: torch.Tensor,
+        v: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor] | None,
+        kv: torch.Tensor,
+        scale: float,
+        metadata: _Metadata,
+    ) -> torch.Tensor:
+        return metadata.function(
+            qk, v, tables, kv, metadata.rows, scale=scale, window=metadata.window, soft_cap=metadata.soft_cap
+        )
