@@ -24,8 +24,9 @@ constexpr uint32_t run_of(uint32_t entrance) { return entrance / kRun; }
 
 // A worker without work stays awake this long: longer than the gap between two ops that Python calls one by one.
 constexpr auto kIdle = std::chrono::microseconds(50);
-// Pauses between two looks at the clock, and before a waiting thread offers its processor to others.
-constexpr int kPauses = 64, kPausesBeforeYield = 4096;
+// Pauses (20 to 40 ns each) before a waiting thread offers its processor to others: to torch's threads, to the frontend,
+// or to the very thread that it waits for. An idle worker does so sooner, and looks at the clock then.
+constexpr int kPausesOfIdle = 64, kPausesBeforeYield = 512;
 
 thread_local bool inside_body = false;
 
@@ -135,7 +136,8 @@ bool ThreadPool::join(uint32_t& seen) {
             return !stopping_;
         }
         pause();
-        if (pauses % kPauses != kPauses - 1) continue;
+        if (pauses % kPausesOfIdle != kPausesOfIdle - 1) continue;
+        std::this_thread::yield();
         const auto now = std::chrono::steady_clock::now();
         if (idle_since > now) {
             idle_since = now;
@@ -148,6 +150,9 @@ bool ThreadPool::join(uint32_t& seen) {
 
 void ThreadPool::work(int index, uint32_t seen) {
     inside_body = true;
+#if defined(__linux__)
+    pthread_setname_np(pthread_self(), ("penstock-" + std::to_string(index)).c_str());
+#endif
     while (join(seen)) {
         body_(context_, index, size());
         entrance_.fetch_sub(1, std::memory_order_release);
