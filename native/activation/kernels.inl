@@ -39,12 +39,11 @@ PENSTOCK_INLINE void gate_rows_quantized(const GatedArgs& args, Share share) {
     int64_t begin, end;
     while (share.take(share.chunk_of(args.rows), args.rows, begin, end)) {
         for (int64_t row = begin; row < end; ++row) {
-            for (int64_t j = 0; j < blocks; ++j) {
-                const float *gate = args.gate_up + row * args.stride + j * quantize::kBlock, *up = gate + args.size;
-                quantize::quantize_block(Activation{}(load16(gate)) * load16(up),
-                                         Activation{}(load16(gate + 16)) * load16(up + 16), args.quantized,
-                                         row * blocks + j);
-            }
+            const float *gate = args.gate_up + row * args.stride, *up = gate + args.size;
+            quantize::quantize_row(args.size, args.quantized, row * blocks,
+                                   [=](int64_t column) __attribute__((always_inline)) {
+                                       return Activation{}(load16(gate + column)) * load16(up + column);
+                                   });
         }
     }
 }

@@ -42,11 +42,9 @@ PENSTOCK_INLINE void scale_row(const float* x, const float* weight, float factor
 
 PENSTOCK_INLINE void scale_row_quantized(const float* x, const float* weight, float factor,
                                          const quantize::QuantizedRows& out, int64_t size, int64_t first_block) {
-    for (int64_t i = 0; i < size; i += quantize::kBlock) {
-        const f32x16 a = load16(x + i) * factor * load16(weight + i);
-        const f32x16 b = load16(x + i + 16) * factor * load16(weight + i + 16);
-        quantize::quantize_block(a, b, out, first_block + i / quantize::kBlock);
-    }
+    quantize::quantize_row(size, out, first_block, [=](int64_t column) __attribute__((always_inline)) {
+        return load16(x + column) * factor * load16(weight + column);
+    });
 }
 
 template <bool kAdd, bool kQuantize>

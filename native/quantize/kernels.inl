@@ -10,8 +10,8 @@ void quantize_rows(const QuantizeArgs& args, Share share) {
     while (share.take(share.chunk_of(args.rows), args.rows, begin, end)) {
         for (int64_t row = begin; row < end; ++row) {
             const float* x = args.x + row * args.stride;
-            for (int64_t j = 0; j < blocks; ++j)
-                quantize_block(load16(x + j * kBlock), load16(x + j * kBlock + 16), args.out, row * blocks + j);
+            quantize_row(args.size, args.out, row * blocks,
+                         [=](int64_t column) __attribute__((always_inline)) { return load16(x + column); });
         }
     }
 }

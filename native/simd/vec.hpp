@@ -280,6 +280,13 @@ struct Max {
     }
 };
 
+struct Min {
+    template <class V>
+    PENSTOCK_INLINE V operator()(V a, V b) const {
+        return a < b ? a : b;
+    }
+};
+
 struct AddIntegers {  // of lanes that hold the bits of integers
     PENSTOCK_INLINE f32x4 operator()(f32x4 a, f32x4 b) const { return (f32x4)((i32x4)a + (i32x4)b); }
 #if defined(__AVX__)
@@ -297,13 +304,14 @@ PENSTOCK_INLINE int32_t sum_lanes(i32x16 value) {
     return __builtin_bit_cast(int32_t, fold_to_one((f32x16)value, AddIntegers{}));
 }
 
-// The maxima of the lanes of a and of those of b, in one fold.
-PENSTOCK_INLINE void max_lanes(f32x16 a, f32x16 b, float& max_a, float& max_b) {
-    const f32x4 p = fold_to_four(a, Max{}), q = fold_to_four(b, Max{});
-    const f32x4 pairs = Max{}(__builtin_shufflevector(p, q, 0, 4, 1, 5), __builtin_shufflevector(p, q, 2, 6, 3, 7));
-    const f32x4 both = Max{}(pairs, __builtin_shufflevector(pairs, pairs, 2, 3, 0, 1));
-    max_a = both[0];
-    max_b = both[1];
+// Lane k of the result is the fold of vector k: the same bits as four folds to one, in fewer steps.
+template <class Combine>
+PENSTOCK_INLINE f32x4 fold_each(f32x16 v0, f32x16 v1, f32x16 v2, f32x16 v3, Combine combine) {
+    const f32x4 a = fold_to_four(v0, combine), b = fold_to_four(v1, combine);
+    const f32x4 c = fold_to_four(v2, combine), d = fold_to_four(v3, combine);
+    const f32x4 ab = combine(__builtin_shufflevector(a, b, 0, 4, 1, 5), __builtin_shufflevector(a, b, 2, 6, 3, 7));
+    const f32x4 cd = combine(__builtin_shufflevector(c, d, 0, 4, 1, 5), __builtin_shufflevector(c, d, 2, 6, 3, 7));
+    return combine(__builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
 }
 
 // Whether any lane of the mask is set.
@@ -355,6 +363,13 @@ PENSTOCK_INLINE void store_i8(int8_t* to, i32x16 value) {
 #else
     for (int i = 0; i < 16; ++i) to[i] = static_cast<int8_t>(value.part[i / 4][i % 4]);
 #endif
+}
+
+// Four integers of -128 to 127, as bytes.
+PENSTOCK_INLINE void store_i8(int8_t* to, i32x4 value, int64_t count = 4) {
+    int8_t bytes[4];
+    for (int i = 0; i < 4; ++i) bytes[i] = static_cast<int8_t>(value[i]);
+    std::memcpy(to, bytes, static_cast<size_t>(count));
 }
 
 // exp(x), relative error below 2e-7 (Cody and Waite's reduction, a polynomial of degree 6); 0 below -87, so that minus
