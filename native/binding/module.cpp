@@ -12,4 +12,5 @@ NB_MODULE(_native, module) {
     bind_activation(module);
     bind_rotary(module);
     bind_rows(module);
+    bind_sampling(module);
 }

@@ -314,6 +314,47 @@ PENSTOCK_INLINE f32x4 fold_each(f32x16 v0, f32x16 v1, f32x16 v2, f32x16 v3, Comb
     return combine(__builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
 }
 
+// A sum of floats in double precision. Lanes are added in an order that the instruction set fixes.
+struct DoubleSum {
+    static constexpr int kWidth = 8 / kParts;
+    typedef double Doubles __attribute__((vector_size(64 / kParts)));
+
+    Doubles low{}, high{};
+
+    PENSTOCK_INLINE void add(f32x16 value) {
+#if defined(__AVX512F__)
+        const __m512 all = (__m512)value.part[0];
+        low += (Doubles)_mm512_cvtps_pd(_mm512_castps512_ps256(all));
+        high += (Doubles)_mm512_cvtps_pd(_mm512_extractf32x8_ps(all, 1));
+#else
+        for (int i = 0; i < kParts; ++i) {
+#if defined(__AVX__)
+            low += (Doubles)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)value.part[i]));
+            high += (Doubles)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)value.part[i], 1));
+#elif defined(__SSE2__)
+            const __m128 four = (__m128)value.part[i];
+            low += (Doubles)_mm_cvtps_pd(four);
+            high += (Doubles)_mm_cvtps_pd(_mm_movehl_ps(four, four));
+#elif defined(__aarch64__)
+            low += (Doubles)vcvt_f64_f32(vget_low_f32((float32x4_t)value.part[i]));
+            high += (Doubles)vcvt_high_f64_f32((float32x4_t)value.part[i]);
+#else
+            low += Doubles{value.part[i][0], value.part[i][1]};
+            high += Doubles{value.part[i][2], value.part[i][3]};
+#endif
+        }
+#endif
+    }
+
+    PENSTOCK_INLINE double total() const {
+        double lane[kWidth], sum = 0.0;
+        const Doubles both = low + high;
+        std::memcpy(lane, &both, sizeof both);
+        for (int i = 0; i < kWidth; ++i) sum += lane[i];
+        return sum;
+    }
+};
+
 // Whether any lane of the mask is set.
 PENSTOCK_INLINE bool any_lane(i32x16 mask) {
 #if defined(__AVX512F__)

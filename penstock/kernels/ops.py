@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.kernels import aten, reference
 from penstock.kernels.implementation import Implementation, OpSpec
-from penstock.kernels.native import activation, implementations, norm, quantize, rotary, rows
+from penstock.kernels.native import activation, implementations, norm, quantize, rotary, rows, sampling
 from penstock.oracle.choose import choose
 from penstock.types.decision import Decision
 
@@ -36,6 +36,8 @@ POINTWISE = {"float32": (2e-6, 2e-6), "bfloat16": (1.6e-2, 1e-2), "float16": (2e
 REDUCTION = {"float32": (1e-5, 1e-5), "bfloat16": (1.6e-2, 2e-2), "float16": (2e-3, 4e-3)}
 # Dots are exact in integers; only their sum over the blocks is rounded.
 QUANTIZED = {"float32": (1e-6, 2e-6)}
+# Of a draw: how far the uniform number may lie from a boundary of the cumulated distribution where the token differs.
+DRAWN = {"float32": (0.0, 1e-6)}
 EXACT = {"float32": (0.0, 0.0), "bfloat16": (0.0, 0.0), "float16": (0.0, 0.0)}
 
 TABLES = {"float32": (3e-7, 1e-7)}  # cosines and sines, whatever the model's type is
@@ -65,6 +67,8 @@ OPS: Mapping[str, Op] = {
         _op("add", POINTWISE, rows.add),
         _op("scale", POINTWISE, rows.scale),
         _op("gather_rows", EXACT, rows.gather_rows),
+        # Elsewhere the steps of the executor's sampler do the same one by one.
+        Op("sample", reference.sample, DRAWN, implementations(sampling.sample)),
         Op("paged_attention", reference.paged_attention, REDUCTION, selected_in="penstock.attention.select"),
         Op("linear", reference.linear, REDUCTION, selected_in="penstock.quantization.select"),
         Op("linear_bf16", reference.linear_bf16, REDUCTION, selected_in="penstock.quantization.select"),

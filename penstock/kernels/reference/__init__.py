@@ -20,6 +20,7 @@ from penstock.kernels.reference.norm import add_rms_norm, add_rms_norm_quantized
 from penstock.kernels.reference.quantize import quantize_rows
 from penstock.kernels.reference.rotary import rotary, rotary_tables
 from penstock.kernels.reference.rows import add, gather_rows, scale
+from penstock.kernels.reference.sampling import sample
 
 __all__ = [
     "add",
@@ -41,6 +42,7 @@ __all__ = [
     "rms_norm_quantized",
     "rotary",
     "rotary_tables",
+    "sample",
     "scale",
     "silu_and_mul",
     "silu_and_mul_quantized",

@@ -1,7 +1,7 @@
 """What each sampler step means, for one row, in plain Python floats: the truth that the batched steps are held to.
 
 A row is a list of logits, one per token id; a forbidden token has minus infinity. Every function returns a new row.
-Knows no batch, no tensor and no request.
+``sample`` alone takes a batch. Knows no request.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+
+import torch
 
 Row = list[float]
 NEVER = float("-inf")
@@ -79,7 +81,8 @@ def temperature(row: Sequence[float], value: float) -> Row:
 
 def min_p(row: Sequence[float], least: float) -> Row:
     probs = softmax(row)
-    return [value if p >= least * max(probs) else NEVER for value, p in zip(row, probs, strict=True)]
+    threshold = least * max(probs)
+    return [value if p >= threshold else NEVER for value, p in zip(row, probs, strict=True)]
 
 
 def top_k(row: Sequence[float], k: int) -> Row:
@@ -120,6 +123,43 @@ def draw(row: Sequence[float], uniform: float) -> int:
         if total > uniform:
             return t
     return max(t for t, p in enumerate(probs) if p > 0)
+
+
+def cut(row: Sequence[float], *, heat: float, least: float, k: int, mass: float) -> Row:
+    """What of a row can be drawn: temperature, min_p, top_k and top_p in this order."""
+    if heat != 1.0:
+        best = max(row)
+        row = temperature([value - best for value in row], heat)
+    if least > 0.0:
+        row = min_p(row, least)
+    if k < len(row):
+        row = top_k(row, k)
+    return top_p(row, mass) if mass < 1.0 else list(row)
+
+
+def sample(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    min_p: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    uniforms: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token of each row: the cuts, then the draw. logits float32 [rows, vocab], minus infinity forbids a token;
+    temperature > 0, min_p (0: no cut) float32 [rows]; top_k (the vocabulary's size or more: no cut) int64 [rows];
+    top_p (1: no cut), uniforms in [0, 1) float64 [rows].
+
+    Answers token ids int64 [rows], -1 where a logit is NaN or infinite or no token is allowed; and bool [rows]: whether
+    all logits of the row are finite.
+    """
+    tokens = []
+    for i, row in enumerate(logits.double().tolist()):
+        if any(math.isnan(value) or value == math.inf for value in row) or max(row) == NEVER:
+            tokens.append(-1)
+            continue
+        heat, least, k, mass = (float(t[i]) for t in (temperature, min_p, top_k, top_p))
+        tokens.append(draw(cut(row, heat=heat, least=least, k=int(k), mass=mass), float(uniforms[i])))
+    return torch.tensor(tokens, dtype=torch.int64), torch.isfinite(logits).all(dim=-1)
 
 
 def splitmix_uniform(seed: int, position: int) -> float:

@@ -1,0 +1,2 @@
+#define PENSTOCK_ISA avx2
+#include "sampling/kernels.inl"

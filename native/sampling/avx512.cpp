@@ -1,0 +1,2 @@
+#define PENSTOCK_ISA avx512
+#include "sampling/kernels.inl"

@@ -1,0 +1,2 @@
+#define PENSTOCK_ISA baseline
+#include "sampling/kernels.inl"

@@ -1,0 +1,2 @@
+#define PENSTOCK_ISA neon
+#include "sampling/kernels.inl"
