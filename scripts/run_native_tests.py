@@ -21,22 +21,30 @@ INSTALL = "--install-tools"
 
 # What a target is built with: Debian's package, and the programs of which any one will do.
 _CMAKE = {"cmake": ("cmake",), "ninja-build": ("ninja", "make")}
+_COMPILER = {"g++": (os.environ.get("CXX", "c++"), "g++", "clang++")}
 TOOLS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "host": {**_CMAKE, "g++": (os.environ.get("CXX", "c++"), "g++", "clang++")},
+    "host": {**_CMAKE, **_COMPILER},
+    "address": {**_CMAKE, **_COMPILER},
+    "thread": {**_CMAKE, **_COMPILER},
     "aarch64": {
         **_CMAKE,
         "g++-aarch64-linux-gnu": ("aarch64-linux-gnu-g++",),
         "qemu-user-static": ("qemu-aarch64-static", "qemu-aarch64"),
     },
 }
+# Of the thread sanitizer: one test forks and starts threads in the child.
+ENVIRONMENT = {"TSAN_OPTIONS": "die_after_fork=0"}
+DEFAULT = ("host", "aarch64")  # the others, with the compiler's sanitizers, when they are named
 SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "aarch64": (f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'native/cmake/aarch64-linux-gnu.cmake'}",)
+    "address": ("-DCMAKE_CXX_FLAGS=-fsanitize=address,undefined -fno-sanitize-recover=undefined -g",),
+    "thread": ("-DCMAKE_CXX_FLAGS=-fsanitize=thread -g",),
+    "aarch64": (f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'native/cmake/aarch64-linux-gnu.cmake'}",),
 }
 
 
 def main(arguments: list[str]) -> int:
     """``arguments`` are targets and names of files of tests (``norm`` for test_norm.cpp); none of a kind means all."""
-    targets = [name for name in arguments if name in TOOLS] or list(TOOLS)
+    targets = [name for name in arguments if name in TOOLS] or DEFAULT
     files = [name for name in arguments if name not in TOOLS and name != INSTALL]
     if INSTALL in arguments:
         _install(sorted({package for name in targets for package in missing_packages(name)}))
@@ -73,7 +81,7 @@ def _run_target(name: str, files: list[str]) -> str:
         "tests": ["ctest", "--test-dir", folder, "--output-on-failure", "--no-tests=error", *selected],
     }
     for what, command in steps.items():
-        if subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": PATH}, check=False).returncode:
+        if subprocess.run(command, cwd=ROOT, env={**ENVIRONMENT, **os.environ, "PATH": PATH}, check=False).returncode:
             return f"FAILED, {what}"
     return ""
 

@@ -148,12 +148,10 @@ void for_each_weight(const Table& table, Use use) {
     for (const Shape& shape : kShapes) {
         const Context words(std::to_string(shape.bits) + " bits in groups of " + std::to_string(shape.group));
         const Plain plain(shape);
-        int isa = -1;
-        const auto places = {table.baseline, table.avx2, table.avx512, table.neon};
-        for (const auto kernel : places) {
-            ++isa;
+        for (int isa = 0; isa < kNumIsas; ++isa) {
+            const auto kernel = table.find(isa);
             if (kernel == nullptr || !can_run(static_cast<Isa>(isa))) continue;
-            const Context set(name_of(static_cast<Isa>(isa)));
+            const Context set(kIsaNames[isa]);
             const Packed packed(plain, isa);
             use(plain, plain.weight(packed.data()), kernel, static_cast<Isa>(isa));
         }
