@@ -80,12 +80,16 @@ _BF16_SETS = ("amx_bf16", "avx512_bf16", "bf16")  # the last one is Arm's
 def resolve_dtype(config: EngineConfig, model: ModelFacts, platform: PlatformFacts) -> tuple[str, Decision]:
     """The type of activations and unquantized weights.
 
-    On CPUs bfloat16 is for bfloat16 checkpoints, whose weights it holds exactly; float16 and float32 ones would lose 3
-    and 16 bits of every weight without having been asked. It needs dot-product instructions: with AVX512-BF16 its
-    matrix products run 2.5 times as fast as float32's (measured on two cores), while CPUs without them emulate it and
-    are slower than in float32. For quantized checkpoints accuracy decides as well: with SmolLM2-135M in Q4_1, bfloat16
-    moves log-probabilities by 0.03 on average and flips the first greedy token of "What is the capital of France?",
-    which then is not answered.
+    On CPUs the kernels of the compiled extension take float32 activations and keep weights as they are stored, bfloat16
+    and quantized ones included: float32 is both the faster and the more accurate type, and the choice ends there.
+
+    Where they cannot run (no extension, or ``--linear-backend`` names another method) torch multiplies, in one type for
+    weights and activations. There bfloat16 is for bfloat16 checkpoints, whose weights it holds exactly; float16 and
+    float32 ones would lose 3 and 16 bits of every weight without having been asked. It needs dot-product instructions:
+    with AVX512-BF16 its matrix products run 2.5 times as fast as float32's (measured on two cores), while CPUs without
+    them emulate it and are slower than in float32. For quantized checkpoints accuracy decides as well: with
+    SmolLM2-135M in Q4_1, bfloat16 moves log-probabilities by 0.03 on average and flips the first greedy token of "What
+    is the capital of France?", which then is not answered.
     """
     asked = config.model.dtype
     if asked != "auto":
@@ -93,8 +97,12 @@ def resolve_dtype(config: EngineConfig, model: ModelFacts, platform: PlatformFac
     if platform.name != "cpu":
         chosen = model.dtype if model.dtype in ("bfloat16", "float16") else "bfloat16"
         return chosen, Decision("dtype", chosen, f"the checkpoint is {model.dtype}, the device is {platform.name}")
+    if not _native_refused(config, platform):
+        why = "native kernels take float32 activations and keep weights in their stored type"
+        reason = f"native kernels multiply {model.dtype} weights as they are; --dtype bfloat16 leaves them for torch's"
+        return "float32", Decision("dtype", "float32", why, (Rejection("bfloat16", (reason,)),))
     found = [name for name in _BF16_SETS if name in platform.instruction_sets]
-    quantized = [scheme for scheme in model.weight_schemes if scheme != "dense"]
+    quantized = model.quantized_schemes
     if found and quantized:
         reason = (
             f"the weights are quantized ({', '.join(quantized)}); rounding activations on top of that changes greedy "
@@ -114,6 +122,13 @@ def resolve_dtype(config: EngineConfig, model: ModelFacts, platform: PlatformFac
         return "bfloat16", Decision("dtype", "bfloat16", why)
     refused = Rejection("bfloat16", (f"needs one of {', '.join(_BF16_SETS)}, this CPU has none of them",))
     return "float32", Decision("dtype", "float32", "the fastest type of this CPU", (refused,))
+
+
+def _native_refused(config: EngineConfig, platform: PlatformFacts) -> bool:
+    """Whether linear layers cannot be native ones, whose names begin so. With the extension some always can, and CPUs
+    that have none of the fast ones have no bfloat16 products either."""
+    named = config.backend.linear_backend
+    return bool(platform.extension_missing) or not (named is None or named.startswith("native_"))
 
 
 def resolve(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from penstock.kernels.ops import OpSpec, choose_op
 from penstock.layers.linear import Linear
 from penstock.layers.parameter import Layer
-from penstock.layers.parts import LayerParts
+from penstock.layers.parts import LayerParts, layer_op
+from penstock.quantization.linear import InputFormat, LinearInput
 
 GATED_OPS = {"silu": "silu_and_mul", "gelu_tanh": "gelu_and_mul"}
 
@@ -20,7 +20,12 @@ class GatedMlp(Layer):
     ) -> None:
         self.gate_up = Linear(hidden_size, 2 * intermediate_size, parts, bias=bias)
         self.down = Linear(intermediate_size, hidden_size, parts, bias=bias)
-        self._act, _ = choose_op(GATED_OPS[activation], OpSpec(dtype=parts.dtype_name, platform=parts.platform))
+        op = GATED_OPS[activation]
+        self._act_for = {
+            InputFormat.TENSOR: layer_op(op, parts),
+            InputFormat.QUANTIZED: layer_op(f"{op}_quantized", parts),
+        }
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(self._act(self.gate_up(x)))
+    def __call__(self, x: LinearInput) -> torch.Tensor:
+        act = self._act_for[self.down.input_format]
+        return self.down(act(self.gate_up(x)))

@@ -13,6 +13,7 @@ from penstock.layers.norm import HeadNorms
 from penstock.layers.parameter import Layer
 from penstock.layers.parts import LayerParts
 from penstock.layers.rotary import RopeTables
+from penstock.quantization.linear import LinearInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ class SelfAttention(Layer):
         if head_norm_eps is not None:
             self.norms = HeadNorms(spec.num_heads, spec.num_kv_heads, spec.head_dim, head_norm_eps, parts)
 
-    def __call__(self, x: torch.Tensor, tables: RopeTables) -> torch.Tensor:
+    def __call__(self, x: LinearInput, tables: RopeTables) -> torch.Tensor:
         """x [tokens, hidden_size] -> [tokens, hidden_size]."""
         heads, rotated = self._heads, self._heads + self._kv_heads
         qkv = self.qkv(x).view(-1, rotated + self._kv_heads, self._head_dim)
@@ -63,4 +64,4 @@ class SelfAttention(Layer):
         out = self._backend.run(
             qk, qkv[:, rotated:], tables, step.kv[self._layer], self._scale, step.metadata[self._group]
         )
-        return self.output(out.reshape(len(x), heads * self._head_dim))
+        return self.output(out.reshape(x.shape[0], heads * self._head_dim))

@@ -7,6 +7,7 @@ import torch
 from penstock.layers.linear import LinearWeight
 from penstock.layers.parameter import Layer
 from penstock.layers.parts import LayerParts
+from penstock.quantization.linear import InputFormat, LinearInput
 
 
 class Embedding(Layer):
@@ -29,11 +30,15 @@ class LmHead(Layer):
             self.weight = LinearWeight(vocab_size, hidden_size, parts)
         self._matrix = (self.weight if tied_to is None else tied_to.weight,)
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+    @property
+    def input_format(self) -> InputFormat:
+        return self._matrix[0].input_format
+
+    def __call__(self, hidden: LinearInput) -> torch.Tensor:
         """hidden [rows, hidden_size] -> logits float32 [rows, vocab_size]."""
         return self._matrix[0].apply(hidden).float()
 
-    def argmax(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """hidden [rows, hidden_size] -> (token ids int64 [rows], largest logits float32 [rows]), lowest id first."""
-        largest, token_ids = self(hidden).max(dim=-1)
-        return token_ids, largest
+    def argmax(self, hidden: LinearInput) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden [rows, hidden_size] -> for each row the token of the largest logit, int64, the first among equals, and
+        that logit in float32, NaN when any of the row is. The logits are not kept where the method can do without."""
+        return self._matrix[0].argmax(hidden)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
-from penstock.kernels.ops import OpSpec, choose_op
 from penstock.layers.parameter import DenseParameter, Layer
-from penstock.layers.parts import LayerParts
+from penstock.layers.parts import LayerParts, layer_op
+from penstock.quantization.linear import InputFormat, LinearInput
+
+
+class Fed(Protocol):
+    """Whatever a norm's result goes into: a linear layer or an LM head."""
+
+    @property
+    def input_format(self) -> InputFormat: ...
 
 
 class RmsNorm(Layer):
@@ -15,10 +24,32 @@ class RmsNorm(Layer):
     def __init__(self, size: int, eps: float, parts: LayerParts) -> None:
         self.weight = DenseParameter((size,), torch.float32, fill=1.0)
         self._eps = eps
-        self._op, _ = choose_op("rms_norm", OpSpec(dtype=parts.dtype_name, platform=parts.platform))
+        self._norm = layer_op("rms_norm", parts)
+        self._norm_for = {
+            InputFormat.TENSOR: self._norm,
+            InputFormat.QUANTIZED: layer_op("rms_norm_quantized", parts),
+        }
+        self._add_norm_for = {
+            InputFormat.TENSOR: layer_op("add_rms_norm", parts),
+            InputFormat.QUANTIZED: layer_op("add_rms_norm_quantized", parts),
+        }
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._op(x, self.weight.data, self._eps)
+        normed: torch.Tensor = self._norm(x, self.weight.data, self._eps)
+        return normed
+
+    def feed(self, x: torch.Tensor, feeds: Fed) -> LinearInput:
+        """The norm of x in the format that ``feeds`` multiplies with."""
+        normed: LinearInput = self._norm_for[feeds.input_format](x, self.weight.data, self._eps)
+        return normed
+
+    def add(self, delta: torch.Tensor | None, hidden: torch.Tensor, feeds: Fed) -> tuple[LinearInput, torch.Tensor]:
+        """(norm of hidden + delta for ``feeds``, hidden + delta): the end of one branch and the start of the next in
+        one pass over memory. Without a delta, as before the first branch, the sum is ``hidden``."""
+        if delta is None:
+            return self.feed(hidden, feeds), hidden
+        normed, total = self._add_norm_for[feeds.input_format](delta, hidden, self.weight.data, self._eps)
+        return normed, total
 
 
 class HeadNorms(Layer):
@@ -32,7 +63,8 @@ class HeadNorms(Layer):
         self.query = DenseParameter((head_dim,), torch.float32, into=self._weight[:num_heads])
         self.key = DenseParameter((head_dim,), torch.float32, into=self._weight[num_heads:])
         self._eps = eps
-        self._op, _ = choose_op("rms_norm", OpSpec(dtype=parts.dtype_name, platform=parts.platform))
+        self._op = layer_op("rms_norm", parts)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._op(x, self._weight, self._eps)
+        normed: torch.Tensor = self._op(x, self._weight, self._eps)
+        return normed

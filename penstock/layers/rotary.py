@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from penstock.layers.parts import LayerParts
+from penstock.layers.parts import LayerParts, layer_op
 
 RopeTables = tuple[torch.Tensor, torch.Tensor]
 
@@ -91,11 +91,9 @@ class Rotary:
     def __init__(self, spec: RopeSpec, head_dim: int, parts: LayerParts) -> None:
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         self._frequencies, self._temperature = ROPE_KINDS[spec.kind](1.0 / spec.base**exponents, spec)
+        self._tables = layer_op("rotary_tables", parts)
 
     def tables(self, positions: torch.Tensor) -> RopeTables:
         """positions [tokens] -> cosines and sines float32 [tokens, 1, head_dim] as the rotary op wants them."""
-        angles = positions[:, None, None] * self._frequencies
-        cos, sin = angles.cos(), angles.sin()
-        if self._temperature != 1.0:
-            cos, sin = cos * self._temperature, sin * self._temperature
-        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+        tables: RopeTables = self._tables(positions, self._frequencies, self._temperature)
+        return tables

@@ -19,7 +19,7 @@ from penstock.loader.gguf_file import GgufFile
 from penstock.loader.model_facts import make_facts, make_identity, read_config
 from penstock.loader.safetensors_checkpoint import declared_dtype
 from penstock.loader.sources import ModelSource
-from penstock.quantization.schemes import DENSE, WeightRecord, dense_record
+from penstock.quantization.schemes import WeightRecord, dense_record, dense_scheme
 from penstock.types.facts import ModelFacts
 
 STANDARD_DEVIATION = 0.02
@@ -59,7 +59,8 @@ class DummyCheckpoint:
         raise ModelSourceError(f"{self._source.path}: dummy weights are made per parameter; there is no tensor {name}.")
 
     def describe_weight(self, shape: tuple[int, ...]) -> TensorFacts:
-        return TensorFacts(DENSE, shape, math.prod(shape) * getattr(torch, self.dtype).itemsize, self.dtype)
+        dtype = getattr(torch, self.dtype)
+        return TensorFacts(dense_scheme(dtype), shape, math.prod(shape) * dtype.itemsize, self.dtype)
 
     def make_weight(self, target: str, shape: tuple[int, ...]) -> WeightRecord:
         """Values for one parameter, the same for the same seed, target and shape: ones for norms, else normal.

@@ -16,7 +16,7 @@ from penstock.loader.contract import TensorFacts
 from penstock.loader.model_facts import make_facts, make_identity, middle_bytes, read_config, read_json
 from penstock.loader.safetensors_file import SafetensorsEntry, SafetensorsFile
 from penstock.loader.sources import ModelSource
-from penstock.quantization.schemes import DENSE, WeightRecord, dense_record
+from penstock.quantization.schemes import WeightRecord, dense_record, dense_scheme
 from penstock.types.facts import ModelFacts
 
 _DTYPES = {
@@ -88,7 +88,8 @@ class SafetensorsCheckpoint:
             file.close()
 
     def _facts_of(self, entry: SafetensorsEntry) -> TensorFacts:
-        return TensorFacts(DENSE, entry.shape, entry.nbytes, str(self._dtype_of(entry)).removeprefix("torch."))
+        dtype = self._dtype_of(entry)
+        return TensorFacts(dense_scheme(dtype), entry.shape, entry.nbytes, str(dtype).removeprefix("torch."))
 
     def _dtype_of(self, entry: SafetensorsEntry) -> torch.dtype:
         if entry.dtype not in _DTYPES:

@@ -15,10 +15,12 @@ from penstock.layers.attention import AttentionPlace
 from penstock.layers.embedding import Embedding, LmHead
 from penstock.layers.norm import RmsNorm
 from penstock.layers.parameter import Layer
+from penstock.layers.parts import layer_op
 from penstock.layers.rotary import RopeTables, Rotary
 from penstock.loader.config_reader import ConfigReader
 from penstock.loader.weight_map import Weight, WeightTable
 from penstock.models.family import CarrySpec, KvGeometry, ModelParts, attention_spec
+from penstock.quantization.linear import LinearInput
 from penstock.types.kv import Visibility
 
 FULL = "full_attention"
@@ -64,8 +66,14 @@ def read_sizes(
     )
 
 
+# (delta, hidden): what the last branch computed, and the hidden states that it is to be added to.
+Residual = tuple[torch.Tensor, torch.Tensor]
+
+
 class DecoderLayer(Protocol):
-    def __call__(self, hidden: torch.Tensor, tables: RopeTables, /) -> torch.Tensor: ...
+    def __call__(self, delta: torch.Tensor | None, hidden: torch.Tensor, tables: RopeTables, /) -> Residual:
+        """The sum of a branch and its input is left to the next norm, which makes it on its way through memory: the
+        last layer's delta comes in (None before the first layer), this one's goes out."""
 
 
 class DecoderModel(Layer):
@@ -95,6 +103,7 @@ class DecoderModel(Layer):
         self._rotary_of = tuple(rotary_of)
         self._embedding_scale = embedding_scale
         self._logit_cap = logit_cap
+        self._add, self._scale, self._gather = (layer_op(name, parts) for name in ("add", "scale", "gather_rows"))
 
     def forward(
         self,
@@ -109,30 +118,30 @@ class DecoderModel(Layer):
         else:
             hidden = self._embed(token_ids) if embeds is None else embeds
         tables = [rotary.tables(positions) for rotary in self._rotaries]
-        tapped = []
+        tapped, delta = [], None
         for i, (layer, rotary) in enumerate(zip(self.layers, self._rotary_of, strict=True)):
-            hidden = layer(hidden, tables[rotary])
+            delta, hidden = layer(delta, hidden, tables[rotary])
             if i in taps:
-                tapped.append(hidden)
-        return {"hidden": hidden}, tuple(tapped)
+                tapped.append(self._add(delta, hidden))
+        return {"hidden": hidden if delta is None else self._add(delta, hidden)}, tuple(tapped)
 
     def logits(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor | None) -> torch.Tensor:
-        logits = self.lm_head(self._last_norm(carry, rows))
+        logits = self.lm_head(self._normed(carry, rows))
         return logits if self._logit_cap is None else torch.tanh(logits / self._logit_cap) * self._logit_cap
 
     def greedy(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         if self._logit_cap is not None:  # the cap's rounding makes equal what was not: the argmax is of what it leaves
             largest, token_ids = self.logits(carry, rows).max(dim=-1)
             return token_ids, largest
-        return self.lm_head.argmax(self._last_norm(carry, rows))
+        return self.lm_head.argmax(self._normed(carry, rows))
 
-    def _last_norm(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor | None) -> torch.Tensor:
+    def _normed(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor | None) -> LinearInput:
         hidden = carry["hidden"]
-        return self.norm(hidden if rows is None else hidden.index_select(0, rows))
+        return self.norm.feed(hidden if rows is None else self._gather(hidden, rows), self.lm_head)
 
     def _embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         hidden = self.embedding(token_ids)
-        return hidden if self._embedding_scale is None else hidden * self._embedding_scale
+        return hidden if self._embedding_scale is None else self._scale(hidden, self._embedding_scale)
 
 
 def read_layer_types(reader: ConfigReader, num_layers: int, *, otherwise: Sequence[str]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from penstock.models.decoder import (
     SLIDING,
     DecoderModel,
     DecoderSizes,
+    Residual,
     attention_places,
     attention_weights,
     groups_by_type,
@@ -128,9 +129,11 @@ class Gemma3Layer(Layer):
         )
         self.mlp = GatedMlp(sizes.hidden_size, sizes.intermediate_size, "gelu_tanh", parts)
 
-    def __call__(self, hidden: torch.Tensor, tables: RopeTables) -> torch.Tensor:
-        hidden = hidden + self.attention_post_norm(self.attention(self.attention_norm(hidden), tables))
-        return hidden + self.mlp_post_norm(self.mlp(self.mlp_norm(hidden)))
+    def __call__(self, delta: torch.Tensor | None, hidden: torch.Tensor, tables: RopeTables) -> Residual:
+        normed, hidden = self.attention_norm.add(delta, hidden, feeds=self.attention.qkv)
+        delta = self.attention_post_norm(self.attention(normed, tables))
+        normed, hidden = self.mlp_norm.add(delta, hidden, feeds=self.mlp.gate_up)
+        return self.mlp_post_norm(self.mlp(normed)), hidden
 
 
 def build(config: Gemma3Config, parts: ModelParts) -> DecoderModel:

@@ -15,6 +15,7 @@ from penstock.loader.config_reader import ConfigReader
 from penstock.models.decoder import (
     DecoderModel,
     DecoderSizes,
+    Residual,
     attention_places,
     attention_weights,
     groups_by_type,
@@ -80,9 +81,10 @@ class Qwen2Layer(Layer):
         self.mlp_norm = RmsNorm(sizes.hidden_size, sizes.norm_eps, parts)
         self.mlp = GatedMlp(sizes.hidden_size, sizes.intermediate_size, "silu", parts)
 
-    def __call__(self, hidden: torch.Tensor, tables: RopeTables) -> torch.Tensor:
-        hidden = hidden + self.attention(self.attention_norm(hidden), tables)
-        return hidden + self.mlp(self.mlp_norm(hidden))
+    def __call__(self, delta: torch.Tensor | None, hidden: torch.Tensor, tables: RopeTables) -> Residual:
+        normed, hidden = self.attention_norm.add(delta, hidden, feeds=self.attention.qkv)
+        normed, hidden = self.mlp_norm.add(self.attention(normed, tables), hidden, feeds=self.mlp.gate_up)
+        return self.mlp(normed), hidden
 
 
 def build(config: Qwen2Config, parts: ModelParts) -> DecoderModel:

@@ -46,20 +46,25 @@ def unpack_bits(packed: torch.Tensor, bits: int) -> torch.Tensor:
     return ((packed[..., None] >> shifts) & ((1 << bits) - 1)).flatten(-2)
 
 
-def _affine_values(record: WeightRecord, columns: int) -> torch.Tensor:
-    scheme, parts = record.scheme, record.parts
-    planes = code_planes(scheme)
-    codes = unpack_bits(parts["codes"].contiguous(), planes[0])
+def natural_codes(record: WeightRecord) -> torch.Tensor:
+    """The codes of an affine record, one per byte: [rows, columns] int8 when they have 8 bits, else uint8."""
+    planes = code_planes(record.scheme)
+    codes = unpack_bits(record.parts["codes"].contiguous(), planes[0])
     if len(planes) > 1:
-        codes = codes | (unpack_bits(parts["codes_high"].contiguous(), planes[1]) << planes[0])
-    values = codes.to(torch.float32)
+        codes = codes | (unpack_bits(record.parts["codes_high"].contiguous(), planes[1]) << planes[0])
+    return codes
+
+
+def _affine_values(record: WeightRecord, columns: int) -> torch.Tensor:
+    scheme = record.scheme
+    values = natural_codes(record).to(torch.float32)
     if scheme.zero_point:
         values -= scheme.zero_point
-    scales = _levels(record, "scales", "subscales")
+    scales = scale_levels(record, "scales", "subscales")
     grouped = values.view(*values.shape[:-1], scales.shape[-1], columns // scales.shape[-1])
     grouped *= scales[..., None]
     if scheme.minimum == "min":
-        grouped += _levels(record, "mins", "submins")[..., None]
+        grouped += scale_levels(record, "mins", "submins")[..., None]
     return values
 
 
@@ -68,13 +73,13 @@ def _codebook_values(record: WeightRecord, columns: int) -> torch.Tensor:
     values = codebook(scheme.codebook)[parts["codes"].long()].flatten(-2)
     negative = unpack_bits(parts["signs"].contiguous(), 1).bool()
     values = torch.where(negative, -values, values)
-    scales = _levels(record, "scales", "subscales")
+    scales = scale_levels(record, "scales", "subscales")
     grouped = values.view(*values.shape[:-1], scales.shape[-1], columns // scales.shape[-1])
     grouped *= scales[..., None]
     return values
 
 
-def _levels(record: WeightRecord, coarse: str, fine: str) -> torch.Tensor:
+def scale_levels(record: WeightRecord, coarse: str, fine: str) -> torch.Tensor:
     """The product of the scale levels, one float32 per group of the finest."""
     outer = record.parts[coarse].to(torch.float32)
     if fine not in record.parts:

@@ -8,13 +8,25 @@ stateless: all that a weight needs lives in what ``prepare`` returned, which is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 import torch
 
+from penstock.kernels.activations import QuantizedRows
 from penstock.quantization.schemes import WeightRecord, WeightScheme
 from penstock.types.decision import Verdict
 from penstock.types.facts import PlatformFacts
+
+LinearInput = torch.Tensor | QuantizedRows
+
+
+class InputFormat(Enum):
+    """What ``apply`` multiplies with. Layers that can make QuantizedRows on the way (norms, activations) do so for a
+    method that wants them; it takes tensors as well and quantizes them itself."""
+
+    TENSOR = "tensor"
+    QUANTIZED = "quantized"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +58,19 @@ class LinearMethod(Protocol):
 
     def prepare(self, record: WeightRecord, spec: LinearSpec) -> PreparedWeight: ...
 
-    def apply(self, prepared: Any, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """x [rows, in_features] -> [rows, out_features], both in the spec's dtype; accumulates in float32."""
+    def input_format(self, spec: LinearSpec) -> InputFormat: ...
+
+    def apply(
+        self, prepared: Any, x: LinearInput, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x [rows, in_features] -> [rows, out_features], both in the spec's dtype; accumulates in float32.
+
+        ``out`` is where the result goes, if given: [rows, out_features] with contiguous columns and any row stride.
+        """
+
+    def argmax(self, prepared: Any, x: LinearInput) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each row of ``apply``'s result: where its largest value is, int64 [rows], the first among equals; and that
+        value, float32 [rows], NaN when any of the row is."""
 
     def embed(self, prepared: Any, token_ids: torch.Tensor) -> torch.Tensor:
         """Rows of the weight, dequantized: token_ids [n] -> [n, in_features] (tied embeddings share the weight)."""

@@ -1,6 +1,7 @@
 """Canonical weight schemes. A checkpoint format ends at the loader; behind it there are only these records.
 
-A dense weight is the scheme ``DENSE`` with one part, ``values``. A quantized weight is
+A dense weight has a scheme named after its stored type and one part,
+``values``. A quantized weight is
 ``value = scale * (code - zero_point) + minimum`` (affine) or ``value = scale * codebook[code]`` (codebook), with one
 or two scale levels that multiply. All parts keep the row order of the weight, so rows can be cut, permuted and
 concatenated without dequantizing. What a kernel wants instead is made from these parts in a method's ``prepare``.
@@ -58,7 +59,9 @@ class WeightScheme:
         return self.scales[0].group_size if self.scales else 1
 
 
-DENSE = WeightScheme("dense", 16, kind="dense")
+F32 = WeightScheme("f32", 32, kind="dense")
+F16 = WeightScheme("f16", 16, kind="dense")
+BF16 = WeightScheme("bf16", 16, kind="dense")
 
 _HALF_32 = (ScaleLevel("float", 16, 32),)
 
@@ -70,7 +73,9 @@ def _super(kind: str, bits: int, group_size: int) -> tuple[ScaleLevel, ...]:
 SCHEMES: Mapping[str, WeightScheme] = {
     scheme.name: scheme
     for scheme in (
-        DENSE,
+        F32,
+        F16,
+        BF16,
         WeightScheme("q8_0", 8, scales=_HALF_32),
         WeightScheme("q4_0", 4, scales=_HALF_32, minimum="offset", zero_point=8),
         WeightScheme("q4_1", 4, scales=_HALF_32, minimum="min"),
@@ -134,5 +139,11 @@ class WeightRecord:
         return sum(part.numel() * part.element_size() for part in self.parts.values())
 
 
+def dense_scheme(dtype: torch.dtype) -> WeightScheme:
+    """The scheme of plain values. Rarer types than the three (float64, integers) count as float32, which methods that
+    take it convert them to."""
+    return {torch.float16: F16, torch.bfloat16: BF16}.get(dtype, F32)
+
+
 def dense_record(values: torch.Tensor) -> WeightRecord:
-    return WeightRecord(DENSE, tuple(values.shape), {"values": values})
+    return WeightRecord(dense_scheme(values.dtype), tuple(values.shape), {"values": values})

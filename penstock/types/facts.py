@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from penstock.types.decision import Decision
 
+DENSE_SCHEMES = ("f32", "f16", "bf16")  # canonical schemes of plain values
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
@@ -32,6 +34,11 @@ class ModelFacts:
     vocab_size: int = 0
     max_position: int = 0  # context length that the checkpoint declares
     dtype: str = "float32"  # that the checkpoint declares, or the nearest to its quantized form
+
+    @property
+    def quantized_schemes(self) -> tuple[str, ...]:
+        """Those of ``weight_schemes`` that are not plain values."""
+        return tuple(scheme for scheme in self.weight_schemes if scheme not in DENSE_SCHEMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

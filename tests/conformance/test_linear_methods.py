@@ -1,10 +1,14 @@
 """Every linear method in the table, for every scheme and dtype, against dequantizing and multiplying in float64.
 
-Rows of the table: ``LINEAR_METHODS``. A method may refuse a cell, with reasons; what it accepts it must get right.
+What a method does to activations is part of its definition and done to the truth as well: those of quantized rows are
+the values that their codes stand for, those of bfloat16 weights are rounded to bfloat16.
+
+Rows of the table: ``LINEAR_METHODS``. A method may refuse a cell; what it accepts it must get right.
 """
 
 import importlib
 import pkgutil
+from dataclasses import replace
 
 import gguf
 import numpy as np
@@ -12,16 +16,20 @@ import pytest
 import torch
 
 from penstock.errors import NoBackendError
+from penstock.kernels.reference import quantize_rows
+from penstock.platforms.probe import probe_platform
 from penstock.quantization import backends
+from penstock.quantization.backends.linear_native import NATIVE_METHODS
 from penstock.quantization.dequantize import reference_dequantize
 from penstock.quantization.formats.gguf import GGUF_TYPES, convert_gguf
-from penstock.quantization.linear import LinearSpec
-from penstock.quantization.schemes import SCHEMES, WeightRecord, WeightScheme, dense_record
+from penstock.quantization.linear import InputFormat, LinearSpec
+from penstock.quantization.schemes import BF16, SCHEMES, WeightRecord, WeightScheme, dense_record
 from penstock.quantization.select import GROUNDS, LINEAR_METHODS, choose_linear
-from penstock.types.facts import PlatformFacts
 
 OUT, IN = 96, 512
-PLATFORM = PlatformFacts(name="cpu", machine="x86_64")
+DENSE_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+PLATFORM = probe_platform()
+WITHOUT = replace(PLATFORM, extension_missing="the extension was not built")
 # Norm of the error over the norm of the result: unit roundoff of the weight's and the result's type. One wrong value
 # among the 3,840 of the largest case would be above 1e-2.
 TOLERANCE = {"float32": 1e-6, "bfloat16": 4e-3, "float16": 5e-4}
@@ -31,8 +39,8 @@ def make_record(scheme: str) -> WeightRecord:
     """A weight of normal size: random bits, with scales that bring values to about 0.02."""
     generator = np.random.default_rng(len(scheme))
     values = generator.normal(0, 0.02, (OUT, IN)).astype(np.float32)
-    if scheme == "dense":
-        return dense_record(torch.from_numpy(values))
+    if SCHEMES[scheme].kind == "dense":
+        return dense_record(torch.from_numpy(values).to(DENSE_TYPES[scheme]))
     block = GGUF_TYPES[scheme.upper()].block
     try:
         data = gguf.quants.quantize(values, gguf.GGMLQuantizationType[scheme.upper()]).reshape(-1).view(np.uint8).copy()
@@ -52,12 +60,28 @@ def make_spec(scheme: WeightScheme, dtype: str, **changes) -> LinearSpec:
     return LinearSpec(**(fields | changes))
 
 
-CELLS = [
-    pytest.param(method, scheme, dtype, id=f"{method.name}-{scheme}-{dtype}")
-    for method in LINEAR_METHODS
-    for scheme in SCHEMES
-    for dtype in TOLERANCE
-]
+def as_multiplied(method, spec: LinearSpec, x: torch.Tensor):
+    """(x in the format that the method asks for, the values that it multiplies with)."""
+    if method.input_format(spec) is InputFormat.QUANTIZED:
+        quantized = quantize_rows(x)
+        return quantized, quantized.dequantize().double()
+    rounds = method in NATIVE_METHODS and spec.scheme == BF16
+    return x, (x.bfloat16() if rounds else x).double()
+
+
+def cells():
+    """What each method claims; one that this machine cannot run is one skip with its reasons."""
+    for method in LINEAR_METHODS:
+        verdicts = {(s, dtype): method.can_run(make_spec(SCHEMES[s], dtype)) for s in SCHEMES for dtype in TOLERANCE}
+        for (scheme, dtype), verdict in verdicts.items():
+            if verdict.ok:
+                yield pytest.param(method, scheme, dtype, id=f"{method.name}-{scheme}-{dtype}")
+        if not any(verdict.ok for verdict in verdicts.values()):
+            reasons = "; ".join(verdicts["f32", "float32"].reasons)
+            yield pytest.param(method, "", "", id=method.name, marks=pytest.mark.skip(reason=reasons))
+
+
+CELLS = list(cells())
 
 
 @pytest.mark.parametrize(("method", "scheme", "dtype"), CELLS)
@@ -65,30 +89,47 @@ CELLS = [
 def test_apply(method, scheme, dtype, rows):
     record = make_record(scheme)
     spec = make_spec(record.scheme, dtype)
-    verdict = method.can_run(spec)
-    if not verdict.ok:
-        assert all(verdict.reasons)
-        pytest.skip("; ".join(verdict.reasons))
     prepared = method.prepare(record, spec)
     torch_dtype = getattr(torch, dtype)
     generator = torch.Generator().manual_seed(rows)
     x = torch.randn(rows, IN, generator=generator).to(torch_dtype)
     bias = torch.randn(OUT, generator=generator).to(torch_dtype)
     weight = reference_dequantize(record).double()
+    given_x, true_x = as_multiplied(method, spec, x)
     for given in (None, bias):
-        found = method.apply(prepared, x, given)
+        found = method.apply(prepared, given_x, given)
         assert found.dtype == torch_dtype
         assert found.shape == (rows, OUT)
-        wanted = torch.nn.functional.linear(x.double(), weight, None if given is None else given.double())
+        wanted = torch.nn.functional.linear(true_x, weight, None if given is None else given.double())
         assert (found.double() - wanted).norm() / wanted.norm() < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("method", "scheme", "dtype"), CELLS)
+def test_argmax_and_columns_of_a_wider_result(method, scheme, dtype):
+    """``argmax`` is the first largest of what ``apply`` gives; ``out`` has the bits that a result of its own has; a
+    tensor is taken whatever format is asked for."""
+    record = make_record(scheme)
+    spec = make_spec(record.scheme, dtype)
+    prepared = method.prepare(record, spec)
+    x = torch.randn(9, IN, generator=torch.Generator().manual_seed(3)).to(getattr(torch, dtype))
+    alone = method.apply(prepared, x, None)
+    wide = torch.zeros(9, OUT + 7, dtype=alone.dtype)
+    method.apply(prepared, x, None, wide[:, 3 : 3 + OUT])
+    torch.testing.assert_close(wide[:, 3 : 3 + OUT], alone, rtol=0, atol=0)
+    assert wide[:, :3].eq(0).all()
+    assert wide[:, 3 + OUT :].eq(0).all()
+    token_ids, largest = method.argmax(prepared, x)
+    assert (token_ids.dtype, largest.dtype) == (torch.int64, torch.float32)
+    assert largest.tolist() == alone.float().max(dim=-1).values.tolist()
+    assert token_ids.tolist() == [row.index(max(row)) for row in alone.tolist()]
+    x[4, 5] = float("nan")
+    assert method.argmax(prepared, x)[1].isnan().tolist() == [row == 4 for row in range(9)]
 
 
 @pytest.mark.parametrize(("method", "scheme", "dtype"), CELLS)
 def test_embed_gives_rows_rounded_once(method, scheme, dtype):
     record = make_record(scheme)
     spec = make_spec(record.scheme, dtype)
-    if not method.can_run(spec).ok:
-        pytest.skip("refused")
     token_ids = torch.tensor([5, 0, 95, 5])
     found = method.embed(method.prepare(record, spec), token_ids)
     torch.testing.assert_close(found, reference_dequantize(record, getattr(torch, dtype))[token_ids], rtol=0, atol=0)
@@ -98,8 +139,6 @@ def test_embed_gives_rows_rounded_once(method, scheme, dtype):
 def test_memory_is_known_before_it_is_taken_and_owned(method, scheme, dtype):
     record = make_record(scheme)
     spec = make_spec(record.scheme, dtype)
-    if not method.can_run(spec).ok:
-        pytest.skip("refused")
     prepared = method.prepare(record, spec)
     assert prepared.nbytes == method.prepared_bytes(spec)
     x = torch.ones(2, IN, dtype=getattr(torch, dtype))
@@ -114,7 +153,7 @@ def test_every_backend_file_has_its_row():
     assert all(name.startswith("linear_") for name in modules)
     for name in modules:
         importlib.import_module(f"{backends.__name__}.{name}")
-    assert sorted(type(method).__module__.rpartition(".")[2] for method in LINEAR_METHODS) == sorted(modules)
+    assert {type(method).__module__.rpartition(".")[2] for method in LINEAR_METHODS} == set(modules)
     assert len({method.name for method in LINEAR_METHODS}) == len(LINEAR_METHODS)
 
 
@@ -122,15 +161,27 @@ def test_every_backend_file_has_its_row():
 def test_refusals_name_every_reason(method):
     strange = WeightScheme("strange", 4, scales=SCHEMES["q4_k"].scales, activation="int8_per_token")
     reasons = method.can_run(make_spec(strange, "float64", in_features=100)).reasons
-    assert len(reasons) == 3
+    assert len(reasons) >= 3
     assert any("float64" in reason for reason in reasons)
     assert any("int8_per_token" in reason for reason in reasons)
     assert any("100" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_something_runs_every_scheme(scheme):
-    method, decision = choose_linear(make_spec(SCHEMES[scheme], "bfloat16"))
+def test_native_kernels_run_every_scheme(scheme):
+    if not any(m.can_run(make_spec(SCHEMES[scheme], "float32")).ok for m in NATIVE_METHODS[:-1]):
+        pytest.skip("no native kernels but the plain ones run here")
+    method, decision = choose_linear(make_spec(SCHEMES[scheme], "float32"))
+    assert method is next(m for m in NATIVE_METHODS if m.can_run(make_spec(SCHEMES[scheme], "float32")).ok)
+    assert decision.why.endswith(GROUNDS[method.name])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_without_the_extension_torch_runs_every_scheme(scheme):
+    method, decision = choose_linear(make_spec(SCHEMES[scheme], "float32", platform=WITHOUT))
+    native = [rejection for rejection in decision.rejected if rejection.name.startswith("native_")]
+    assert len(native) == len(NATIVE_METHODS)
+    assert all(WITHOUT.extension_missing in rejection.reasons for rejection in native)
     assert decision.chosen == method.name == "dense"
     assert "reference" in decision.also_possible
     assert scheme in decision.subject

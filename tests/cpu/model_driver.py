@@ -19,8 +19,8 @@ from penstock.layers.parameter import Parameter
 from penstock.loader.config_reader import ConfigReader
 from penstock.loader.weight_map import WeightTable
 from penstock.models.family import KvGeometry, ModelParts, attention_spec
-from penstock.quantization.linear import LinearSpec
-from penstock.quantization.schemes import DENSE, WeightRecord
+from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
+from penstock.quantization.schemes import WeightRecord, dense_record
 from penstock.types.decision import YES, Verdict
 from penstock.types.facts import PlatformFacts
 
@@ -51,8 +51,19 @@ class PlainLinear:
         assert record.scheme.kind == "dense"
         return PlainWeight(record.parts["values"].to(getattr(torch, spec.dtype)))
 
-    def apply(self, prepared: PlainWeight, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return torch.nn.functional.linear(x, prepared.values, bias)
+    def input_format(self, spec: LinearSpec) -> InputFormat:
+        return InputFormat.TENSOR
+
+    def apply(
+        self, prepared: PlainWeight, x: LinearInput, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        assert isinstance(x, torch.Tensor)
+        result = torch.nn.functional.linear(x, prepared.values, bias)
+        return result if out is None else out.copy_(result)
+
+    def argmax(self, prepared: PlainWeight, x: LinearInput) -> tuple[torch.Tensor, torch.Tensor]:
+        largest, places = self.apply(prepared, x, None).float().max(-1)
+        return places, largest
 
     def embed(self, prepared: PlainWeight, token_ids: torch.Tensor) -> torch.Tensor:
         return prepared.values[token_ids]
@@ -88,7 +99,7 @@ def fill_from_state(
 
 def _record(values: torch.Tensor, fold: str) -> WeightRecord:
     values = {"": lambda v: v, "add_one": lambda v: v.float() + 1.0}[fold](values)
-    return WeightRecord(DENSE, tuple(values.shape), {"values": values})
+    return dense_record(values)
 
 
 @dataclass

@@ -10,6 +10,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from penstock.cli.main import main
+from penstock.platforms.probe import probe_platform
+from penstock.quantization.linear import LinearSpec
+from penstock.quantization.schemes import F32
+from penstock.quantization.select import choose_linear
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -79,7 +83,7 @@ def test_explain_for_another_machine(call, tiny):
     out, _ = call("explain", tiny, *auto, "--platform", "laptop-avx2", "--json")
     (dtype,) = [decision for decision in json.loads(out)["decisions"] if decision["subject"] == "dtype"]
     assert dtype["chosen"] == "float32"
-    assert "avx512_bf16" in dtype["rejected"][0]["reasons"][0]
+    assert "native kernels" in dtype["rejected"][0]["reasons"][0]
 
 
 def test_explain_for_a_machine_without_a_data_plane_says_so_and_shows_the_refused(call, tiny):
@@ -97,7 +101,8 @@ def test_explain_shows_what_was_decided_not_what_was_left_open(call, tiny):
     flags = [flag for flag in FLAGS if flag not in ("--kv-cache-memory", "4MiB")]
     settings = json.loads(call("explain", tiny, *flags, "--json")[0])["settings"]
     assert (settings["attention_backend"], settings["kv_cache_dtype"]) == ("cpu_native", "bfloat16")
-    assert settings["linear_backend"] == "dense"
+    spec = LinearSpec(scheme=F32, out_features=64, in_features=64, dtype="float32", platform=probe_platform())
+    assert settings["linear_backend"] == choose_linear(spec)[0].name
     assert int(settings["kv_cache_memory"]) > 0
     assert "None" not in settings.values()
 

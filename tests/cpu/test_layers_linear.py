@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from penstock.layers.norm import HeadNorms, RmsNorm
 from penstock.layers.parameter import DenseParameter, Layer
 from penstock.models.family import ModelParts
 from penstock.quantization.linear import LinearMethod, LinearSpec
-from penstock.quantization.schemes import DENSE, WeightRecord, WeightScheme
+from penstock.quantization.schemes import F32, WeightRecord, WeightScheme
 
 HALVED = WeightScheme("halved", 16)
 
@@ -53,7 +53,7 @@ def parts(chooser: Chooser) -> ModelParts:
     return ModelParts(dtype=torch.float32, platform=CPU, linear_method=chooser, attention_backend=no_attention)  # type: ignore[arg-type]
 
 
-def record(values: torch.Tensor, scheme: WeightScheme = DENSE) -> WeightRecord:
+def record(values: torch.Tensor, scheme: WeightScheme = F32) -> WeightRecord:
     return WeightRecord(scheme, tuple(values.shape), {"values": values})
 
 
@@ -77,7 +77,7 @@ def test_runs_of_equal_schemes_share_a_weight(parts: ModelParts, chooser: Choose
     stored = [record(q, HALVED), record(k, HALVED), record(v)]
     assert [s.out_features for s in linear.weight.specs(stored)] == [7, 2]
     linear.weight.load(stored)
-    assert [(spec.scheme, spec.out_features) for spec in chooser.asked] == [(HALVED, 7), (DENSE, 2)]
+    assert [(spec.scheme, spec.out_features) for spec in chooser.asked] == [(HALVED, 7), (F32, 2)]
     x, added = torch.randn(5, 6), torch.zeros(9)
     if linear.bias is not None:
         added = torch.randn(9)
@@ -131,7 +131,9 @@ def test_norm_weights_stay_float32_and_results_take_the_inputs_type(parts: Model
     norm = RmsNorm(8, 1e-6, parts)
     norm.weight.load([record(torch.full((8,), 1.0 + 2**-12, dtype=torch.float32))])
     assert norm.weight.data[0].item() == 1.0 + 2**-12
-    assert norm(torch.randn(3, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    narrow = RmsNorm(8, 1e-6, replace(parts, dtype=torch.bfloat16))
+    assert narrow.weight.data.dtype == torch.float32
+    assert narrow(torch.randn(3, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
 def test_head_norms_fill_one_table(parts: ModelParts) -> None:

@@ -72,7 +72,7 @@ def test_facts(saved, model):
     facts = opened(saved).facts()
     assert facts.num_parameters == sum(values.numel() for values in model.state_dict().values())
     assert facts.weight_bytes == 4 * facts.num_parameters
-    assert facts.weight_schemes == {"dense": facts.weight_bytes}
+    assert facts.weight_schemes == {"f32": facts.weight_bytes}
     assert (facts.name, facts.format, facts.architecture) == ("whole", "safetensors", "LlamaForCausalLM")
     assert (facts.num_layers, facts.hidden_size, facts.vocab_size, facts.max_position) == (2, 64, 160, 256)
     assert (facts.num_heads, facts.num_kv_heads, facts.head_dim, facts.dtype) == (4, 2, 16, "float32")
@@ -231,7 +231,7 @@ def test_gguf_equals_the_package(tmp_path):
         assert reference_dequantize(record).numpy().tobytes() == expected.tobytes()
     facts = checkpoint.facts()
     assert facts.num_parameters == len(QUANTIZED) * 8 * 64
-    assert set(facts.weight_schemes) == {"dense", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"}
+    assert set(facts.weight_schemes) == {kind.lower() for kind in QUANTIZED}
     assert facts.weight_bytes == sum(facts.weight_schemes.values())
     assert (facts.architecture, facts.num_layers, facts.hidden_size) == ("llama", 1, 64)
 

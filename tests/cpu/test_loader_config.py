@@ -93,4 +93,4 @@ def test_every_tensor_of_the_default_model_equals_the_gguf_package():
         assert np.array_equal(found.view(np.uint32).reshape(-1), expected.view(np.uint32).reshape(-1)), tensor.name
     facts = checkpoint.facts()
     assert (facts.num_parameters, facts.num_layers, facts.head_dim) == (134_515_008, 30, 64)
-    assert set(facts.weight_schemes) == {"q4_1", "q8_0", "dense"}
+    assert set(facts.weight_schemes) == {"q4_1", "q8_0", "f32"}

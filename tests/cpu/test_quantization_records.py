@@ -72,7 +72,7 @@ def test_dense_weights_are_not_copied_without_need():
     assert reference_dequantize(dense_record(values), torch.bfloat16).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "dense"])
+@pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if scheme.kind != "dense"])
 def test_sizes_of_a_scheme_add_up(name):
     """Stored bits per weight: the codes, plus every scale level and minimum over the weights it covers."""
     scheme = SCHEMES[name]

@@ -38,7 +38,9 @@ def model(**changes):
 
 
 def platform(name="cpu", **changes):
-    return PlatformFacts(name=name, machine="x86_64", **({"num_cores": 4} | changes))
+    """Without native kernels, unless ``extension_missing`` is emptied."""
+    given = {"num_cores": 4, "extension_missing": "was not built"} | changes
+    return PlatformFacts(name=name, machine="x86_64", **given)
 
 
 def config(**flat):
@@ -80,7 +82,7 @@ def test_dtype(asked, checkpoint, machine, expected):
 
 @pytest.mark.parametrize(
     ("schemes", "expected"),
-    [({"dense": 5}, "bfloat16"), ({"q4_1": 5, "dense": 1}, "float32"), ({}, "bfloat16")],
+    [({"bf16": 5}, "bfloat16"), ({"q4_1": 5, "f32": 1}, "float32"), ({}, "bfloat16")],
 )
 def test_quantized_weights_keep_float32_activations_unless_asked(schemes, expected):
     machine = platform(instruction_sets=("avx512_bf16",))
@@ -90,6 +92,21 @@ def test_quantized_weights_keep_float32_activations_unless_asked(schemes, expect
     if expected == "float32":
         assert "--dtype bfloat16" in decision.rejected[0].reasons[0]
     assert resolve_dtype(config(dtype="bfloat16"), facts, machine)[0] == "bfloat16"
+
+
+@pytest.mark.parametrize("checkpoint", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("backend", [None, "native_avx2"])
+def test_native_kernels_take_float32_whatever_the_checkpoint_is(checkpoint, backend):
+    machine = platform(instruction_sets=("avx2", "avx512_bf16"), extension_missing="")
+    dtype, decision = resolve_dtype(config(linear_backend=backend), model(dtype=checkpoint), machine)
+    assert dtype == "float32"
+    assert "native" in decision.why
+    assert resolve_dtype(config(dtype="bfloat16"), model(dtype=checkpoint), machine)[0] == "bfloat16"
+
+
+def test_a_named_torch_method_keeps_torchs_rule():
+    machine = platform(instruction_sets=("avx512_bf16",), extension_missing="")
+    assert resolve_dtype(config(linear_backend="dense"), model(dtype="bfloat16"), machine)[0] == "bfloat16"
 
 
 @pytest.mark.parametrize("checkpoint", ["float16", "float32"])

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from penstock.quantization.dequantize import dense_bytes, reference_dequantize
-from penstock.quantization.linear import LinearSpec
+from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
 from penstock.quantization.schemes import WeightRecord
 from penstock.types.decision import YES, Verdict
 
@@ -45,11 +45,33 @@ class LinearDense:
             values = values.clone(memory_format=torch.contiguous_format)
         return DenseWeight(values)
 
-    def apply(self, prepared: DenseWeight, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return F.linear(x, prepared.values, bias)
+    def input_format(self, spec: LinearSpec) -> InputFormat:
+        return InputFormat.TENSOR
+
+    def apply(
+        self, prepared: DenseWeight, x: LinearInput, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        result = F.linear(tensor_of(x), prepared.values, bias)
+        return result if out is None else out.copy_(result)
+
+    def argmax(self, prepared: DenseWeight, x: LinearInput) -> tuple[torch.Tensor, torch.Tensor]:
+        return largest_of(self.apply(prepared, x, None))
 
     def embed(self, prepared: DenseWeight, token_ids: torch.Tensor) -> torch.Tensor:
         return F.embedding(token_ids, prepared.values)
+
+
+def tensor_of(x: LinearInput) -> torch.Tensor:
+    """The input of a method that did not ask for quantized rows. Raises TypeError when it got some."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError("this linear method multiplies tensors and was given quantized rows")
+    return x
+
+
+def largest_of(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``LinearMethod.argmax`` of values that are there."""
+    largest, place = values.float().max(dim=-1)
+    return place, largest
 
 
 def dense_verdict(spec: LinearSpec) -> Verdict:

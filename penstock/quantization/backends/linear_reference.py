@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from penstock.quantization.backends.linear_dense import dense_verdict
+from penstock.quantization.backends.linear_dense import dense_verdict, largest_of, tensor_of
 from penstock.quantization.dequantize import dense_bytes, reference_dequantize
-from penstock.quantization.linear import LinearSpec
+from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
 from penstock.quantization.records import take_rows
 from penstock.quantization.schemes import WeightRecord, record_bytes
 from penstock.types.decision import Verdict
@@ -47,9 +47,18 @@ class LinearReference:
         parts = {name: part.float().clone() if dense else part.clone() for name, part in record.parts.items()}
         return StoredWeight(WeightRecord(record.scheme, record.shape, parts), getattr(torch, spec.dtype))
 
-    def apply(self, prepared: StoredWeight, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def input_format(self, spec: LinearSpec) -> InputFormat:
+        return InputFormat.TENSOR
+
+    def apply(
+        self, prepared: StoredWeight, x: LinearInput, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         weight = reference_dequantize(prepared.record)
-        return F.linear(x.float(), weight, None if bias is None else bias.float()).to(prepared.dtype)
+        result = F.linear(tensor_of(x).float(), weight, None if bias is None else bias.float()).to(prepared.dtype)
+        return result if out is None else out.copy_(result)
+
+    def argmax(self, prepared: StoredWeight, x: LinearInput) -> tuple[torch.Tensor, torch.Tensor]:
+        return largest_of(self.apply(prepared, x, None))
 
     def embed(self, prepared: StoredWeight, token_ids: torch.Tensor) -> torch.Tensor:
         return reference_dequantize(take_rows(prepared.record, token_ids), prepared.dtype)

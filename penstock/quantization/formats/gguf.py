@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from penstock.quantization.formats.ggml_types import GGML_TYPES_BY_NAME, BlockSize
-from penstock.quantization.schemes import DENSE, SCHEMES, WeightRecord, WeightScheme
+from penstock.quantization.schemes import SCHEMES, WeightRecord, WeightScheme, dense_record, dense_scheme
 
 Bytes = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
@@ -166,7 +166,7 @@ class GgufType:
 
 
 def _plain(name: str, dtype: torch.dtype) -> GgufType:
-    return GgufType(name, GGML_TYPES_BY_NAME[name], DENSE, dtype=dtype)
+    return GgufType(name, GGML_TYPES_BY_NAME[name], dense_scheme(dtype), dtype=dtype)
 
 
 def _blocks(name: str, take_apart: Callable[[Bytes], Parts]) -> GgufType:
@@ -203,8 +203,7 @@ def convert_gguf(type_name: str, data: Bytes, shape: tuple[int, ...]) -> WeightR
     kind = GGUF_TYPES[type_name]
     if kind.take_apart is None:
         assert kind.dtype is not None
-        values = torch.from_numpy(data).view(kind.dtype).view(shape)
-        return WeightRecord(DENSE, shape, {"values": values})
+        return dense_record(torch.from_numpy(data).view(kind.dtype).view(shape))
     columns = shape[-1]
     if len(shape) < 2 or columns % kind.block.columns:
         raise ValueError(f"shape {list(shape)} cannot hold {type_name}, whose blocks have {kind.block.columns} columns")
