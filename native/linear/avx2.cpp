@@ -45,7 +45,7 @@ PENSTOCK_INLINE __m256i sum_pairs(__m256i x) { return _mm256_madd_epi16(x, _mm25
 // Lines First to First + Count of one half of a tile's block, times the same columns of every row and of a row of ones,
 // whose dot is the sum of the codes.
 template <int Bits, int Rows, int First, int Count>
-PENSTOCK_INLINE void dots(const uint8_t* block, int half, const int8_t* codes, int64_t stride, __m256i (&dot)[Rows + 1]) {
+PENSTOCK_INLINE void dots(const uint8_t* block, int half, const int8_t (&codes)[Rows][kBlock], __m256i (&dot)[Rows + 1]) {
     constexpr int kStep = kLinesInInt16<Bits> < Count ? kLinesInInt16<Bits> : Count;
 #pragma GCC unroll 8
     for (int r = 0; r <= Rows; ++r) dot[r] = _mm256_setzero_si256();
@@ -62,7 +62,7 @@ PENSTOCK_INLINE void dots(const uint8_t* block, int half, const int8_t* codes, i
 #pragma GCC unroll 8
                 for (int r = 0; r < Rows; ++r) {
                     int32_t quad;
-                    std::memcpy(&quad, codes + r * stride + line * 4, 4);
+                    std::memcpy(&quad, codes[r] + line * 4, 4);
                     part[r] = _mm256_add_epi16(part[r], _mm256_maddubs_epi16(weight, _mm256_set1_epi32(quad)));
                 }
                 part[Rows] = _mm256_add_epi16(part[Rows], _mm256_maddubs_epi16(weight, _mm256_set1_epi8(1)));
@@ -81,60 +81,51 @@ PENSTOCK_INLINE __m256 load_scales(const uint8_t* from, bool are_half, int half)
                     : _mm256_loadu_ps(reinterpret_cast<const float*>(from + half * 32));
 }
 
-// One group's columns of a block: lines First to First + Count. `acc` is [rows][halves].
-template <int Bits, int Rows, int First, int Count>
-PENSTOCK_INLINE void accumulate(const Weight& w, const uint8_t* at, const uint8_t* scales_at, const QuantizedRows& x,
-                                int64_t block, __m256 (&acc)[Rows][kHalves]) {
-    const int64_t num_blocks = w.in_features / kBlock;
-    const int8_t* codes = x.codes + block * kBlock;
-    int32_t sums[Rows];
-#pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r) {
-        sums[r] = x.sums[r * num_blocks + block];
-        if constexpr (Count < kLines) {
-            sums[r] = -4 * Count * x.zeros[r * num_blocks + block];
-            for (int c = First * 4; c < (First + Count) * 4; ++c) sums[r] += codes[r * w.in_features + c];
-        }
-    }
+// Adds the columns of one group in one block. `acc` is [rows][halves].
+template <int Bits, int Rows, int Groups, int Group>
+PENSTOCK_INLINE void accumulate(const Weight& w, const uint8_t* block, const uint8_t* scales_at,
+                                const RowRecord<Rows, Groups>& rows, __m256 (&acc)[Rows][kHalves]) {
+    constexpr int kCount = kLines / Groups;
+    const bool are_half = w.scale_bits == 16;
 #pragma GCC unroll 2
     for (int half = 0; half < kHalves; ++half) {
         __m256i dot[Rows + 1];
-        dots<Bits, Rows, First, Count>(at, half, codes, w.in_features, dot);
-        const __m256 scales = load_scales(scales_at, w.scale_bits == 16, half);
-        const __m256 mins = w.has_min ? load_scales(scales_at + scales_bytes(w), w.scale_bits == 16, half) : scales;
+        dots<Bits, Rows, Group * kCount, kCount>(block, half, rows.codes, dot);
+        const __m256 scales = load_scales(scales_at, are_half, half);
 #pragma GCC unroll 4
         for (int r = 0; r < Rows; ++r) {
-            const int64_t i = r * num_blocks + block;
-            const __m256i zeros = _mm256_mullo_epi32(dot[Rows], _mm256_set1_epi32(x.zeros[i]));
+            // A sum of codes is below 2^15: as a pair of int16 it is itself and 0.
+            const __m256i zeros = _mm256_madd_epi16(dot[Rows], _mm256_set1_epi32(rows.minus_zero[r]));
             const __m256i exact =
-                _mm256_sub_epi32(_mm256_sub_epi32(dot[r], zeros), _mm256_set1_epi32(w.zero_point * sums[r]));
-            const __m256 scale = _mm256_mul_ps(scales, _mm256_set1_ps(x.scales[i]));
+                _mm256_add_epi32(_mm256_add_epi32(dot[r], zeros), _mm256_set1_epi32(rows.offsets[Group][r]));
+            const __m256 scale = _mm256_mul_ps(scales, _mm256_set1_ps(rows.scales[r]));
             acc[r][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), scale, acc[r][half]);
-            if (w.has_min)
-                acc[r][half] = _mm256_fmadd_ps(mins, _mm256_set1_ps(x.scales[i] * static_cast<float>(sums[r])),
-                                               acc[r][half]);
         }
+        if (!w.has_min) continue;
+        const __m256 mins = load_scales(scales_at + scales_bytes(w), are_half, half);
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r)
+            acc[r][half] = _mm256_fmadd_ps(mins, _mm256_set1_ps(rows.scaled_sums[Group][r]), acc[r][half]);
     }
 }
 
-template <int Bits, bool HalfBlocks, int Rows>
-void multiply(const Weight& w, const uint8_t* const* tiles, const QuantizedRows& x, float* results) {
+template <int Bits, int Groups, int Rows>
+void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows, int32_t*, float* results) {
     __m256 acc[Rows][kHalves];
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r)
         for (int half = 0; half < kHalves; ++half) acc[r][half] = _mm256_setzero_ps();
-    const int64_t per_record = blocks_per_record(w);
-    int64_t block = 0;
-    const uint8_t* record = tiles[0];
-    for (int64_t i = 0; i < num_records(w); ++i, record += record_bytes(w)) {
-        for (int64_t b = 0; b < per_record; ++b, ++block) {
-            const uint8_t* at = record + header_bytes(w) + b * block_bytes(w);
-            if constexpr (HalfBlocks) {
-                accumulate<Bits, Rows, 0, 4>(w, at, record, x, block, acc);
-                accumulate<Bits, Rows, 4, 4>(w, at, record + kTile * (w.scale_bits / 8), x, block, acc);
-            } else {
-                accumulate<Bits, Rows, 0, 8>(w, at, record, x, block, acc);
-            }
+    const int64_t header = header_bytes(w), per_record = blocks_per_record(w);
+    const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);
+    const auto* const end = record + w.in_features / kBlock;
+    const uint8_t* at = tiles[0];
+    while (record != end) {
+        const uint8_t* scales_at = at;
+        at += header;
+        for (int64_t i = 0; i < per_record; ++i, ++record, at += kTile * kBlock * Bits / 8) {
+            accumulate<Bits, Rows, Groups, 0>(w, at, scales_at, *record, acc);
+            if constexpr (Groups == 2)
+                accumulate<Bits, Rows, Groups, 1>(w, at, scales_at + kTile * (w.scale_bits / 8), *record, acc);
         }
     }
 #pragma GCC unroll 4
@@ -144,14 +135,14 @@ void multiply(const Weight& w, const uint8_t* const* tiles, const QuantizedRows&
 
 template <int Bits>
 BlockKernel with_rows(bool half_blocks, int64_t rows) {
-    constexpr BlockKernel kWhole[] = {multiply<Bits, false, 1>, multiply<Bits, false, 2>, multiply<Bits, false, 3>,
-                                      multiply<Bits, false, 4>};
-    constexpr BlockKernel kHalf[] = {multiply<Bits, true, 1>, multiply<Bits, true, 2>, multiply<Bits, true, 3>,
-                                     multiply<Bits, true, 4>};
+    constexpr BlockKernel kWhole[] = {multiply<Bits, 1, 1>, multiply<Bits, 1, 2>, multiply<Bits, 1, 3>,
+                                      multiply<Bits, 1, 4>};
+    constexpr BlockKernel kHalf[] = {multiply<Bits, 2, 1>, multiply<Bits, 2, 2>, multiply<Bits, 2, 3>,
+                                     multiply<Bits, 2, 4>};
     return half_blocks ? kHalf[rows - 1] : kWhole[rows - 1];
 }
 
-BlockKernel block_kernel(const Weight& w, int64_t rows) {
+BlockKernel block_kernel(const Weight& w, int64_t rows, bool) {
     const bool half_blocks = w.group_size < kBlock;
     switch (w.code_bits) {
         case 4:

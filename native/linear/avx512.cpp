@@ -7,7 +7,7 @@
 namespace penstock::linear {
 namespace {
 
-constexpr int64_t kMaxRows = 8;
+constexpr int64_t kMaxRows = 6;
 constexpr int64_t kTiles = 2;
 constexpr int kLines = 8;
 
@@ -41,159 +41,135 @@ PENSTOCK_INLINE __m512 load_scales(const uint8_t* from, bool half) {
                 : _mm512_loadu_ps(from);
 }
 
-// The lower half of each lane, as the first of a pair of int16 whose second is 0.
-PENSTOCK_INLINE __m512i low_of_pair(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi32(0xffff)); }
-
-// What one block kernel holds: accumulators of Rows x kTiles outputs of 16.
-template <int Rows>
-struct Accumulators {
-    __m512 of[Rows][kTiles];
-};
-
-// Lines First to First + Count of a block of every tile, times the same columns of every row.
-template <int Bits, int Rows, int First, int Count>
-struct Dots {
+// Adds the columns of one group in one block, which are lines Group * kLines / Groups and on.
+template <int Bits, bool SumsKnown, int Rows, int Groups, int Group>
+PENSTOCK_INLINE void accumulate(__m512 (&acc)[Rows][kTiles], const uint8_t* const (&blocks)[kTiles],
+                                const RowRecord<Rows, Groups>& rows, int32_t* code_sums, const __m512 (&scales)[kTiles],
+                                const __m512 (&mins)[kTiles], bool has_min) {
+    constexpr int kFirst = Group * kLines / Groups, kBehind = (Group + 1) * kLines / Groups;
     __m512i dot[Rows][kTiles];
-    __m512i code_sum[kTiles];  // of the weight's codes, for the zeros of the rows
-
-    PENSTOCK_INLINE Dots(const uint8_t* const (&blocks)[kTiles], const int8_t* codes, int64_t stride) {
+    __m512i code_sum[kTiles];  // of the weight's codes
+#pragma GCC unroll 6
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+        for (int t = 0; t < kTiles; ++t) dot[r][t] = _mm512_set1_epi32(rows.offsets[Group][r]);
+#pragma GCC unroll 4
+    for (int t = 0; t < kTiles; ++t) code_sum[t] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int line = kFirst; line < kBehind; ++line) {
+        __m512i weight[kTiles];
+#pragma GCC unroll 4
+        for (int t = 0; t < kTiles; ++t) {
+            weight[t] = unpack_line<Bits>(blocks[t], line);
+            if constexpr (!SumsKnown) code_sum[t] = _mm512_dpbusd_epi32(code_sum[t], weight[t], _mm512_set1_epi8(1));
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+            int32_t quad;
+            std::memcpy(&quad, rows.codes[r] + line * 4, 4);
+            const __m512i row = _mm512_set1_epi32(quad);
+#pragma GCC unroll 4
+            for (int t = 0; t < kTiles; ++t) dot[r][t] = _mm512_dpbusd_epi32(dot[r][t], weight[t], row);
+        }
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < kTiles; ++t) {
+        if constexpr (SumsKnown)
+            code_sum[t] = load(code_sums + t * kTile);
+        else
+            _mm512_storeu_si512(code_sums + t * kTile, code_sum[t]);
+    }
+    const auto scaled_dot = [&](int r, int t) __attribute__((always_inline)) {
+        // A sum of codes is below 2^15: as a pair of int16 it is itself and 0.
+        const __m512i exact = _mm512_dpwssd_epi32(dot[r][t], code_sum[t], _mm512_set1_epi32(rows.minus_zero[r]));
+        return _mm512_fmadd_ps(to_float(exact), _mm512_mul_ps(scales[t], _mm512_set1_ps(rows.scales[r])), acc[r][t]);
+    };
+    if (has_min) {
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-            for (int t = 0; t < kTiles; ++t) dot[r][t] = _mm512_setzero_si512();
-#pragma GCC unroll 4
-        for (int t = 0; t < kTiles; ++t) code_sum[t] = _mm512_setzero_si512();
+            for (int t = 0; t < kTiles; ++t)
+                acc[r][t] = _mm512_fmadd_ps(mins[t], _mm512_set1_ps(rows.scaled_sums[Group][r]), scaled_dot(r, t));
+    } else {
 #pragma GCC unroll 8
-        for (int line = First; line < First + Count; ++line) {
-            __m512i weight[kTiles];
+        for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-            for (int t = 0; t < kTiles; ++t) {
-                weight[t] = unpack_line<Bits>(blocks[t], line);
-                code_sum[t] = _mm512_dpbusd_epi32(code_sum[t], weight[t], _mm512_set1_epi8(1));
-            }
-#pragma GCC unroll 8
-            for (int r = 0; r < Rows; ++r) {
-                int32_t quad;
-                std::memcpy(&quad, codes + r * stride + line * 4, 4);
-                const __m512i row = _mm512_set1_epi32(quad);
-#pragma GCC unroll 4
-                for (int t = 0; t < kTiles; ++t) dot[r][t] = _mm512_dpbusd_epi32(dot[r][t], weight[t], row);
-            }
-        }
-    }
-};
-
-// Adds the dots of a group's columns in one block. `sum` is that of the row's code - zero in these columns.
-template <int Rows, class Dots>
-PENSTOCK_INLINE void accumulate(Accumulators<Rows>& acc, Dots& dots, int r, float scale, int32_t zero, __m512i sum,
-                                const __m512 (&scales)[kTiles], const __m512 (&mins)[kTiles], const Weight& w) {
-    const __m512 row_scale = _mm512_set1_ps(scale);
-    const __m512i row_zero = _mm512_set1_epi32(zero);
-    const __m512 scaled_sum = _mm512_mul_ps(row_scale, to_float(sum));
-#pragma GCC unroll 4
-    for (int t = 0; t < kTiles; ++t) {
-        __m512i dot = _mm512_dpwssd_epi32(dots.dot[r][t], dots.code_sum[t], row_zero);
-        if (w.zero_point != 0) dot = _mm512_sub_epi32(dot, _mm512_mullo_epi32(sum, _mm512_set1_epi32(w.zero_point)));
-        acc.of[r][t] = _mm512_fmadd_ps(to_float(dot), _mm512_mul_ps(scales[t], row_scale), acc.of[r][t]);
-        if (w.has_min) acc.of[r][t] = _mm512_fmadd_ps(mins[t], scaled_sum, acc.of[r][t]);
+            for (int t = 0; t < kTiles; ++t) acc[r][t] = scaled_dot(r, t);
     }
 }
 
-template <int Bits, bool Halves, int Rows>
-void multiply(const Weight& w, const uint8_t* const* tiles, const QuantizedRows& x, float* results) {
-    Accumulators<Rows> acc;
-#pragma GCC unroll 8
+PENSTOCK_INLINE void load_scales(const Weight& w, const uint8_t* const (&at)[kTiles], int64_t offset, __m512 (&scales)[kTiles],
+                                 __m512 (&mins)[kTiles]) {
+#pragma GCC unroll 4
+    for (int t = 0; t < kTiles; ++t) {
+        scales[t] = load_scales(at[t] + offset, w.scale_bits == 16);
+        mins[t] = w.has_min ? load_scales(at[t] + offset + scales_bytes(w), w.scale_bits == 16) : scales[t];
+    }
+}
+
+template <int Bits, int Groups, bool SumsKnown, int Rows>
+void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows, int32_t* code_sums, float* results) {
+    __m512 acc[Rows][kTiles];
+#pragma GCC unroll 6
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-        for (int t = 0; t < kTiles; ++t) acc.of[r][t] = _mm512_setzero_ps();
-    const int64_t stride = w.in_features, num_blocks = stride / kBlock;
-    const int64_t header = header_bytes(w), to_mins = scales_bytes(w), per_record = blocks_per_record(w);
-    const bool half = w.scale_bits == 16;
-    const int64_t half_step = kTile * w.scale_bits / 8;
+        for (int t = 0; t < kTiles; ++t) acc[r][t] = _mm512_setzero_ps();
     const uint8_t* at[kTiles];
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) at[t] = tiles[t];
-    for (int64_t block = 0; block < num_blocks;) {
-        const uint8_t* headers[kTiles];
+    const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);
+    const auto* const end = record + w.in_features / kBlock;
+    const int64_t header = header_bytes(w), per_record = blocks_per_record(w);
+    while (record != end) {
         __m512 scales[kTiles], mins[kTiles];
+        const uint8_t* headers[kTiles];
+        load_scales(w, at, 0, scales, mins);
 #pragma GCC unroll 4
         for (int t = 0; t < kTiles; ++t) {
             headers[t] = at[t];
-            scales[t] = load_scales(at[t], half);
-            mins[t] = w.has_min ? load_scales(at[t] + to_mins, half) : _mm512_setzero_ps();
             at[t] += header;
         }
-        for (const int64_t end = block + per_record; block < end; ++block) {
-            const int8_t* codes = x.codes + block * kBlock;
-            if constexpr (!Halves) {
-                Dots<Bits, Rows, 0, kLines> dots(at, codes, stride);
-#pragma GCC unroll 4
-                for (int t = 0; t < kTiles; ++t)
-                    dots.code_sum[t] = low_of_pair(_mm512_sub_epi32(_mm512_setzero_si512(), dots.code_sum[t]));
-#pragma GCC unroll 8
-                for (int r = 0; r < Rows; ++r) {
-                    const int64_t i = r * num_blocks + block;
-                    accumulate(acc, dots, r, x.scales[i], x.zeros[i], _mm512_set1_epi32(x.sums[i]), scales, mins, w);
-                }
-            } else {
-                __m512i first_sums[Rows];
-                Dots<Bits, Rows, 0, kLines / 2> dots(at, codes, stride);
-#pragma GCC unroll 4
-                for (int t = 0; t < kTiles; ++t)
-                    dots.code_sum[t] = low_of_pair(_mm512_sub_epi32(_mm512_setzero_si512(), dots.code_sum[t]));
-#pragma GCC unroll 8
-                for (int r = 0; r < Rows; ++r) {
-                    const int64_t i = r * num_blocks + block;
-                    int32_t sum = -16 * x.zeros[i];
-                    for (int c = 0; c < 16; ++c) sum += codes[r * stride + c];
-                    first_sums[r] = _mm512_set1_epi32(sum);
-                    accumulate(acc, dots, r, x.scales[i], x.zeros[i], first_sums[r], scales, mins, w);
-                }
-#pragma GCC unroll 4
-                for (int t = 0; t < kTiles; ++t) {
-                    scales[t] = load_scales(headers[t] + half_step, half);
-                    if (w.has_min) mins[t] = load_scales(headers[t] + to_mins + half_step, half);
-                }
-                Dots<Bits, Rows, kLines / 2, kLines / 2> rest(at, codes, stride);
-#pragma GCC unroll 4
-                for (int t = 0; t < kTiles; ++t)
-                    rest.code_sum[t] = low_of_pair(_mm512_sub_epi32(_mm512_setzero_si512(), rest.code_sum[t]));
-#pragma GCC unroll 8
-                for (int r = 0; r < Rows; ++r) {
-                    const int64_t i = r * num_blocks + block;
-                    accumulate(acc, rest, r, x.scales[i], x.zeros[i],
-                               _mm512_sub_epi32(_mm512_set1_epi32(x.sums[i]), first_sums[r]), scales, mins, w);
-                }
+        for (int64_t i = 0; i < per_record; ++i, ++record, code_sums += Groups * kTiles * kTile) {
+            accumulate<Bits, SumsKnown, Rows, Groups, 0>(acc, at, *record, code_sums, scales, mins, w.has_min);
+            if constexpr (Groups == 2) {
+                load_scales(w, headers, kTile * w.scale_bits / 8, scales, mins);
+                accumulate<Bits, SumsKnown, Rows, Groups, 1>(acc, at, *record, code_sums + kTiles * kTile, scales, mins,
+                                                              w.has_min);
             }
 #pragma GCC unroll 4
             for (int t = 0; t < kTiles; ++t) at[t] += kTile * kBlock * Bits / 8;
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 6
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-        for (int t = 0; t < kTiles; ++t) _mm512_storeu_ps(results + (r * kTiles + t) * kTile, acc.of[r][t]);
+        for (int t = 0; t < kTiles; ++t) _mm512_storeu_ps(results + (r * kTiles + t) * kTile, acc[r][t]);
 }
 
-template <int Bits, bool Halves>
+template <int Bits, int Groups, bool SumsKnown>
 BlockKernel with_rows(int64_t rows) {
     constexpr BlockKernel kKernels[kMaxRows] = {
-        multiply<Bits, Halves, 1>, multiply<Bits, Halves, 2>, multiply<Bits, Halves, 3>, multiply<Bits, Halves, 4>,
-        multiply<Bits, Halves, 5>, multiply<Bits, Halves, 6>, multiply<Bits, Halves, 7>, multiply<Bits, Halves, 8>};
+        multiply<Bits, Groups, SumsKnown, 1>, multiply<Bits, Groups, SumsKnown, 2>, multiply<Bits, Groups, SumsKnown, 3>,
+        multiply<Bits, Groups, SumsKnown, 4>, multiply<Bits, Groups, SumsKnown, 5>, multiply<Bits, Groups, SumsKnown, 6>};
     return kKernels[rows - 1];
 }
 
-BlockKernel block_kernel(const Weight& w, int64_t rows) {
-    const bool halves = w.group_size < kBlock;
+template <int Bits>
+BlockKernel with_bits(int64_t groups, int64_t rows, bool sums_known) {
+    if (groups == 1) return sums_known ? with_rows<Bits, 1, true>(rows) : with_rows<Bits, 1, false>(rows);
+    return sums_known ? with_rows<Bits, 2, true>(rows) : with_rows<Bits, 2, false>(rows);
+}
+
+BlockKernel block_kernel(const Weight& w, int64_t rows, bool sums_known) {
     switch (w.code_bits) {
         case 4:
-            return halves ? with_rows<4, true>(rows) : with_rows<4, false>(rows);
+            return with_bits<4>(groups_per_record(w), rows, sums_known);
         case 5:
-            return halves ? with_rows<5, true>(rows) : with_rows<5, false>(rows);
+            return with_bits<5>(groups_per_record(w), rows, sums_known);
         case 6:
-            return halves ? with_rows<6, true>(rows) : with_rows<6, false>(rows);
+            return with_bits<6>(groups_per_record(w), rows, sums_known);
         default:
-            return halves ? with_rows<8, true>(rows) : with_rows<8, false>(rows);
+            return with_bits<8>(groups_per_record(w), rows, sums_known);
     }
 }
 

@@ -60,62 +60,62 @@ PENSTOCK_INLINE void load_scales(const uint8_t* from, int bits, float* scales) {
     for (int o = 0; o < kTile; ++o) scales[o] = widen_half(halves[o]);
 }
 
-// Columns [first, first + count) of a block, which share scales and minima, times every row.
-template <int Bits>
-PENSTOCK_INLINE void accumulate(const Weight& w, const QuantizedRows& x, int64_t block, const Codes& codes, int first,
-                                int count, const uint8_t* scales_at, float (*acc)[kTile]) {
+// Adds the columns of one group in one block.
+template <int Bits, int Rows, int Groups>
+PENSTOCK_INLINE void accumulate(const Weight& w, const Codes& codes, const uint8_t* scales_at, int group,
+                                const RowRecord<Rows, Groups>& rows, float (&acc)[Rows][kTile]) {
+    constexpr int kCount = kBlock / Groups;
+    const int first = group * kCount;
     float scales[kTile], mins[kTile] = {};
     load_scales(scales_at, w.scale_bits, scales);
     if (w.has_min) load_scales(scales_at + scales_bytes(w), w.scale_bits, mins);
     int32_t code_sums[kTile] = {};
-    for (int c = first; c < first + count; ++c)
+    for (int c = first; c < first + kCount; ++c)
         for (int o = 0; o < kTile; ++o) code_sums[o] += codes.column[c][o];
-    for (int64_t r = 0; r < x.num_rows; ++r) {
-        const int64_t i = r * (w.in_features / kBlock) + block;
-        const int8_t* row = x.codes + r * w.in_features + block * kBlock;
-        int32_t sum = x.sums[i];
-        if (count < kBlock) {
-            sum = -count * x.zeros[i];
-            for (int c = first; c < first + count; ++c) sum += row[c];
-        }
+    for (int r = 0; r < Rows; ++r) {
         int32_t dots[kTile];
-        for (int o = 0; o < kTile; ++o) dots[o] = -code_sums[o] * x.zeros[i] - w.zero_point * sum;
-        add_dot<Bits>(codes, row, first, count, dots);
-        const float scale = x.scales[i];
-        for (int o = 0; o < kTile; ++o) acc[r][o] += static_cast<float>(dots[o]) * (scales[o] * scale);
+        for (int o = 0; o < kTile; ++o) dots[o] = code_sums[o] * rows.minus_zero[r] + rows.offsets[group][r];
+        add_dot<Bits>(codes, rows.codes[r], first, kCount, dots);
+        for (int o = 0; o < kTile; ++o) acc[r][o] += static_cast<float>(dots[o]) * (scales[o] * rows.scales[r]);
         if (!w.has_min) continue;
-        const float scaled_sum = scale * static_cast<float>(sum);
-        for (int o = 0; o < kTile; ++o) acc[r][o] += mins[o] * scaled_sum;
+        for (int o = 0; o < kTile; ++o) acc[r][o] += mins[o] * rows.scaled_sums[group][r];
     }
+}
+
+template <int Bits, int Groups, int Rows>
+void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows, int32_t*, float* results) {
+    float acc[Rows][kTile] = {};
+    const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);
+    const uint8_t* at = tiles[0];
+    Codes codes;
+    for (int64_t i = 0; i < num_records(w); ++i, at += record_bytes(w)) {
+        for (int64_t b = 0; b < blocks_per_record(w); ++b, ++record) {
+            unpack<Bits>(at + header_bytes(w) + b * block_bytes(w), codes);
+            for (int g = 0; g < Groups; ++g)
+                accumulate<Bits>(w, codes, at + g * kTile * (w.scale_bits / 8), g, *record, acc);
+        }
+    }
+    std::memcpy(results, acc, sizeof acc);
 }
 
 template <int Bits>
-void multiply(const Weight& w, const uint8_t* const* tiles, const QuantizedRows& x, float* results) {
-    float acc[kMaxRows][kTile] = {};
-    const uint8_t* record = tiles[0];
-    Codes codes;
-    int64_t block = 0;
-    for (int64_t i = 0; i < num_records(w); ++i, record += record_bytes(w)) {
-        for (int64_t b = 0; b < blocks_per_record(w); ++b, ++block) {
-            unpack<Bits>(record + header_bytes(w) + b * block_bytes(w), codes);
-            const int columns = static_cast<int>(kBlock / groups_per_record(w));
-            for (int g = 0; g * columns < kBlock; ++g)
-                accumulate<Bits>(w, x, block, codes, g * columns, columns, record + g * kTile * (w.scale_bits / 8), acc);
-        }
-    }
-    std::memcpy(results, acc, static_cast<size_t>(x.num_rows * kTile) * sizeof(float));
+BlockKernel with_rows(int64_t groups, int64_t rows) {
+    constexpr BlockKernel kKernels[2][kMaxRows] = {
+        {multiply<Bits, 1, 1>, multiply<Bits, 1, 2>, multiply<Bits, 1, 3>, multiply<Bits, 1, 4>},
+        {multiply<Bits, 2, 1>, multiply<Bits, 2, 2>, multiply<Bits, 2, 3>, multiply<Bits, 2, 4>}};
+    return kKernels[groups - 1][rows - 1];
 }
 
-BlockKernel block_kernel(const Weight& w, int64_t) {
+BlockKernel block_kernel(const Weight& w, int64_t rows, bool) {
     switch (w.code_bits) {
         case 4:
-            return multiply<4>;
+            return with_rows<4>(groups_per_record(w), rows);
         case 5:
-            return multiply<5>;
+            return with_rows<5>(groups_per_record(w), rows);
         case 6:
-            return multiply<6>;
+            return with_rows<6>(groups_per_record(w), rows);
         default:
-            return multiply<8>;
+            return with_rows<8>(groups_per_record(w), rows);
     }
 }
 

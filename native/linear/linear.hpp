@@ -59,9 +59,22 @@ struct QuantizedRows {
     int64_t num_rows;
 };
 
-// Multiplies x.num_rows rows with adjacent tiles: results [rows][tiles][16]. What a file for an instruction set has to
-// give; sweep.inl makes the ops from it.
-using BlockKernel = void (*)(const Weight&, const uint8_t* const* tiles, const QuantizedRows& x, float* results);
+// Block kernels read rows from one place: a record for each block of 32 columns, with what does not depend on the output
+// worked out. `sums` below are those of code - zero over a group, which is a half of the block where Groups is 2.
+template <int Rows, int Groups>
+struct RowRecord {
+    int8_t codes[Rows][kBlock];
+    float scales[Rows];
+    int32_t minus_zero[Rows];
+    int32_t offsets[Groups][Rows];    // -zero_point * sum
+    float scaled_sums[Groups][Rows];  // scale * sum
+};
+
+// A kernel multiplies the rows that it was made for with adjacent tiles: results [rows][tiles][16]. It is what a file for an
+// instruction set has to give; sweep.inl makes the ops from it. The sums of the weight's codes, int32 [blocks][Groups]
+// [tiles][16], serve all rows: the kernel that meets the tiles first writes them, made with `sums_known` it reads them.
+using BlockKernel = void (*)(const Weight&, const uint8_t* const* tiles, const uint8_t* rows, int32_t* code_sums,
+                             float* results);
 
 struct LinearArgs {
     QuantizedRows x;
@@ -112,6 +125,8 @@ PENSTOCK_INLINE int64_t record_bytes(const Weight& w) {
 }
 PENSTOCK_INLINE int64_t num_records(const Weight& w) { return w.in_features / (blocks_per_record(w) * kBlock); }
 PENSTOCK_INLINE int64_t tile_bytes(const Weight& w) { return num_records(w) * record_bytes(w); }
+// Of one row's part of a record of rows.
+PENSTOCK_INLINE int64_t row_bytes(const Weight& w) { return kBlock + 8 + 8 * groups_per_record(w); }
 PENSTOCK_INLINE int64_t num_tiles(const Weight& w) { return (w.out_features + kTile - 1) / kTile; }
 
 }  // namespace

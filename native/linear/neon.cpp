@@ -40,16 +40,16 @@ constexpr int kPairs = Rows / 2 + 1;
 
 // Eight columns of rows 2 * pair and 2 * pair + 1; the row behind the last is the ones.
 template <int Rows>
-PENSTOCK_INLINE int8x16_t load_pair(const int8_t* codes, int64_t stride, int pair) {
+PENSTOCK_INLINE int8x16_t load_pair(const int8_t (&codes)[Rows][kBlock], int span, int pair) {
     const int8x8_t ones = vdup_n_s8(1);
     const int first = pair * 2;
-    return vcombine_s8(first < Rows ? vld1_s8(codes + first * stride) : ones,
-                       first + 1 < Rows ? vld1_s8(codes + (first + 1) * stride) : ones);
+    return vcombine_s8(first < Rows ? vld1_s8(codes[first] + span * kSpan) : ones,
+                       first + 1 < Rows ? vld1_s8(codes[first + 1] + span * kSpan) : ones);
 }
 
 // Spans First to First + Count of half a tile's block: for each row, and then the ones, dots of 8 outputs.
 template <int Bits, int Rows, int First, int Count>
-PENSTOCK_INLINE void dots(const uint8_t* block, int half, const int8_t* codes, int64_t stride,
+PENSTOCK_INLINE void dots(const uint8_t* block, int half, const int8_t (&codes)[Rows][kBlock],
                           int32x4_t (&dot)[kPairs<Rows> * 2][2]) {
     int32x4_t sums[kPairs<Rows>][kVectors];
 #pragma GCC unroll 4
@@ -60,7 +60,7 @@ PENSTOCK_INLINE void dots(const uint8_t* block, int half, const int8_t* codes, i
     for (int span = First; span < First + Count; ++span) {
         int8x16_t rows[kPairs<Rows>];
 #pragma GCC unroll 4
-        for (int p = 0; p < kPairs<Rows>; ++p) rows[p] = load_pair<Rows>(codes + span * kSpan, stride, p);
+        for (int p = 0; p < kPairs<Rows>; ++p) rows[p] = load_pair<Rows>(codes, span, p);
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
             const uint8x16_t weight = unpack<Bits>(block, span, half, v);
@@ -82,66 +82,50 @@ PENSTOCK_INLINE float32x4_t load_scales(const uint8_t* from, bool are_half, int 
                     : vreinterpretq_f32_u8(vld1q_u8(from + quarter * 16));
 }
 
-// One group's columns of a block: spans First to First + Count.
-template <int Bits, int Rows, int First, int Count>
-PENSTOCK_INLINE void accumulate(const Weight& w, const uint8_t* at, const uint8_t* scales_at, const QuantizedRows& x,
-                                int64_t block, float32x4_t (&acc)[Rows][kHalves * 2]) {
-    const int64_t num_blocks = w.in_features / kBlock;
-    const int8_t* codes = x.codes + block * kBlock;
-    // What the rows contribute besides their codes, so that one register holds it for four rows.
-    float row_scales[8], scaled_sums[8];
-    int32_t row_zeros[8], offsets[8];
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
-        const int64_t i = r * num_blocks + block;
-        int32_t sum = x.sums[i];
-        if constexpr (Count < kSpans)
-            sum = vaddlvq_s8(vld1q_s8(codes + r * w.in_features + First * kSpan)) - Count * kSpan * x.zeros[i];
-        row_scales[r] = x.scales[i];
-        scaled_sums[r] = x.scales[i] * static_cast<float>(sum);
-        row_zeros[r] = x.zeros[i];
-        offsets[r] = w.zero_point * sum;
-    }
-    const bool has_min = w.has_min, half_scales = w.scale_bits == 16;
+// Adds the columns of one group in one block. `acc` is [rows][quarters of the tile].
+template <int Bits, int Rows, int Groups, int Group>
+PENSTOCK_INLINE void accumulate(const Weight& w, const uint8_t* block, const uint8_t* scales_at,
+                                const RowRecord<Rows, Groups>& rows, float32x4_t (&acc)[Rows][kHalves * 2]) {
+    constexpr int kCount = kSpans / Groups;
+    const bool are_half = w.scale_bits == 16, has_min = w.has_min;
     const uint8_t* mins_at = has_min ? scales_at + scales_bytes(w) : scales_at;
 #pragma GCC unroll 2
     for (int half = 0; half < kHalves; ++half) {
         int32x4_t dot[kPairs<Rows> * 2][2];
-        dots<Bits, Rows, First, Count>(at, half, codes, w.in_features, dot);
+        dots<Bits, Rows, Group * kCount, kCount>(block, half, rows.codes, dot);
 #pragma GCC unroll 2
         for (int i = 0; i < 2; ++i) {
             const int quarter = half * 2 + i;
-            const float32x4_t scales = load_scales(scales_at, half_scales, quarter);
-            const float32x4_t mins = load_scales(mins_at, half_scales, quarter);
+            const float32x4_t scales = load_scales(scales_at, are_half, quarter);
+            const float32x4_t mins = load_scales(mins_at, are_half, quarter);
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) {
-                const int32x4_t exact =
-                    vmlsq_n_s32(vsubq_s32(dot[r][i], vdupq_n_s32(offsets[r])), dot[Rows][i], row_zeros[r]);
+                const int32x4_t exact = vmlaq_n_s32(vaddq_s32(dot[r][i], vdupq_n_s32(rows.offsets[Group][r])),
+                                                    dot[Rows][i], rows.minus_zero[r]);
                 float32x4_t& sum = acc[r][quarter];
-                sum = vfmaq_f32(sum, vcvtq_f32_s32(exact), vmulq_n_f32(scales, row_scales[r]));
-                if (has_min) sum = vfmaq_n_f32(sum, mins, scaled_sums[r]);
+                sum = vfmaq_f32(sum, vcvtq_f32_s32(exact), vmulq_n_f32(scales, rows.scales[r]));
+                if (has_min) sum = vfmaq_n_f32(sum, mins, rows.scaled_sums[Group][r]);
             }
         }
     }
 }
 
-template <int Bits, bool HalfBlocks, int Rows>
-void multiply(const Weight& w, const uint8_t* const* tiles, const QuantizedRows& x, float* results) {
+template <int Bits, int Groups, int Rows>
+void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows, int32_t*, float* results) {
     float32x4_t acc[Rows][kHalves * 2];
     for (int r = 0; r < Rows; ++r)
         for (int quarter = 0; quarter < kHalves * 2; ++quarter) acc[r][quarter] = vdupq_n_f32(0.0f);
-    const int64_t per_record = blocks_per_record(w);
-    int64_t block = 0;
-    const uint8_t* record = tiles[0];
-    for (int64_t i = 0; i < num_records(w); ++i, record += record_bytes(w)) {
-        for (int64_t b = 0; b < per_record; ++b, ++block) {
-            const uint8_t* at = record + header_bytes(w) + b * block_bytes(w);
-            if constexpr (HalfBlocks) {
-                accumulate<Bits, Rows, 0, 2>(w, at, record, x, block, acc);
-                accumulate<Bits, Rows, 2, 2>(w, at, record + kTile * (w.scale_bits / 8), x, block, acc);
-            } else {
-                accumulate<Bits, Rows, 0, 4>(w, at, record, x, block, acc);
-            }
+    const int64_t header = header_bytes(w), per_record = blocks_per_record(w);
+    const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);
+    const auto* const end = record + w.in_features / kBlock;
+    const uint8_t* at = tiles[0];
+    while (record != end) {
+        const uint8_t* scales_at = at;
+        at += header;
+        for (int64_t i = 0; i < per_record; ++i, ++record, at += kTile * kBlock * Bits / 8) {
+            accumulate<Bits, Rows, Groups, 0>(w, at, scales_at, *record, acc);
+            if constexpr (Groups == 2)
+                accumulate<Bits, Rows, Groups, 1>(w, at, scales_at + kTile * (w.scale_bits / 8), *record, acc);
         }
     }
     for (int r = 0; r < Rows; ++r)
@@ -149,26 +133,29 @@ void multiply(const Weight& w, const uint8_t* const* tiles, const QuantizedRows&
             vst1q_f32(results + r * kTile + quarter * 4, acc[r][quarter]);
 }
 
-template <int Bits, bool HalfBlocks>
+template <int Bits, int Groups>
 BlockKernel with_rows(int64_t rows) {
     constexpr BlockKernel kKernels[kMaxRows] = {
-        multiply<Bits, HalfBlocks, 1>, multiply<Bits, HalfBlocks, 2>, multiply<Bits, HalfBlocks, 3>,
-        multiply<Bits, HalfBlocks, 4>, multiply<Bits, HalfBlocks, 5>, multiply<Bits, HalfBlocks, 6>,
-        multiply<Bits, HalfBlocks, 7>};
+        multiply<Bits, Groups, 1>, multiply<Bits, Groups, 2>, multiply<Bits, Groups, 3>, multiply<Bits, Groups, 4>,
+        multiply<Bits, Groups, 5>, multiply<Bits, Groups, 6>, multiply<Bits, Groups, 7>};
     return kKernels[rows - 1];
 }
 
-BlockKernel block_kernel(const Weight& w, int64_t rows) {
-    const bool halves = w.group_size < kBlock;
+template <int Bits>
+BlockKernel with_bits(int64_t groups, int64_t rows) {
+    return groups == 1 ? with_rows<Bits, 1>(rows) : with_rows<Bits, 2>(rows);
+}
+
+BlockKernel block_kernel(const Weight& w, int64_t rows, bool) {
     switch (w.code_bits) {
         case 4:
-            return halves ? with_rows<4, true>(rows) : with_rows<4, false>(rows);
+            return with_bits<4>(groups_per_record(w), rows);
         case 5:
-            return halves ? with_rows<5, true>(rows) : with_rows<5, false>(rows);
+            return with_bits<5>(groups_per_record(w), rows);
         case 6:
-            return halves ? with_rows<6, true>(rows) : with_rows<6, false>(rows);
+            return with_bits<6>(groups_per_record(w), rows);
         default:
-            return halves ? with_rows<8, true>(rows) : with_rows<8, false>(rows);
+            return with_bits<8>(groups_per_record(w), rows);
     }
 }
 

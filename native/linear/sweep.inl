@@ -1,47 +1,95 @@
 // How the work of a multiplication is cut, for every instruction set. The including file defines PENSTOCK_ISA and before,
 // in namespace penstock::linear and an unnamed one,
 //     constexpr int64_t kMaxRows, kTiles;                  what a block kernel takes at most, and how many tiles it reads
-//     BlockKernel block_kernel(const Weight&, int64_t rows);   1 <= rows <= kMaxRows
+//     BlockKernel block_kernel(const Weight&, int64_t rows, bool sums_known);   1 <= rows <= kMaxRows
+#include <cstring>
+
+#include "runtime/scratch.hpp"
+
 namespace penstock::linear {
 namespace {
 
-constexpr int64_t kColumn = kTiles * kTile;  // outputs of a column of tiles: what a block kernel computes
-constexpr int64_t kPanel = 128;              // rows whose codes a near cache holds while all columns pass by
-constexpr int64_t kChunkWork = 1 << 18;      // multiplications of a chunk: about a microsecond
-
-// Parts of nearly equal size, none larger than `most`.
-struct Parts {
-    int64_t begin_at, total, count;
-
-    Parts(int64_t begin, int64_t end, int64_t most)
-        : begin_at(begin), total(end - begin), count((end - begin + most - 1) / most) {}
-    int64_t begin(int64_t i) const { return begin_at + total * i / count; }
-};
-
-struct Kernels {
-    BlockKernel of_rows[kMaxRows + 1];
-
-    explicit Kernels(const Weight& weight) : of_rows{} {
-        for (int64_t rows = 1; rows <= kMaxRows; ++rows) of_rows[rows] = block_kernel(weight, rows);
-    }
-
-    // A last column that is not whole repeats the last tile; whoever reads the results leaves those out.
-    PENSTOCK_INLINE void multiply(const Weight& w, int64_t column, const QuantizedRows& x, int64_t begin, int64_t end,
-                                  float* results) const {
-        const int64_t blocks = w.in_features / kBlock, last = num_tiles(w) - 1;
-        const uint8_t* tiles[kTiles];
-        for (int64_t t = 0; t < kTiles; ++t) {
-            const int64_t tile = column * kTiles + t;
-            tiles[t] = w.data + (tile < last ? tile : last) * tile_bytes(w);
-        }
-        const QuantizedRows rows{x.codes + begin * w.in_features, x.scales + begin * blocks, x.zeros + begin * blocks,
-                                 x.sums + begin * blocks, end - begin};
-        of_rows[end - begin](w, tiles, rows, results);
-    }
-};
+constexpr int64_t kColumn = kTiles * kTile;      // outputs of a column of tiles: what a block kernel computes
+constexpr int64_t kPanelBytes = 3 << 17;         // of arranged rows: a part of a near cache
+constexpr int64_t kChunkWork = 1 << 18;          // multiplications of a chunk: about a microsecond
 
 PENSTOCK_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 PENSTOCK_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Parts of nearly equal size, none larger than `most`.
+struct Parts {
+    int64_t first, total, count;
+
+    Parts(int64_t begin, int64_t end, int64_t most)
+        : first(begin), total(end - begin), count((end - begin + most - 1) / most) {}
+    int64_t begin(int64_t i) const { return first + total * i / count; }
+    int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
+};
+
+// One block of 32 columns of a row: place r of `count` in a record of arranged rows.
+PENSTOCK_INLINE void arrange_block(const QuantizedRows& x, const Weight& w, int64_t row, int64_t block, int64_t r,
+                                   int64_t count, uint8_t* record) {
+    const int64_t i = row * (w.in_features / kBlock) + block, groups = groups_per_record(w);
+    const int8_t* codes = x.codes + i * kBlock;
+    std::memcpy(record + r * kBlock, codes, kBlock);
+    float* scales = reinterpret_cast<float*>(record + count * kBlock);
+    int32_t* minus_zero = reinterpret_cast<int32_t*>(scales + count);
+    int32_t* offsets = minus_zero + count;
+    float* scaled_sums = reinterpret_cast<float*>(offsets + groups * count);
+    scales[r] = x.scales[i];
+    minus_zero[r] = -x.zeros[i];
+    int32_t sum = x.sums[i];
+    if (groups == 2) {
+        int32_t first_half = -16 * x.zeros[i];
+        for (int64_t c = 0; c < kBlock / 2; ++c) first_half += codes[c];
+        offsets[r] = -w.zero_point * first_half;
+        scaled_sums[r] = x.scales[i] * static_cast<float>(first_half);
+        sum -= first_half;
+        offsets += count;
+        scaled_sums += count;
+    }
+    offsets[r] = -w.zero_point * sum;
+    scaled_sums[r] = x.scales[i] * static_cast<float>(sum);
+}
+
+// The rows of a panel as block kernels read them, in memory of this thread.
+struct ArrangedRows {
+    const Weight& w;
+    int32_t* code_sums;
+    uint8_t* data;
+    Parts blocks{0, 0, kMaxRows};
+
+    ArrangedRows(const Weight& weight, int64_t most_rows) : w(weight) {
+        const int64_t num_sums = w.in_features / kBlock * groups_per_record(w) * kColumn;
+        code_sums = static_cast<int32_t*>(thread_scratch(static_cast<size_t>(num_sums * 4 + most_rows * stride(w))));
+        data = reinterpret_cast<uint8_t*>(code_sums + num_sums);
+    }
+
+    static int64_t stride(const Weight& w) { return w.in_features / kBlock * row_bytes(w); }
+
+    uint8_t* block(int64_t i) const { return data + (blocks.begin(i) - blocks.first) * stride(w); }
+
+    void arrange(const QuantizedRows& x, int64_t begin, int64_t end) {
+        blocks = Parts(begin, end, kMaxRows);
+        for (int64_t i = 0; i < blocks.count; ++i) {
+            const int64_t count = blocks.size(i);
+            uint8_t* record = block(i);
+            for (int64_t b = 0; b < w.in_features / kBlock; ++b, record += count * row_bytes(w))
+                for (int64_t r = 0; r < count; ++r) arrange_block(x, w, blocks.begin(i) + r, b, r, count, record);
+        }
+    }
+
+    // Block i of rows times a column of tiles. A last column that is not whole repeats the last tile; whoever reads the
+    // results leaves those out. `again`: the call before was for the same column.
+    void multiply(int64_t i, int64_t column, bool again, float* results) const {
+        const int64_t last = num_tiles(w) - 1;
+        const uint8_t* tiles[kTiles];
+        for (int64_t t = 0; t < kTiles; ++t) tiles[t] = w.data + smaller(column * kTiles + t, last) * tile_bytes(w);
+        block_kernel(w, blocks.size(i), again)(w, tiles, block(i), code_sums, results);
+    }
+};
+
+int64_t panel_rows(const Weight& w) { return larger(kPanelBytes / ArrangedRows::stride(w) / kMaxRows, 1) * kMaxRows; }
 
 PENSTOCK_INLINE void store_results(const LinearArgs& args, const float* results, int64_t column, int64_t begin,
                                    int64_t end) {
@@ -76,57 +124,66 @@ PENSTOCK_INLINE void join(Best& best, const float* values, int64_t first, int64_
         if (values[i] == largest) best.id = first + i;
 }
 
+// The best of outputs [first, behind) for every arranged row.
+void best_of_chunk(const ArgmaxArgs& args, const ArrangedRows& rows, int64_t chunk) {
+    const int64_t first = chunk * kArgmaxChunk, behind = smaller(first + kArgmaxChunk, args.weight.out_features);
+    float* values = args.values + chunk * args.x.num_rows;
+    int64_t* ids = args.ids + chunk * args.x.num_rows;
+    alignas(64) float results[kMaxRows * kColumn];
+    for (int64_t output = first; output < behind; output += kColumn) {
+        for (int64_t i = 0; i < rows.blocks.count; ++i) {
+            rows.multiply(i, output / kColumn, i > 0, results);
+            for (int64_t r = 0; r < rows.blocks.size(i); ++r) {
+                const int64_t row = rows.blocks.begin(i) + r;
+                Best best = {-__builtin_inff(), first};
+                if (output > first) best = {values[row], ids[row]};
+                join(best, results + r * kColumn, output, smaller(behind - output, kColumn));
+                values[row] = best.value;
+                ids[row] = best.id;
+            }
+        }
+    }
+}
+
 }  // namespace
 
 namespace PENSTOCK_ISA {
 
-// Items are columns of tiles by panels of rows; a chunk lies in one panel.
+// Chunks are adjacent columns of tiles for one panel of rows.
 void linear(const LinearArgs& args, Share share) {
     const Weight& w = args.weight;
-    if (args.x.num_rows == 0) return;
-    const Kernels kernels(w);
     const int64_t columns = (num_tiles(w) + kTiles - 1) / kTiles;
-    const Parts panels(0, args.x.num_rows, kPanel);
-    const int64_t column_work = w.in_features * kColumn * smaller(larger(args.x.num_rows, kMaxRows), kPanel);
-    const int64_t per_chunk = larger(1, smaller(kChunkWork / column_work, columns / 8));
+    const Parts panels(0, args.x.num_rows, panel_rows(w));
+    const int64_t most_rows = (args.x.num_rows + panels.count - 1) / panels.count;
+    const int64_t per_chunk = larger(1, smaller(kChunkWork / (w.in_features * kColumn * larger(most_rows, kMaxRows)),
+                                                columns / 8));
     const int64_t chunks = (columns + per_chunk - 1) / per_chunk;
+    ArrangedRows rows(w, most_rows);
     alignas(64) float results[kMaxRows * kColumn];
-    int64_t chunk, end;
-    while (share.take(1, chunks * panels.count, chunk, end)) {
+    int64_t arranged = -1, chunk, next;
+    while (share.take(1, chunks * panels.count, chunk, next)) {
         const int64_t panel = chunk / chunks, first = chunk % chunks * per_chunk;
-        const Parts blocks(panels.begin(panel), panels.begin(panel + 1), kMaxRows);
+        if (panel != arranged) rows.arrange(args.x, panels.begin(panel), panels.begin(panel + 1));
+        arranged = panel;
         for (int64_t column = first; column < smaller(first + per_chunk, columns); ++column) {
-            for (int64_t i = 0; i < blocks.count; ++i) {
-                kernels.multiply(w, column, args.x, blocks.begin(i), blocks.begin(i + 1), results);
-                store_results(args, results, column, blocks.begin(i), blocks.begin(i + 1));
+            for (int64_t i = 0; i < rows.blocks.count; ++i) {
+                rows.multiply(i, column, i > 0, results);
+                store_results(args, results, column, rows.blocks.begin(i), rows.blocks.begin(i + 1));
             }
         }
     }
 }
 
 void argmax(const ArgmaxArgs& args, Share share) {
-    const Weight& w = args.weight;
-    if (args.x.num_rows == 0) return;
-    const Kernels kernels(w);
-    const Parts blocks(0, args.x.num_rows, kMaxRows);
-    alignas(64) float results[kMaxRows * kColumn];
-    int64_t chunk, end;
-    while (share.take(1, (w.out_features + kArgmaxChunk - 1) / kArgmaxChunk, chunk, end)) {
-        const int64_t first = chunk * kArgmaxChunk, behind = smaller(first + kArgmaxChunk, w.out_features);
-        for (int64_t i = 0; i < blocks.count; ++i) {
-            const int64_t begin = blocks.begin(i), rows = blocks.begin(i + 1) - begin;
-            Best bests[kMaxRows];
-            for (int64_t r = 0; r < rows; ++r) bests[r] = {-__builtin_inff(), first};
-            for (int64_t output = first; output < behind; output += kColumn) {
-                kernels.multiply(w, output / kColumn, args.x, begin, begin + rows, results);
-                for (int64_t r = 0; r < rows; ++r)
-                    join(bests[r], results + r * kColumn, output, smaller(behind - output, kColumn));
-            }
-            for (int64_t r = 0; r < rows; ++r) {
-                args.values[chunk * args.x.num_rows + begin + r] = bests[r].value;
-                args.ids[chunk * args.x.num_rows + begin + r] = bests[r].id;
-            }
-        }
+    const int64_t chunks = (args.weight.out_features + kArgmaxChunk - 1) / kArgmaxChunk;
+    const Parts panels(0, args.x.num_rows, panel_rows(args.weight));
+    ArrangedRows rows(args.weight, (args.x.num_rows + panels.count - 1) / panels.count);
+    int64_t arranged = -1, chunk, next;
+    while (share.take(1, chunks * panels.count, chunk, next)) {
+        const int64_t panel = chunk / chunks;
+        if (panel != arranged) rows.arrange(args.x, panels.begin(panel), panels.begin(panel + 1));
+        arranged = panel;
+        best_of_chunk(args, rows, chunk % chunks);
     }
 }
 
