@@ -35,9 +35,10 @@ TOOLS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 # Of the thread sanitizer: one test forks and starts threads in the child.
 ENVIRONMENT = {"TSAN_OPTIONS": "die_after_fork=0"}
 DEFAULT = ("host", "aarch64")  # the others, with the compiler's sanitizers, when they are named
+_SANITIZED = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g")
 SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "address": ("-DCMAKE_CXX_FLAGS=-fsanitize=address,undefined -fno-sanitize-recover=undefined -g",),
-    "thread": ("-DCMAKE_CXX_FLAGS=-fsanitize=thread -g",),
+    "address": (*_SANITIZED, "-DCMAKE_CXX_FLAGS=-fsanitize=address"),
+    "thread": (*_SANITIZED, "-DCMAKE_CXX_FLAGS=-fsanitize=thread"),
     "aarch64": (f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'native/cmake/aarch64-linux-gnu.cmake'}",),
 }
 
