@@ -157,11 +157,11 @@ REFUSED = {
     "hidden copy": (lambda x: x.t().reshape(-1), "aten.clone"),
     "converts": (lambda x: x.double(), "aten._to_copy"),
     "writes": (lambda x: x.copy_(x), "aten.copy_"),
-    "reads a list": (lambda x: x.tolist(), "tolist reads values"),
-    "reads an array": (lambda x: x.numpy(), "numpy reads values"),
-    "reads a number": (lambda x: x[0, 0].item(), "item reads values"),
-    "branches": (lambda x: 1 if x[0, 0] else 2, "__bool__ reads values"),
-    "counts": (lambda x: range(int(x[0, 0])), "__int__ reads values"),
+    "reads a list": (lambda x: x.tolist(), "tolist or numpy reads values"),
+    "reads an array": (lambda x: x.numpy(), "tolist or numpy reads values"),
+    "reads a number": (lambda x: x[0, 0].item(), "_local_scalar_dense"),
+    "branches": (lambda x: 1 if x[0, 0] else 2, "_local_scalar_dense|aten.is_nonzero"),
+    "counts": (lambda x: range(int(x[0, 0])), "_local_scalar_dense"),
     "too large": (lambda x: normed(x.expand(900, 3, 4), torch.ones(4)[:4]), "torch|no region of"),
 }
 

@@ -9,10 +9,8 @@ Knows no op.
 from __future__ import annotations
 
 import bisect
-import ctypes
 import math
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +18,17 @@ import numpy as np
 import torch
 
 ALIGNMENT = 64
+
+# As numpy's array interface calls them. It has no bfloat16: an integer of its size stands in.
+_NUMPY_TYPES = {
+    torch.float32: "<f4",
+    torch.bfloat16: "<i2",
+    torch.float16: "<f2",
+    torch.int64: "<i8",
+    torch.int32: "<i4",
+    torch.int8: "|i1",
+    torch.uint8: "|u1",
+}
 
 
 class ArenaFullError(Exception):
@@ -49,20 +58,31 @@ class Arena:
         else:
             raise ArenaFullError(f"no region of {size} bytes is free in an arena of {self._buffer.numel()}")
         self.peak = max(self.peak, start + size)
-        region = (ctypes.c_uint8 * size).from_address(self._base + start)
-        region.owner = self._buffer  # type: ignore[attr-defined]  # keeps the memory alive as long as the region
-        weakref.finalize(region, self._take_back, start, size)
         # torch's storage holds the array, the array holds the region: it dies with the last view of the tensor.
-        flat = torch.from_numpy(np.ctypeslib.as_array(region))
-        return flat[:nbytes].view(dtype).view(shape) if math.prod(shape) else flat[:0].view(dtype).view(shape)
+        stand_in = _NUMPY_TYPES[dtype]
+        tensor = torch.from_numpy(np.asarray(_Region(self, start, size, self._base + start, shape, stand_in)))
+        return tensor if tensor.dtype is dtype else tensor.view(dtype)
 
-    def _take_back(self, start: int, size: int) -> None:
+    def take_back(self, start: int, size: int) -> None:
         place = bisect.bisect(self._free, (start, 0))
         self._free.insert(place, (start, size))
         for i in (place, place - 1):  # join with the neighbour behind, then with the one before
             if 0 <= i < len(self._free) - 1 and sum(self._free[i]) == self._free[i + 1][0]:
                 merged = (self._free[i][0], self._free[i][1] + self._free[i + 1][1])
                 self._free[i : i + 2] = [merged]
+
+
+class _Region:
+    """Memory that numpy sees as an array, and that goes back to its arena when nobody does any more."""
+
+    __slots__ = ("__array_interface__", "_arena", "_size", "_start")
+
+    def __init__(self, arena: Arena, start: int, size: int, address: int, shape: tuple[int, ...], type_: str) -> None:
+        self._arena, self._start, self._size = arena, start, size
+        self.__array_interface__ = {"version": 3, "data": (address, False), "shape": shape, "typestr": type_}
+
+    def __del__(self) -> None:
+        self._arena.take_back(self._start, self._size)
 
 
 class _Place(threading.local):

@@ -8,11 +8,11 @@ is the whole computation. Views are free, and so are shapes, strides and address
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from penstock.kernels.native.extension import extension
@@ -20,10 +20,8 @@ from penstock.kernels.native.memory import Arena, ArenaFullError, results_in
 
 T = TypeVar("T")
 
-# What reads values of a tensor without passing through torch's dispatcher, or reads them by item.
-_READS = frozenset(
-    ("tolist", "numpy", "item", "__array__", "__bool__", "__int__", "__float__", "__index__", "__contains__")
-)
+# tolist and numpy read values past torch's dispatcher, but pass through it for these first; nothing else does on CPUs.
+_BEFORE_READS = frozenset(("aten::resolve_conj", "aten::resolve_neg"))
 
 
 class RecordingRefusedError(Exception):
@@ -31,31 +29,30 @@ class RecordingRefusedError(Exception):
 
 
 class _OnlyViews(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses every torch op that computes or allocates. What is made of other ops is taken apart first."""
+    """Refuses every torch op that computes, allocates or reads. What is made of other ops is taken apart."""
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        named = kwargs or {}
-        with self:
-            parts = func.decompose(*args, **named)
-        if parts is not NotImplemented:
-            return parts
-        if not func.is_view:
-            raise RecordingRefusedError(f"{func} is torch's and would not be repeated")
-        return func(*args, **named)
+        match _kind_of(func):
+            case "view":
+                return func(*args, **(kwargs or {}))
+            case "composite":
+                with self:
+                    return func.decompose(*args, **(kwargs or {}))
+            case "read":
+                raise RecordingRefusedError("Tensor.tolist or numpy reads values, which are different in every run")
+            case _:
+                raise RecordingRefusedError(f"{func} is torch's and would not be repeated")
 
 
-class _NoReads(TorchFunctionMode):
-    """Refuses calls that read values: they are those of the recording, not of the runs."""
-
-    def __torch_function__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in _READS:
-            raise RecordingRefusedError(f"Tensor.{name} reads values, which are different in every run")
-        return func(*args, **(kwargs or {}))
+@functools.cache
+def _kind_of(func: Any) -> str:
+    if func.name() in _BEFORE_READS:
+        return "read"
+    if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+        return "composite"
+    return "view" if func.is_view else "other"
 
 
 class Program:
@@ -98,7 +95,7 @@ def record(compute: Callable[[], T], buffer: torch.Tensor) -> tuple[Program, T]:
     """
     program = Program(buffer)
     try:
-        with results_in(Arena(buffer)), program._recording(), _NoReads(), _OnlyViews():  # type: ignore[no-untyped-call]
+        with results_in(Arena(buffer)), program._recording(), _OnlyViews():  # type: ignore[no-untyped-call]
             return program, compute()
     except ArenaFullError as error:
         raise RecordingRefusedError(str(error)) from error
