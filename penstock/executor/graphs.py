@@ -14,8 +14,10 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
+from penstock.executor.inputs import StepShape
 from penstock.types.control import KernelTime
 from penstock.types.decision import Decision, Rejection
 
@@ -24,19 +26,28 @@ T_co = TypeVar("T_co", covariant=True)
 
 log = logging.getLogger(__name__)
 
-MAX_GRAPHS = 128  # about 100 KiB each; a server of 64 seats with both variants stays below
+MAX_GRAPHS = 128  # about 100 KiB each; a server of 64 seats decodes with one for every number of rows
+MAX_TRIALS = 8  # recordings that fail before the first that does not; then the model is not made for it
 
 
 class GraphRefusedError(Exception):
     """A computation cannot be recorded, and why."""
 
 
+class Variant(Enum):
+    """What is computed behind the forward of a step."""
+
+    NOTHING = "nothing"  # no row is sampled
+    GREEDY = "greedy"  # the argmax of the logits
+    LOGITS = "logits"
+
+
 @dataclass(frozen=True, slots=True)
 class GraphKey:
     """All that a recorded step depends on besides the content of its inputs."""
 
-    num_rows: int
-    variant: str  # what is answered: "logits" or "greedy"
+    shape: StepShape
+    variant: Variant
 
 
 class Recorded(Protocol):
@@ -92,7 +103,7 @@ class StepGraphs:
         both give the same bits. The answer is valid until the next call."""
         graph = self._graphs.get(key)
         if graph is None:
-            if self._recorder is None or key in self._refused:
+            if self._recorder is None or key in self._refused or self._given_up:
                 return eager()
             graph = self._record(key, record)
             if graph is None:
@@ -110,6 +121,10 @@ class StepGraphs:
         """Inputs have moved: nothing that was recorded may run again."""
         self._graphs.clear()
         self._refused.clear()
+
+    @property
+    def _given_up(self) -> bool:
+        return len(self._refused) >= MAX_TRIALS and not self._graphs
 
     @property
     def refusals(self) -> tuple[str, ...]:
@@ -133,8 +148,10 @@ class StepGraphs:
         except GraphRefusedError as refusal:
             reason = str(refusal)
             if reason not in self._refused.values():
-                log.info("decode steps run eagerly (%d rows, %s): %s", key.num_rows, key.variant, reason)
+                log.info("steps like %s, %s run eagerly: %s", key.shape, key.variant.value, reason)
             self._refused[key] = reason
+            if len(self._refused) > self._max_graphs:
+                del self._refused[next(iter(self._refused))]
             return None
         graph = _Graph(recorded, answer)
         self._graphs[key] = graph
@@ -151,10 +168,10 @@ class StepGraphs:
 
 def graphs_decision(off: str, refusals: tuple[str, ...] = (), *, some: bool = True) -> Decision:
     """``off`` says why nothing is to be recorded, ``refusals`` what could not be although ``some`` steps could."""
-    subject = "decode steps"
+    subject = "steps"
     if off:
         return Decision(subject, "eager", off)
     if refusals and not some:
         return Decision(subject, "eager", "the model cannot be recorded", (Rejection("graphs", refusals),))
     rejected = (Rejection("graphs of all shapes", refusals),) if refusals else ()
-    return Decision(subject, "graphs", "recorded at the first use of a number of rows", rejected)
+    return Decision(subject, "graphs", "each shape is recorded when it is first met", rejected)

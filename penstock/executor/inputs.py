@@ -17,22 +17,46 @@ from penstock.types.plan import StepPlan
 
 
 @dataclass(frozen=True, slots=True)
-class StepInputs:
-    """Tensors are views of persistent memory: valid until the next step is built.
-
-    Entry r of the arrays belongs to row r; the tokens of row r are [query_start[r], query_start[r + 1]) of the batch,
-    the last ``num_drafts[r]`` of them speculative. ``decodes``: every row is one token that is sampled behind.
-    """
+class ForwardInputs:
+    """What the model reads. ``asked`` are the batch positions whose logits are wanted, None for all in order."""
 
     token_ids: torch.Tensor  # [tokens]
     positions: torch.Tensor  # [tokens]
     groups: tuple[GroupStep, ...]
+    asked: torch.Tensor | None  # [asked]
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """Tensors are views of persistent memory: valid until the next step is built.
+
+    Entry r of the arrays belongs to row r; the tokens of row r are [query_start[r], query_start[r + 1]) of the batch,
+    the last ``num_drafts[r]`` of them speculative. Entry i of what was asked is for row ``asked_rows[i]`` after
+    ``asked_places[i]`` drafts, in order of rows. ``decodes``: every row is one token that is sampled behind.
+    """
+
+    forward: ForwardInputs
     seats: Ints
     starts: Ints
     num_tokens: Ints
     num_drafts: Ints
     query_start: Ints
+    asked_rows: Ints
+    asked_places: Ints
     decodes: bool = False
+
+    @property
+    def shape(self) -> StepShape:
+        return StepShape(len(self.forward.token_ids), len(self.seats), len(self.asked_rows))
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """All that the shapes of a step's inputs follow from."""
+
+    num_tokens: int
+    num_rows: int
+    num_asked: int
 
 
 class StepBuffer:
@@ -66,16 +90,6 @@ class TableBuffer:
             self.filled = width
 
 
-@dataclass(frozen=True, slots=True)
-class _DecodeViews:
-    """What every decode step of so many rows has in common. The groups of ``fixed`` see whole tables, so that they fit
-    any step; those of a step see the columns that it needs."""
-
-    fixed: StepInputs
-    ones: Ints
-    zeros: Ints
-
-
 class InputBuilder:
     """Owns the persistent tensors that a step reads; ``build`` fills them from the seats' state.
 
@@ -88,10 +102,12 @@ class InputBuilder:
         self._positions = StepBuffer(max_num_batched_tokens)
         self._query_start = StepBuffer(max_num_seqs + 1)
         self._kv_lens = StepBuffer(max_num_seqs)
+        self._asked = StepBuffer(max_num_batched_tokens)
         self._slots = [StepBuffer(max_num_batched_tokens) for _ in seats.groups]
         self._tables = [TableBuffer(max_num_seqs, table.shape[1]) for table in seats.tables]
         self._ramp: Ints = np.arange(max_num_seqs + 1, dtype=np.int64)
-        self._views: dict[int, _DecodeViews] = {}
+        self._ones: Ints = np.ones(max_num_seqs, dtype=np.int64)
+        self._zeros: Ints = np.zeros(max_num_seqs, dtype=np.int64)
         self._row_seats: tuple[int, ...] = ()  # of the last step
         self._seat_array: Ints = np.zeros(0, dtype=np.int64)
         self._tables_version = -1
@@ -112,14 +128,35 @@ class InputBuilder:
             return self._build_decode(plan)
         return self._build_any(plan)
 
-    def decode_inputs(self, num_rows: int) -> StepInputs:
-        """The places of a decode step's inputs, for whatever step: ``groups`` have whole tables and the longest
-        lengths. The arrays that differ from step to step are empty."""
-        return self._decode_views(num_rows).fixed
+    def places(self, shape: StepShape) -> ForwardInputs:
+        """Where every step of a shape finds its inputs: with whole tables, and the largest lengths that it may have.
+
+        Tables hold 0 or anything behind the blocks of a row.
+        """
+        return self._views(shape, shape.num_tokens, self._seats.max_tokens)
+
+    def _views(self, shape: StepShape, max_query_len: int, max_kv_len: int) -> ForwardInputs:
+        total, num_rows = shape.num_tokens, shape.num_rows
+        positions = self._positions.tensor[:total]
+        query_start, kv_lens = self._query_start.tensor[: num_rows + 1], self._kv_lens.tensor[:num_rows]
+        groups = tuple(
+            GroupStep(
+                query_start=query_start,
+                kv_lens=kv_lens,
+                block_table=table.tensor[:num_rows, : -(-max_kv_len // spec.tokens_per_block)],
+                slots=slots.tensor[:total],
+                positions=positions,
+                max_query_len=max_query_len,
+                max_kv_len=max_kv_len,
+                block_tokens=spec.tokens_per_block,
+            )
+            for spec, table, slots in zip(self._seats.groups, self._tables, self._slots, strict=True)
+        )
+        asked = None if shape.num_asked == total else self._asked.tensor[: shape.num_asked]
+        return ForwardInputs(self._token_ids.tensor[:total], positions, groups, asked)
 
     def _build_decode(self, plan: StepPlan) -> StepInputs:
         state, seats, num_rows = self._seats, self._seat_array, len(plan.row_seats)
-        views = self._decode_views(num_rows)
         starts = state.num_computed[seats]
         kv_lens = np.add(starts, 1, out=self._kv_lens.array[:num_rows])
         known = state.num_known[seats]
@@ -127,63 +164,18 @@ class InputBuilder:
             _refuse_unknown(plan, kv_lens, known)
         self._positions.array[:num_rows] = starts
         self._token_ids.array[:num_rows] = state.tokens[seats, starts]
-        self._query_start.array[: num_rows + 1] = self._ramp[: num_rows + 1]
+        ramp, ones, zeros = self._ramp[: num_rows + 1], self._ones[:num_rows], self._zeros[:num_rows]
+        self._query_start.array[: num_rows + 1] = ramp
         max_kv_len = int(kv_lens.max())
-        groups = []
-        for group, (fixed, tables) in enumerate(zip(views.fixed.groups, state.tables, strict=True)):
-            block_tokens = fixed.block_tokens
-            blocks = starts // block_tokens
-            slots = self._slots[group].array[:num_rows]
-            np.multiply(tables[seats, blocks] - blocks, block_tokens, out=slots)
-            slots += starts  # table entry * size + start - start // size * size
-            width = -(-max_kv_len // block_tokens)
-            self._tables[group].fill(tables, seats, width)
-            groups.append(
-                GroupStep(
-                    query_start=fixed.query_start,
-                    kv_lens=fixed.kv_lens,
-                    block_table=fixed.block_table[:, :width],
-                    slots=fixed.slots,
-                    positions=fixed.positions,
-                    max_query_len=1,
-                    max_kv_len=max_kv_len,
-                    block_tokens=block_tokens,
-                )
-            )
-        fixed_ids, fixed_positions = views.fixed.token_ids, views.fixed.positions
-        query_start = self._ramp[: num_rows + 1]
+        for group, spec in enumerate(state.groups):
+            block_tokens = spec.tokens_per_block
+            blocks, slots = starts // block_tokens, self._slots[group].array[:num_rows]
+            np.multiply(state.tables[group][seats, blocks] - blocks, block_tokens, out=slots)
+            slots += starts  # block id * size + start - start // size * size
+            self._tables[group].fill(state.tables[group], seats, -(-max_kv_len // block_tokens))
+        shape = StepShape(num_rows, num_rows, num_rows)
         return StepInputs(
-            fixed_ids, fixed_positions, tuple(groups), seats, starts, views.ones, views.zeros, query_start, True
-        )
-
-    def _decode_views(self, num_rows: int) -> _DecodeViews:
-        views = self._views.get(num_rows)
-        if views is None:
-            views = self._views[num_rows] = self._make_decode_views(num_rows)
-        return views
-
-    def _make_decode_views(self, num_rows: int) -> _DecodeViews:
-        positions = self._positions.tensor[:num_rows]
-        none = np.zeros(0, dtype=np.int64)
-        groups = tuple(
-            GroupStep(
-                query_start=self._query_start.tensor[: num_rows + 1],
-                kv_lens=self._kv_lens.tensor[:num_rows],
-                block_table=table.tensor[:num_rows],
-                slots=slots.tensor[:num_rows],
-                positions=positions,
-                max_query_len=1,
-                max_kv_len=min(self._seats.max_tokens, table.tensor.shape[1] * spec.tokens_per_block),
-                block_tokens=spec.tokens_per_block,
-            )
-            for spec, table, slots in zip(self._seats.groups, self._tables, self._slots, strict=True)
-        )
-        return _DecodeViews(
-            StepInputs(
-                self._token_ids.tensor[:num_rows], positions, groups, none, none, none, none, none, decodes=True
-            ),
-            np.ones(num_rows, dtype=np.int64),
-            np.zeros(num_rows, dtype=np.int64),
+            self._views(shape, 1, max_kv_len), seats, starts, ones, zeros, ramp, ramp[:num_rows], zeros, decodes=True
         )
 
     def _build_any(self, plan: StepPlan) -> StepInputs:
@@ -195,7 +187,6 @@ class InputBuilder:
         lengths = num_tokens + num_drafts
         query_start = self._query_start.array[: num_rows + 1]
         np.cumsum(lengths, out=query_start[1:])
-        query_start[0] = 0
         total = int(query_start[-1])
         self._make_room(total)
 
@@ -205,9 +196,7 @@ class InputBuilder:
         seat_of = seats[row_of]
         token_ids[:] = state.tokens[seat_of, positions]
         kv_lens = np.add(starts, lengths, out=self._kv_lens.array[:num_rows])
-
-        max_query_len, max_kv_len = int(lengths.max()), int(kv_lens.max())
-        groups = []
+        max_kv_len = int(kv_lens.max())
         for group, spec in enumerate(state.groups):
             block_tokens = spec.tokens_per_block
             np.add(
@@ -215,29 +204,21 @@ class InputBuilder:
                 positions % block_tokens,
                 out=self._slots[group].array[:total],
             )
-            width = -(-max_kv_len // block_tokens)
-            self._tables[group].fill(state.tables[group], seats, width)
-            groups.append(
-                GroupStep(
-                    query_start=self._query_start.tensor[: num_rows + 1],
-                    kv_lens=self._kv_lens.tensor[:num_rows],
-                    block_table=self._tables[group].tensor[:num_rows, :width],
-                    slots=self._slots[group].tensor[:total],
-                    positions=self._positions.tensor[:total],
-                    max_query_len=max_query_len,
-                    max_kv_len=max_kv_len,
-                    block_tokens=block_tokens,
-                )
-            )
-        ids_t, positions_t = self._token_ids.tensor[:total], self._positions.tensor[:total]
-        return StepInputs(ids_t, positions_t, tuple(groups), seats, starts, num_tokens, num_drafts, query_start)
+            self._tables[group].fill(state.tables[group], seats, -(-max_kv_len // block_tokens))
+
+        sampling = np.flatnonzero(plan.row_samples)
+        counts = num_drafts[sampling] + 1
+        asked_rows = np.repeat(sampling, counts)
+        asked_places = np.arange(len(asked_rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        asked = self._asked.array[: len(asked_rows)]
+        np.add(query_start[asked_rows] + num_tokens[asked_rows] - 1, asked_places, out=asked)
+        views = self._views(StepShape(total, num_rows, len(asked)), int(lengths.max()), max_kv_len)
+        return StepInputs(views, seats, starts, num_tokens, num_drafts, query_start, asked_rows, asked_places)
 
     def _make_room(self, total: int) -> None:
-        """For a step of more tokens than were announced; all views are made again."""
-        moved = [buffer.grow(total) for buffer in (self._token_ids, self._positions, *self._slots)]
-        if any(moved):
-            self._views.clear()
-            self.generation += 1
+        """For a step of more tokens than were announced."""
+        moved = [buffer.grow(total) for buffer in (self._token_ids, self._positions, self._asked, *self._slots)]
+        self.generation += any(moved)
 
     def _place_drafts(self, plan: StepPlan) -> Ints:
         num_drafts: Ints = np.zeros(len(plan.row_seats), dtype=np.int64)

@@ -12,8 +12,8 @@ import torch
 
 from penstock.attention.context import ForwardContext, forward_context
 from penstock.attention.contract import AttentionBackend, AttentionSpec
-from penstock.executor.graphs import GraphKey, StepGraphs
-from penstock.executor.inputs import InputBuilder, StepInputs
+from penstock.executor.graphs import GraphKey, StepGraphs, Variant
+from penstock.executor.inputs import ForwardInputs, InputBuilder, StepInputs
 from penstock.executor.kv_storage import KvStorage
 from penstock.executor.sampler.logprobs import RawLogprobs
 from penstock.executor.sampler.rows import SampleRow, SeatSampling
@@ -25,6 +25,9 @@ from penstock.types.plan import StepPlan
 from penstock.types.result import RowFailure, StepResult, StepTimings, TokenLogprobs
 
 PROMPT_LOGITS_ELEMENTS = 4 << 20  # of float32 at once: whole prompts times vocabularies would not fit
+
+# What a Variant of a step computes: nothing; token ids and largest logits; logits.
+Computed = tuple[torch.Tensor, ...]
 
 # row -> its token masks, one per sampled position in order
 RowMasks = Mapping[int, Sequence[bytes]]
@@ -88,12 +91,19 @@ class Runner:
             self._inputs_generation = self._inputs.generation
             self.graphs.forget()
         answer = _Answer(len(plan.row_seats))
-        greedy = not plan.masked_rows and self._picky.isdisjoint(plan.row_seats)
         forward_started = time.monotonic()
-        if greedy and inputs.decodes:
-            forward_ended = self._decode_greedily(inputs, answer)
+        if not len(inputs.asked_rows):
+            variant = Variant.NOTHING
+        elif not plan.masked_rows and self._picky.isdisjoint(plan.row_seats):
+            variant = Variant.GREEDY
         else:
-            forward_ended = self._forward_and_sample(plan, inputs, answer, wait_for_masks, greedy)
+            variant = Variant.LOGITS
+        computed = self._compute(plan, inputs, variant, answer)
+        forward_ended = time.monotonic()
+        if variant is Variant.GREEDY and inputs.decodes:
+            self._answer_decode(inputs, computed, answer)
+        else:
+            self._answer_any(plan, inputs, variant, computed, answer, wait_for_masks)
         ended = time.monotonic()
         return StepResult(
             step_id=plan.step_id,
@@ -111,60 +121,62 @@ class Runner:
             ),
         )
 
-    def _decode_greedily(self, inputs: StepInputs, answer: _Answer) -> float:
-        """Every row one token, every answer the argmax. Answers when the forward ended."""
-        num_rows = len(inputs.seats)
-        token_ids_t, largest_t = self.graphs.run(
-            GraphKey(num_rows, "greedy"),
-            lambda: self._model.greedy(self._forward(self._inputs.decode_inputs(num_rows)), None),
-            lambda: self._model.greedy(self._forward(inputs), None),
-        )
-        forward_ended = time.monotonic()
-        token_ids = token_ids_t.numpy()
-        answer.take_greedy(token_ids.tolist(), np.isfinite(largest_t.numpy()))
+    def _compute(self, plan: StepPlan, inputs: StepInputs, variant: Variant, answer: _Answer) -> Computed:
+        if inputs.decodes or self._describing.isdisjoint(plan.row_seats):
+            shape = inputs.shape
+            return self.graphs.run(
+                GraphKey(shape, variant),
+                lambda: self._logits(self._forward(places := self._inputs.places(shape)), places, variant),
+                lambda: self._logits(self._forward(inputs.forward), inputs.forward, variant),
+            )
+        carry = self._forward(inputs.forward)
+        self._describe_prompts(plan, inputs, carry, answer)
+        return self._logits(carry, inputs.forward, variant)
+
+    def _forward(self, inputs: ForwardInputs) -> Mapping[str, torch.Tensor]:
+        metadata = {
+            group.name: attention.backend.plan(attention.spec, step)
+            for group, attention, step in zip(self._groups, self._attention, inputs.groups, strict=True)
+        }
+        with forward_context(ForwardContext(metadata, self._storage.layers)):
+            carry, _ = self._model.forward(inputs.token_ids, inputs.positions)
+        return carry
+
+    def _logits(self, carry: Mapping[str, torch.Tensor], inputs: ForwardInputs, variant: Variant) -> Computed:
+        if variant is Variant.NOTHING:
+            return ()
+        if variant is Variant.GREEDY:
+            return self._model.greedy(carry, inputs.asked)
+        return (self._model.logits(carry, inputs.asked),)
+
+    def _answer_decode(self, inputs: StepInputs, computed: Computed, answer: _Answer) -> None:
+        """Every row one token, every answer the argmax."""
+        token_ids, largest = (tensor.numpy() for tensor in computed)
+        answer.take_greedy(token_ids.tolist(), np.isfinite(largest))
         if answer.failed:
-            self._seats.advance(inputs.seats, inputs.num_tokens, answer.tokens, [True] * num_rows)
+            self._seats.advance(inputs.seats, inputs.num_tokens, answer.tokens, [True] * len(inputs.seats))
         else:
             self._seats.advance_decode(inputs.seats, token_ids)
-        return forward_ended
 
-    def _forward_and_sample(
+    def _answer_any(
         self,
         plan: StepPlan,
         inputs: StepInputs,
+        variant: Variant,
+        computed: Computed,
         answer: _Answer,
         wait_for_masks: Callable[[], RowMasks],
-        greedy: bool,
-    ) -> float:
-        """Any step; ``greedy``: all answers are the argmax. Answers when the forward ended."""
-        asked = _Asked.of(plan, inputs)
-        sampled: Sampled | None = None
-        if inputs.decodes:
-            logits = self._decode_logits(inputs)
-        else:
-            carry = self._forward(inputs)
-            if greedy or not asked.rows:
-                sampled = _as_sampled(*self._model.greedy(carry, asked.positions)) if asked.rows else Sampled([])
-            else:
-                logits = self._model.logits(carry, asked.positions)
-            if not self._describing.isdisjoint(plan.row_seats):
-                self._describe_prompts(plan, inputs, carry, answer)
-        forward_ended = time.monotonic()
-        masks = wait_for_masks() if plan.masked_rows else {}
-        answer.waited_s = time.monotonic() - forward_ended
-        if sampled is None:
-            sampled = self._sampler.sample(logits, self._sample_rows(inputs, asked, masks))
-        answer.take(plan, asked, sampled, masks)
+    ) -> None:
+        masks: RowMasks = {}
+        if plan.masked_rows:
+            began = time.monotonic()
+            masks = wait_for_masks()
+            answer.waited_s = time.monotonic() - began
+        if variant is Variant.LOGITS:
+            answer.take(plan, inputs, self._sampler.sample(computed[0], self._sample_rows(inputs, masks)), masks)
+        elif variant is Variant.GREEDY:
+            answer.take(plan, inputs, _as_sampled(*computed), masks)
         self._seats.advance(inputs.seats, inputs.num_tokens, answer.tokens, plan.row_samples)
-        return forward_ended
-
-    def _decode_logits(self, inputs: StepInputs) -> torch.Tensor:
-        num_rows = len(inputs.seats)
-        return self.graphs.run(
-            GraphKey(num_rows, "logits"),
-            lambda: self._model.logits(self._forward(self._inputs.decode_inputs(num_rows)), None),
-            lambda: self._model.logits(self._forward(inputs), None),
-        )
 
     def _apply(self, plan: StepPlan) -> None:
         self._seats.apply(plan)
@@ -176,20 +188,11 @@ class Runner:
             _keep(self._picky, admission.seat, not sampling.plain_greedy)
             _keep(self._describing, admission.seat, sampling.params.prompt_logprobs is not None)
 
-    def _forward(self, inputs: StepInputs) -> Mapping[str, torch.Tensor]:
-        metadata = {
-            group.name: attention.backend.plan(attention.spec, step)
-            for group, attention, step in zip(self._groups, self._attention, inputs.groups, strict=True)
-        }
-        with forward_context(ForwardContext(metadata, self._storage.layers)):
-            carry, _ = self._model.forward(inputs.token_ids, inputs.positions)
-        return carry
-
-    def _sample_rows(self, inputs: StepInputs, asked: _Asked, masks: RowMasks) -> list[SampleRow]:
+    def _sample_rows(self, inputs: StepInputs, masks: RowMasks) -> list[SampleRow]:
         seats, state = inputs.seats.tolist(), self._seats
         known = state.num_known[inputs.seats].tolist()
         rows = []
-        for row, place in zip(asked.rows, asked.places, strict=True):
+        for row, place in zip(inputs.asked_rows.tolist(), inputs.asked_places.tolist(), strict=True):
             of_row = masks.get(row, ())
             rows.append(
                 SampleRow(
@@ -235,24 +238,6 @@ class Runner:
         return entries
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """The logits that a step needs, in order of rows: entry i is for row ``rows[i]`` after ``places[i]`` drafts."""
-
-    rows: list[int]
-    places: list[int]
-    positions: torch.Tensor  # batch positions
-
-    @staticmethod
-    def of(plan: StepPlan, inputs: StepInputs) -> _Asked:
-        sampling = np.flatnonzero(plan.row_samples)
-        counts = inputs.num_drafts[sampling] + 1
-        rows = np.repeat(sampling, counts)
-        places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        positions = inputs.query_start[rows] + inputs.num_tokens[rows] - 1 + places
-        return _Asked(rows.tolist(), places.tolist(), torch.from_numpy(positions))
-
-
 class _Answer:
     """Collects the tokens of each row: verification of drafts, failures, log-probabilities."""
 
@@ -271,16 +256,16 @@ class _Answer:
                 self.failed[row] = NOT_FINITE
                 self.tokens[row] = ()
 
-    def take(self, plan: StepPlan, asked: _Asked, sampled: Sampled, masks: RowMasks) -> None:
+    def take(self, plan: StepPlan, inputs: StepInputs, sampled: Sampled, masks: RowMasks) -> None:
         """Keep a row's samples up to the first that differs from its draft.
 
         That is exact: the sample at a position is a pure function of the row's logits and history there, and both are
         what they would have been without drafts as long as all earlier samples equal their drafts. A masked row is
         followed only as far as masks were delivered for it.
         """
-        begin = 0
-        while begin < len(asked.rows):
-            row = asked.rows[begin]
+        begin, rows = 0, inputs.asked_rows.tolist()
+        while begin < len(rows):
+            row = rows[begin]
             drafts = plan.row_drafts[row] if plan.row_drafts else ()
             end = begin + len(drafts) + 1
             usable = end if row not in masks else min(end, begin + len(masks[row]))

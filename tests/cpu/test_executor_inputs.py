@@ -117,10 +117,18 @@ def assert_inputs(inputs, rows, mirror) -> None:
                 size = spec.tokens_per_block
                 slots[group].append(one["tables"][group][position // size] * size + position % size)
         query_start.append(len(positions))
-    assert inputs.token_ids.tolist() == token_ids
-    assert inputs.positions.tolist() == positions
+    forward = inputs.forward
+    assert forward.token_ids.tolist() == token_ids
+    assert forward.positions.tolist() == positions
+    asked = [
+        (row, place, query_start[row] + count - 1 + place)
+        for row, (_, count, samples, drafts) in enumerate(rows)
+        for place in range(samples * (1 + len(drafts)))
+    ]
+    assert list(zip(inputs.asked_rows.tolist(), inputs.asked_places.tolist(), strict=True)) == [a[:2] for a in asked]
+    assert (list(range(len(positions))) if forward.asked is None else forward.asked.tolist()) == [a[2] for a in asked]
     ends = [positions[end - 1] + 1 for end in query_start[1:]]
-    for group, (spec, step) in enumerate(zip(GROUPS, inputs.groups, strict=True)):
+    for group, (spec, step) in enumerate(zip(GROUPS, forward.groups, strict=True)):
         assert step.positions.tolist() == positions
         assert step.query_start.tolist() == query_start
         assert step.kv_lens.tolist() == ends

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from penstock.executor.graphs import GraphKey, GraphRefusedError, StepGraphs
+from penstock.executor.graphs import MAX_TRIALS, GraphKey, GraphRefusedError, StepGraphs, Variant
+from penstock.executor.inputs import StepShape
 from penstock.types.control import KernelTime
 
 
@@ -45,7 +46,7 @@ class FakeRecorded:
 
 
 def key(rows: int, variant: str = "greedy") -> GraphKey:
-    return GraphKey(rows, variant)
+    return GraphKey(StepShape(rows, rows, rows), Variant(variant))
 
 
 def run(graphs: StepGraphs, rows: int, variant: str = "greedy") -> str:
@@ -82,7 +83,7 @@ def test_a_refusal_is_eager_logged_once_and_shown(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO, "penstock"):
         assert [run(graphs, rows) for rows in (1, 2, 1)] == ["eager"] * 3
     assert [record.getMessage() for record in caplog.records] == [
-        "decode steps run eagerly (1 rows, greedy): aten.add is in the way"
+        "steps like StepShape(num_tokens=1, num_rows=1, num_asked=1), greedy run eagerly: aten.add is in the way"
     ]
     assert graphs.decision().chosen == "graphs"
     assert graphs.decision().rejected[0].reasons == (reason,)
@@ -90,6 +91,15 @@ def test_a_refusal_is_eager_logged_once_and_shown(caplog: pytest.LogCaptureFixtu
     assert run(graphs, 1) == "eager"  # it is not tried again and again
     graphs.forget()
     assert run(graphs, 1) == "recorded 1 greedy"
+
+
+def test_a_model_that_cannot_be_recorded_is_not_tried_for_every_shape() -> None:
+    tried = []
+    graphs = StepGraphs(FakeRecorder(lambda: tried.append(1) or "no"))
+    for rows in range(1, 50):
+        assert run(graphs, rows) == "eager"
+    assert len(tried) == 2 * MAX_TRIALS  # the fake asks twice for each
+    assert graphs.decision().chosen == "eager"
 
 
 def test_without_a_recorder_the_reason_is_the_decision() -> None:
