@@ -105,7 +105,7 @@ class BackendConfig:
     attention_backend: str | None = flag(None, "Attention backend by name; `penstock explain` lists them.")
     linear_backend: str | None = flag(None, "Linear method by name, for every scheme it can run.")
     graphs: bool = flag(
-        True, "Record decode steps once per number of rows and repeat them without Python; kernels must allow it."
+        True, "Record steps of one shape once and repeat them without Python, where all kernels allow it."
     )
     threads: int | None = flag(None, "CPU threads for kernels. Default: the cores this process may use.", minimum=1)
 

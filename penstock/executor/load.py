@@ -23,9 +23,11 @@ from penstock.executor.memory_plan import MemoryNeed, MemoryPlan, plan_memory
 from penstock.executor.native_recorder import NativeRecorder
 from penstock.executor.runner import GroupAttention, Runner, RunnerLimits
 from penstock.executor.sampler.sampler import Sampler
+from penstock.executor.seats import SPARE_TOKENS
 from penstock.executor.spec import ExecutorSpec
 from penstock.executor.warmup import warm_up
 from penstock.executor.weight_plan import WeightPlan, plan_weights
+from penstock.kernels.native.attention import most_partial_bytes
 from penstock.layers.parameter import Parameter
 from penstock.loader.checkpoint import Checkpoint, open_checkpoint
 from penstock.loader.weights import load_parameters
@@ -36,8 +38,6 @@ from penstock.quantization.select import choose_linear
 from penstock.types.decision import Decision
 from penstock.types.facts import ModelFacts, PlatformFacts
 from penstock.types.kv import KvCapacity, KvGroupSpec
-
-PARTIAL_TOKENS = 256  # backends merge attention over longer contexts from parts, none of which is shorter
 
 # (weights done, weights in all)
 Progress = Callable[[int, int], None]
@@ -297,17 +297,18 @@ def activation_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
 
 
 def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
-    """Room for the results of a recorded decode step of all seats, which steps of fewer share; 0 when none is recorded.
+    """Room for the results of the largest recorded step, which all others share; 0 when none is recorded.
 
-    Alive at once: some hidden states and the widest layer's inputs and outputs in float32 and quantized, the logits,
-    and the partial results of attention, cut every PARTIAL_TOKENS tokens. What does not find room runs eagerly.
+    Alive at once, in float32: some hidden states and the widest layer's inputs and outputs for every token, or, in
+    small steps over long contexts, the partial results of attention; then the logits. What does not find room runs
+    eagerly.
     """
     if _no_graphs(spec):
         return 0
-    hidden, widest = built.facts.hidden_size, _widest_layer(built)
-    splits = -(-spec.max_model_len // PARTIAL_TOKENS)
-    partial = max(g.num_heads * (g.head_dim + 2) for g in built.geometries) * splits
-    return spec.max_num_seqs * 4 * (8 * hidden + 4 * widest + built.facts.vocab_size + partial) + (1 << 20)
+    layers = spec.max_num_batched_tokens * 4 * (6 * built.facts.hidden_size + 2 * _widest_layer(built))
+    longest = spec.max_model_len + SPARE_TOKENS
+    partial = max(most_partial_bytes(g.num_heads, g.num_kv_heads, g.head_dim, longest) for g in built.geometries)
+    return max(layers, partial) + spec.max_num_seqs * 4 * built.facts.vocab_size + (1 << 20)
 
 
 def make_graphs(built: BuiltModel, spec: ExecutorSpec) -> StepGraphs:

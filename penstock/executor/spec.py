@@ -16,7 +16,7 @@ class ExecutorSpec:
     is in tokens, None takes what the attention backend prefers, as ``kv_cache_dtype`` "auto" does. Forced backends come
     from the flags ``--attention-backend`` and ``--linear-backend`` and never fall back. ``seed`` seeds the requests
     that bring no seed, ``dummy_seed`` dummy weights. ``depth`` is the number of plans in flight, ``threads`` the CPU
-    threads of kernels. ``graphs``: record decode steps where the kernels allow it.
+    threads of kernels. ``graphs``: record steps where the kernels allow it.
     """
 
     source: ModelSource

@@ -95,6 +95,12 @@ def _parts(
     return empty(shape, torch.float32), empty((tokens * kv_heads,), torch.int32), max_chunks
 
 
+def most_partial_bytes(heads: int, kv_heads: int, head_dim: int, max_kv_len: int) -> int:
+    """Workspace of the largest call whose queries are shared out in chunks: rows of up to ``max_kv_len`` tokens."""
+    shared = SPLIT_BELOW // kv_heads * heads * -(-max_kv_len // CHUNK)
+    return shared * (_padded(head_dim) + RECORD_TAIL) * 4
+
+
 def _padded(head_dim: int) -> int:
     return -(-head_dim // 16) * 16
 
