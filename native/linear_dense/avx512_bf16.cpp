@@ -12,6 +12,8 @@ namespace {
 struct Bf16 {
     using X = uint32_t;  // two columns
     using Weights = __m512i;
+    template <int kRows_>
+    using Sums = LaneSums<Bf16, kRows_>;
     static constexpr int kCols = 2, kXs = 1, kWordBytes = 4, kRows = 12;
 
     static PENSTOCK_INLINE Weights load(const std::byte* from) { return _mm512_loadu_si512(from); }

@@ -1,4 +1,4 @@
-// The kernels, over a Step: how a step of columns of one format is held in registers and added to the accumulators. The
+// The kernels, over a Step: how a step of columns of one format is held in registers and added to its Sums. The
 // including file defines PENSTOCK_ISA, PENSTOCK_LANES (floats of a register), PENSTOCK_VECTORS (registers of a tile).
 #include <cstddef>
 
@@ -117,15 +117,12 @@ struct Ahead {
     int64_t advance;
 };
 
-// A block of rows times a tile.
+// Accumulators of a block of rows and a tile, where a register has one column of as many outputs as it has lanes.
 template <class Step, int kRows>
-__attribute__((noinline)) void multiply(const std::byte* weight, const typename Step::X* x, int64_t steps, Ahead ahead,
-                                        float (*result)[kTile]) {
+struct LaneSums {
     Floats sums[kRows][kVectors] = {};
-    for (int64_t step = 0; step < steps; ++step) {
-        __builtin_prefetch(ahead.at, 0, 2);
-        if constexpr (kTile * Step::kWordBytes > 64) __builtin_prefetch(ahead.at + 64, 0, 2);
-        ahead.at += ahead.advance;
+
+    PENSTOCK_INLINE void add(const std::byte* weight, const typename Step::X* x) {
         typename Step::Weights weights[kVectors];
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) weights[v] = Step::load(weight + v * kLanes * Step::kWordBytes);
@@ -133,10 +130,25 @@ __attribute__((noinline)) void multiply(const std::byte* weight, const typename 
         for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
             for (int v = 0; v < kVectors; ++v) sums[r][v] = Step::add(sums[r][v], weights[v], x + r * Step::kXs);
+    }
+
+    PENSTOCK_INLINE void store(float (*result)[kTile]) const { std::memcpy(result, sums, sizeof sums); }
+};
+
+// A block of rows times a tile.
+template <class Step, int kRows>
+__attribute__((noinline)) void multiply(const std::byte* weight, const typename Step::X* x, int64_t steps, Ahead ahead,
+                                        float (*result)[kTile]) {
+    typename Step::template Sums<kRows> sums;
+    for (int64_t step = 0; step < steps; ++step) {
+        __builtin_prefetch(ahead.at, 0, 2);
+        if constexpr (kTile * Step::kWordBytes > 64) __builtin_prefetch(ahead.at + 64, 0, 2);
+        ahead.at += ahead.advance;
+        sums.add(weight, x);
         weight += kTile * Step::kWordBytes;
         x += kRows * Step::kXs;
     }
-    std::memcpy(result, sums, sizeof sums);
+    sums.store(result);
 }
 
 template <class Step, int kRows = Step::kRows>

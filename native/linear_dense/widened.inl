@@ -13,6 +13,9 @@ struct Bf16 {
     using X = float;
     static constexpr int kCols = 2, kXs = 2, kWordBytes = 4, kRows = PENSTOCK_ROWS;
 
+    template <int kRows_>
+    using Sums = LaneSums<Bf16, kRows_>;
+
     struct Weights {
         Floats even, odd;
     };
@@ -50,6 +53,8 @@ struct Unrounded {
 };
 
 struct F32 : Unrounded {
+    template <int kRows_>
+    using Sums = LaneSums<F32, kRows_>;
     static constexpr int kWordBytes = 4;
 
     static PENSTOCK_INLINE Weights load(const std::byte* from) { return linear_dense::load<Floats>(from); }
@@ -57,6 +62,8 @@ struct F32 : Unrounded {
 };
 
 struct F16 : Unrounded {
+    template <int kRows_>
+    using Sums = LaneSums<F16, kRows_>;
     static constexpr int kWordBytes = 2;
 
     static PENSTOCK_INLINE Weights load(const std::byte* from) {
