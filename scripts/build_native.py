@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "penstock"
-BUILD = ROOT / "build" / f"native-{sys.implementation.cache_tag}"
+BUILD = ROOT / "build" / f"native-{sys.implementation.cache_tag}"  # run_native_tests.py builds its tests there, too
 EXTENSION = f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
 # Programs that pip installed stand beside the interpreter.
 PATH = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
@@ -25,8 +25,8 @@ def main() -> int:
     generator = ["-G", "Ninja"] if shutil.which("ninja", path=PATH) else []
     configure = ["cmake", "-S", "native", "-B", str(BUILD), *generator, "--log-level=WARNING"]
     steps = (
-        [*configure, f"-DPython_EXECUTABLE={sys.executable}"],
-        ["cmake", "--build", str(BUILD), "--parallel", str(os.cpu_count() or 1)],
+        [*configure, "-DPENSTOCK_PYTHON=ON", f"-DPython_EXECUTABLE={sys.executable}"],
+        ["cmake", "--build", str(BUILD), "--parallel", str(os.cpu_count() or 1), "--target", "_native"],
     )
     for command in steps:
         try:

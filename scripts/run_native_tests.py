@@ -1,7 +1,7 @@
 """Builds the C++ unit tests of native/ for this machine and for arm64, and runs them, arm64 under qemu's emulation.
 
-A tool that is missing is an error that names the packages to install. ``--install-tools`` installs them first where it
-can (on Debian and Ubuntu, as root), which is what continuous integration asks for. Standard library only.
+A tool that is missing is an error that names the packages to install. ``--install-tools`` installs them where it can
+(on Debian and Ubuntu, as root) and does nothing else. Standard library only.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> int:
     files = [name for name in arguments if name not in TOOLS and name != INSTALL]
     if INSTALL in arguments:
         _install(sorted({package for name in targets for package in missing_packages(name)}))
+        return 0
     problems = {}
     for name in targets:
         print(f"--- native tests, {name}", flush=True)
@@ -72,13 +73,14 @@ def _run_target(name: str, files: list[str]) -> str:
     missing = " ".join(missing_packages(name))
     if missing:
         return f"FAILED, it needs {missing} (on Debian and Ubuntu: apt-get install {missing})"
-    folder = str(ROOT / "build" / f"native-tests-{name}")
+    # The tests of this machine share the compiled kernels with the extension.
+    folder = str(ROOT / "build" / f"native-{sys.implementation.cache_tag if name == 'host' else name}")
     generator = ["-G", "Ninja"] if shutil.which("ninja", path=PATH) else []
     configure = ["cmake", "-S", "native", "-B", folder, *generator, "--log-level=WARNING"]
     selected = ["--tests-regex", f"^({'|'.join(files)})$"] if files else []
     steps = {
         "configuring": [*configure, "-DPENSTOCK_PYTHON=OFF", "-DPENSTOCK_TESTS=ON", *SETTINGS.get(name, ())],
-        "building": ["cmake", "--build", folder, "--parallel", str(os.cpu_count() or 1)],
+        "building": ["cmake", "--build", folder, "--parallel", str(os.cpu_count() or 1), "--target", "native_tests"],
         "tests": ["ctest", "--test-dir", folder, "--output-on-failure", "--no-tests=error", *selected],
     }
     for what, command in steps.items():
