@@ -28,5 +28,6 @@ void bind_activation(nb::module_& module);
 void bind_rotary(nb::module_& module);
 void bind_rows(nb::module_& module);
 void bind_sampling(nb::module_& module);
+void bind_ceilings(nb::module_& module);
 
 }  // namespace penstock

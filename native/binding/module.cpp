@@ -13,4 +13,5 @@ NB_MODULE(_native, module) {
     bind_rotary(module);
     bind_rows(module);
     bind_sampling(module);
+    bind_ceilings(module);
 }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from penstock.engine.llm import LLM
 
 app = typer.Typer(
-    help="Measure: core (scheduler without a model), latency, throughput and step of a model, serve (HTTP load).",
+    help="Measure: core (scheduler alone), kernels, latency, throughput and step of a model, serve (HTTP load).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -146,6 +146,58 @@ def step(
     _show(report, json_file)
 
 
+@verb()
+def kernels(
+    model: ModelArgument = "smollm2",
+    rows: Annotated[str, typer.Option("--rows", metavar="N,N,...", help="Rows, or tokens.")] = "1,8,32,128,512",
+    op: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--op", metavar="NAME", help="Measure this op alone, e.g. linear or rms_norm; may be repeated."),
+    ] = None,
+    implementation: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--implementation", metavar="NAME", help="Measure this one alone; may be repeated."),
+    ] = None,
+    scheme: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--scheme", metavar="NAME", help="Weights in this scheme instead of the model's own."),
+    ] = None,
+    context: Annotated[int, typer.Option("--context", min=1, help="Tokens that decoding rows attend to.")] = 512,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repeats of each; the median is shown.")] = 9,
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--threads", min=1, help="Threads of kernels. Default: every core."),
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Every op at a model's shapes, every implementation that can run here, beside this machine's measured ceilings.
+
+    Reads the model's header, none of its weights.
+
+    \b
+    penstock bench kernels
+    penstock bench kernels --op linear --rows 1,32 --scheme q4_k
+    penstock bench kernels ./my-model --implementation native_avx512 --json kernels.json
+    """
+    from penstock.bench.kernels import KernelWorkload, measure_kernels
+    from penstock.bench.model_shapes import read_shapes
+    from penstock.platforms.probe import probe_platform
+    from penstock.platforms.processor import last_level_cache
+
+    workload = KernelWorkload(
+        rows=_numbers(rows, "--rows"),
+        ops=tuple(op or ()),
+        implementations=tuple(implementation or ()),
+        context=context,
+        repeats=repeats,
+        threads=threads,
+    )
+    platform = probe_platform()
+    shapes = read_shapes(fetch_model(model, None), platform, scheme)
+    report = measure_kernels(shapes, platform, last_level_cache(), workload, _command(), _say)
+    _show(report, json_file, in_lines=True)
+
+
 def serve(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Name to ask for. Default: the first served.")] = "",
     url: Annotated[str, typer.Option("--url", help="Server to load, this one or any other.")] = "http://127.0.0.1:8000",
@@ -225,6 +277,7 @@ app.command("core", short_help="The scheduler alone, without a model.")(core)
 app.command("latency", short_help="Step and prefill time of a model by batch size.")(latency)
 app.command("throughput", short_help="Offline requests and tokens per second.")(throughput)
 app.command("step", short_help="Where the time of a decode step goes, part by part.")(step)
+app.command("kernels", short_help="Every kernel at a model's shapes, beside what the machine can give.")(kernels)
 app.command("serve", short_help="HTTP load on a running server.")(serve)
 
 
@@ -276,25 +329,39 @@ def _first_model(url: str, api_key: str) -> str:
 
 
 def _show(
-    report: Report, json_file: Path | None, plot: Path | None = None, *, x: str = "", ys: tuple[str, ...] = ()
+    report: Report,
+    json_file: Path | None,
+    plot: Path | None = None,
+    *,
+    x: str = "",
+    ys: tuple[str, ...] = (),
+    in_lines: bool = False,
 ) -> None:
     if json_file is not None and str(json_file) == "-":
         print(report.as_json())
     else:
-        _print_table(report, print)
+        _print_table(report, print, in_lines=in_lines)
         if json_file is not None:
             report.save(json_file)
     if plot is not None:
         report.plot(plot, x=x, ys=ys)
 
 
-def _print_table(report: Report, out: Callable[[str], None]) -> None:
-    """One line per quantity and one column per row of the report: reports are wide and have few rows."""
+def _print_table(report: Report, out: Callable[[str], None], *, in_lines: bool = False) -> None:
+    """One line per quantity and one column per row of the report: most reports are wide and have few rows.
+    ``in_lines``: one line per row instead."""
     names = list(dict.fromkeys(name for row in report.rows for name in row))
     cells = [[name, *(f"{row.get(name, '-')}" for row in report.rows)] for name in names]
+    if in_lines:
+        cells = [list(line) for line in zip(*cells, strict=True)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    left = [i == 0 or (in_lines and isinstance(report.rows[0][names[i]], str)) for i in range(len(widths))]
     out(f"{report.name}: " + ", ".join(f"{k}={v}" for k, v in report.workload.items()))
     for line in cells:
-        out("  ".join(cell.ljust(widths[i]) if i == 0 else cell.rjust(widths[i]) for i, cell in enumerate(line)))
+        parts = (
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(line, widths, left, strict=True)
+        )
+        out("  ".join(parts).rstrip())
     for note in report.notes:
         out(f"note: {note}")

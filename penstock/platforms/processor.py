@@ -87,6 +87,16 @@ def count_cores(root: Path = Path("/")) -> int:
     return max(1, len(cores))
 
 
+def last_level_cache(root: Path = Path("/")) -> int:
+    """Bytes of the largest cache that the first core uses; 0 where the system does not tell."""
+    sizes = [0]
+    for path in root.glob("sys/devices/system/cpu/cpu0/cache/index*/size"):
+        text = path.read_text(encoding="ascii").strip()
+        number, unit = text.rstrip("KMG"), text.lstrip("0123456789")
+        sizes.append(int(number) << {"": 0, "K": 10, "M": 20, "G": 30}[unit])
+    return max(sizes)
+
+
 def _darwin(machine: str) -> tuple[str, tuple[str, ...]]:
     model = _sysctl("machdep.cpu.brand_string")
     if machine != "arm64":

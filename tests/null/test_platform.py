@@ -52,6 +52,13 @@ def test_hyperthreads_of_one_core_count_once(tmp_path, monkeypatch):
     assert processor.count_cores(write(tmp_path, {topology.format(n): s for n, s in siblings.items()})) == 2
 
 
+def test_the_last_level_cache_is_the_largest(tmp_path):
+    cache = "sys/devices/system/cpu/cpu0/cache/index{}/size"
+    sizes = {0: "48K", 2: "1024K", 3: "32M"}
+    assert processor.last_level_cache(write(tmp_path, {cache.format(n): s for n, s in sizes.items()})) == 32 << 20
+    assert processor.last_level_cache(tmp_path / "nothing") == 0
+
+
 def test_affinity_without_topology(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
     assert processor.count_cores(tmp_path) == 2
