@@ -22,6 +22,7 @@ from penstock.executor.kv_storage import KvStorage, block_bytes
 from penstock.executor.memory_plan import MemoryNeed, MemoryPlan, plan_memory
 from penstock.executor.native_recorder import NativeRecorder
 from penstock.executor.runner import GroupAttention, Runner, RunnerLimits
+from penstock.executor.sampler.fused import choose_sample_op
 from penstock.executor.sampler.sampler import Sampler
 from penstock.executor.seats import SPARE_TOKENS
 from penstock.executor.spec import ExecutorSpec
@@ -147,11 +148,12 @@ class ExecutorPlan:
     built: BuiltModel
     weights: WeightPlan
     memory: MemoryPlan
+    sampling: Decision  # the op that draws, or why the steps do
     graphs: Decision  # whether steps are to be recorded; loading finds out whether they can be
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        return (*self.built.choices.decisions, self.graphs)
+        return (*self.built.choices.decisions, self.sampling, self.graphs)
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -172,7 +174,10 @@ def plan_executor(spec: ExecutorSpec, checkpoint: Checkpoint) -> ExecutorPlan:
         built.family.WEIGHTS, built.facts, checkpoint, built.model.parameters(), built.choices.linear
     )
     memory = plan_memory(memory_need(built, weights, spec))
-    return ExecutorPlan(built=built, weights=weights, memory=memory, graphs=graphs_decision(_no_graphs(spec)))
+    _, sampling = choose_sample_op(spec.platform)
+    return ExecutorPlan(
+        built=built, weights=weights, memory=memory, sampling=sampling, graphs=graphs_decision(_no_graphs(spec))
+    )
 
 
 def memory_need(built: BuiltModel, weights: WeightPlan, spec: ExecutorSpec) -> MemoryNeed:
@@ -234,17 +239,18 @@ def load_executor(spec: ExecutorSpec, *, progress: Progress | None = None) -> Lo
         max_num_batched_tokens=spec.max_num_batched_tokens,
         max_model_len=spec.max_model_len,
     )
+    sample_op, sampling = choose_sample_op(spec.platform)
     runner = Runner(
         built.model,
         capacity.groups,
         built.attention,
         KvStorage(built.geometries, capacity.groups, capacity.num_blocks, kv_layouts(built, spec.block_size)),
-        Sampler(built.facts.vocab_size, spec.seed),
+        Sampler(built.facts.vocab_size, spec.seed, sample_op),
         limits,
         make_graphs(built, spec),
     )
     warm_up(runner, capacity, limits)
-    decisions = (*built.choices.decisions, runner.graphs.decision())
+    decisions = (*built.choices.decisions, sampling, runner.graphs.decision())
     return LoadedExecutor(runner=runner, capacity=capacity, decisions=decisions, lines=plan.lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections import Counter
@@ -12,13 +13,26 @@ import torch
 
 from penstock.executor.sampler.counter_random import derived_seed, uniform
 from penstock.executor.sampler.draw import draw
+from penstock.executor.sampler.fused import choose_sample_op
 from penstock.executor.sampler.penalties import TokenCounts
 from penstock.executor.sampler.rows import SampleRow
 from penstock.executor.sampler.sampler import EMPTY_MASK, NO_TOKEN_LEFT, NOT_FINITE, OVERFLOW, Sampler
 from penstock.kernels.reference import sampling as reference
+from penstock.platforms.probe import probe_platform
 from penstock.types.request import SamplingParams
 
 VOCAB = 997
+
+
+@pytest.fixture(params=["steps", "op"], autouse=True)
+def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds with the steps alone, and with the op that cuts and draws at once."""
+    if request.param == "steps":
+        return
+    op, decision = choose_sample_op(probe_platform())
+    if op is None:
+        pytest.skip("; ".join(reason for rejected in decision.rejected for reason in rejected.reasons))
+    monkeypatch.setitem(globals(), "Sampler", functools.partial(Sampler, op=op))
 
 
 def make_row(sampler: Sampler, params: SamplingParams, tokens: list[int], num_prompt: int = 3, **more) -> SampleRow:

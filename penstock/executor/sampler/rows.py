@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,15 @@ class SamplingNeed:
         return self.params.greedy or self.params.top_k == 1
 
 
+class FusedCuts(NamedTuple):
+    """Parameters of the op that cuts and draws at once. ``top_k`` is the vocabulary's size where it cuts nothing."""
+
+    temperature: float
+    min_p: float
+    top_k: int
+    top_p: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeatSampling:
     """The sampling of the request in one seat, made at admission.
@@ -43,7 +52,13 @@ class SeatSampling:
     num_prompt_tokens: int
     greedy: bool
     prepared: tuple[Any, ...]
-    plain_greedy: bool  # the answer is the argmax of the raw logits and nothing else is asked
+    plain: bool  # nothing but the cuts changes the logits, and nothing but the token is asked
+    fused: FusedCuts | None  # what one op can do for this row, if it is not greedy
+
+    @property
+    def plain_greedy(self) -> bool:
+        """The answer is the argmax of the raw logits and nothing else is asked."""
+        return self.greedy and self.plain
 
 
 @dataclass(frozen=True, slots=True)

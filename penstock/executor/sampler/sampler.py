@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from penstock.executor.sampler.counter_random import seed_of, uniform
 from penstock.executor.sampler.draw import draw
+from penstock.executor.sampler.fused import SampleOp, draw_fused, fused_cuts
 from penstock.executor.sampler.logprobs import RawLogprobs
 from penstock.executor.sampler.masks import AllowedTokens, BadTokens, LogitBias, MinTokens, apply_bitmask
 from penstock.executor.sampler.penalties import Penalties
-from penstock.executor.sampler.rows import SampleRow, SamplerStep, SamplingNeed, SeatSampling
+from penstock.executor.sampler.rows import SampleRow, SamplerStep, SamplingNeed, SeatSampling, selected
 from penstock.executor.sampler.truncation import MinP, Temperature, TopK, TopP, TypicalP
 from penstock.types.request import SamplingParams
 from penstock.types.result import RowFailure, TokenLogprobs
@@ -49,30 +51,36 @@ class Sampled:
 
 
 class Sampler:
-    """``seed`` is the engine's: it seeds the requests that bring no seed of their own."""
+    """``seed`` is the engine's: it seeds the requests that bring no seed of their own. ``op`` cuts and draws at once
+    where a row needs no more; without it the steps do."""
 
-    def __init__(self, vocab_size: int, seed: int = 0) -> None:
+    def __init__(self, vocab_size: int, seed: int = 0, op: SampleOp | None = None) -> None:
         self.vocab_size = vocab_size
         self._seed = seed
+        self._op = op
 
     def admit(self, request_id: int, params: SamplingParams, num_prompt_tokens: int) -> SeatSampling:
         """Prepare what the request's rows will need."""
         need = SamplingNeed(params=params, num_prompt_tokens=num_prompt_tokens, vocab_size=self.vocab_size)
         prepared = tuple(step.prepare(need) for step in STEPS)
-        unchanged = all(own is None for own in prepared)
+        unchanged = all(prepared[place] is None for place in (*_MASKS, *_SHIFTS))
         return SeatSampling(
             params=params,
             seed=seed_of(params.seed, self._seed, request_id),
             num_prompt_tokens=num_prompt_tokens,
             greedy=need.greedy,
             prepared=prepared,
-            plain_greedy=need.greedy and unchanged and params.logprobs is None,
+            plain=unchanged and params.logprobs is None,
+            fused=None if need.greedy or self._op is None else fused_cuts(params, self.vocab_size),
         )
 
     def sample(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> Sampled:
         """One token per row. logits [len(rows), vocab] float32 belong to the sampler, which changes them in place."""
         if all(row.seat.plain_greedy and row.mask is None for row in rows):
             return Sampled(logits.argmax(dim=-1).tolist(), failed=_not_finite(logits)) if rows else Sampled([])
+        if all(row.seat.plain and row.seat.fused is not None and row.mask is None for row in rows):
+            tokens, finite = self._draw_fused(logits, rows)
+            return Sampled(tokens, failed={i: NOT_FINITE for i, sound in enumerate(finite) if not sound})
         size = max(1, TILE_ELEMENTS // logits.shape[1])
         if len(rows) <= size:
             return self._sample_tile(logits, rows)
@@ -111,7 +119,6 @@ class Sampler:
         self._run(_SHIFTS, logits, rows)
         shifted = _spoiled(logits, [i for i, row in enumerate(rows) if _needs(row, _SHIFTS)])
         answer |= dict.fromkeys(shifted, OVERFLOW)
-        self._run(_CUTS, logits, rows)
         return answer
 
     def _run(self, places: range, logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
@@ -122,17 +129,43 @@ class Sampler:
                 STEPS[place].apply(logits, indices, part, [row.seat.prepared[place] for row in part])
 
     def _choose(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[int]:
+        """Cut and draw. Rows that the op takes are drawn by it, whatever is beside them."""
+        tokens = [0] * len(rows)
+        fused = [i for i, row in enumerate(rows) if row.seat.fused is not None]
+        if fused:
+            answers, _ = self._draw_fused(logits[torch.tensor(fused)], [rows[i] for i in fused])
+            for i, token in zip(fused, answers, strict=True):
+                tokens[i] = token
+        rest = [i for i, row in enumerate(rows) if row.seat.fused is None]
+        if rest:
+            part, part_rows = selected(logits, rest), [rows[i] for i in rest]
+            self._run(_CUTS, part, part_rows)
+            for i, token in zip(rest, self._draw(part, part_rows), strict=True):
+                tokens[i] = token
+        return tokens
+
+    def _draw(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[int]:
         random = [i for i, row in enumerate(rows) if not row.seat.greedy]
         if not random:
             return list(logits.argmax(dim=-1).tolist())
-        seeds = np.array([rows[i].seat.seed for i in random], dtype=np.uint64)
-        positions = np.array([rows[i].num_output for i in random], dtype=np.uint64)
+        uniforms = _uniforms([rows[i] for i in random])
         if len(random) == len(rows):
-            return list(draw(logits, uniform(seeds, positions)).tolist())
+            return list(draw(logits, uniforms).tolist())
         at = torch.tensor(random)
         tokens = logits.argmax(dim=-1)
-        tokens[at] = draw(logits[at], uniform(seeds, positions))
+        tokens[at] = draw(logits[at], uniforms)
         return list(tokens.tolist())
+
+    def _draw_fused(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> tuple[list[int], list[bool]]:
+        assert self._op is not None
+        cuts = [row.seat.fused for row in rows if row.seat.fused is not None]
+        return draw_fused(self._op, logits, cuts, _uniforms(rows))
+
+
+def _uniforms(rows: Sequence[SampleRow]) -> npt.NDArray[np.float64]:
+    """A number of each row that depends on its request's seed and its position alone."""
+    seeds = np.array([row.seat.seed for row in rows], dtype=np.uint64)
+    return uniform(seeds, np.array([row.num_output for row in rows], dtype=np.uint64))
 
 
 def _not_finite(logits: torch.Tensor) -> dict[int, RowFailure]:

@@ -19,6 +19,8 @@ import torch
 from penstock.executor.sampler.rows import SampleRow, SamplingNeed, selected, write_back
 
 NEVER = float("-inf")
+# Below this a float32 quotient is 0 or infinite anyway; a denormal divisor would give 0 / 0.
+MIN_TEMPERATURE = 1e-30
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -30,8 +32,7 @@ class Temperature:
     name = "temperature"
 
     def prepare(self, need: SamplingNeed) -> float | None:
-        # Below this a float32 quotient is 0 or infinite anyway; a denormal divisor would give 0 / 0.
-        return None if need.greedy or need.params.temperature == 1.0 else max(need.params.temperature, 1e-30)
+        return None if need.greedy or need.params.temperature == 1.0 else max(need.params.temperature, MIN_TEMPERATURE)
 
     def apply(
         self, logits: torch.Tensor, indices: Sequence[int], rows: Sequence[SampleRow], own: Sequence[float]
