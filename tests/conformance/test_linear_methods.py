@@ -19,10 +19,12 @@ from penstock.errors import NoBackendError
 from penstock.kernels.reference import quantize_rows
 from penstock.platforms.probe import probe_platform
 from penstock.quantization import backends
+from penstock.quantization.backends import linear_native
 from penstock.quantization.backends.linear_native import NATIVE_METHODS
 from penstock.quantization.dequantize import reference_dequantize
 from penstock.quantization.formats.gguf import GGUF_TYPES, convert_gguf
 from penstock.quantization.linear import InputFormat, LinearSpec
+from penstock.quantization.records import cut_rows
 from penstock.quantization.schemes import BF16, SCHEMES, WeightRecord, WeightScheme, dense_record
 from penstock.quantization.select import GROUNDS, LINEAR_METHODS, choose_linear
 
@@ -133,6 +135,19 @@ def test_embed_gives_rows_rounded_once(method, scheme, dtype):
     token_ids = torch.tensor([5, 0, 95, 5])
     found = method.embed(method.prepare(record, spec), token_ids)
     torch.testing.assert_close(found, reference_dequantize(record, getattr(torch, dtype))[token_ids], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", [m for m in NATIVE_METHODS if m.can_run(make_spec(SCHEMES["q4_k"], "float32")).ok])
+def test_repacking_in_slices_is_repacking_at_once(method, monkeypatch):
+    """Slices of 16 and 32 outputs, the last one half a tile."""
+    record = cut_rows(make_record("q4_k"), 0, 88)
+    spec = make_spec(record.scheme, "float32", out_features=88)
+    whole = method.prepare(record, spec)
+    for values in (16 * IN, 40 * IN):
+        monkeypatch.setattr(linear_native, "SLICE_VALUES", values)
+        sliced = method.prepare(record, spec)
+        assert replace(sliced, data=whole.data) == whole
+        assert sliced.data.equal(whole.data)
 
 
 @pytest.mark.parametrize(("method", "scheme", "dtype"), CELLS)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from penstock import LLM, SamplingParams
 from penstock.loader.sources import resolve_source
+from penstock.platforms.probe import probe_platform
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_TOKENS = 2100
@@ -51,9 +53,11 @@ def expected(gguf_path: Path, token_ids: list[int]) -> torch.Tensor:
 
 @pytest.fixture(params=["reference_torch", "cpu_sdpa", "cpu_native"])
 def llm(request: pytest.FixtureRequest) -> Iterator[LLM]:
+    """Weights dequantized: what is computed in float32 from end to end agrees with transformers to four digits."""
     with LLM(
         "smollm2",
         dtype="float32",
+        linear_backend="dense",
         attention_backend=request.param,
         kv_cache_dtype="float32",
         max_model_len=4096,
@@ -78,4 +82,59 @@ def test_capital_of_france(llm: LLM) -> None:
     (answer,) = llm.chat(
         [{"role": "user", "content": "What is the capital of France?"}], SamplingParams(temperature=0.0, max_tokens=32)
     )
+    assert "Paris" in answer.text
+
+
+@pytest.fixture(scope="module")
+def start_native() -> Iterator[Callable[..., LLM]]:
+    """The model as it starts without a flag: quantized kernels, recorded decode steps, keys and values in bfloat16."""
+    if missing := probe_platform().extension_missing:
+        pytest.skip(missing)
+    open_engines: list[LLM] = []
+
+    def start(**options: Any) -> LLM:
+        engine = LLM("smollm2", max_model_len=4096, kv_cache_memory="256MiB", **options)
+        open_engines.append(engine)
+        return engine
+
+    yield start
+    for engine in open_engines:
+        engine.close()
+
+
+def test_native_logprobs_stay_near_transformers(
+    start_native: Callable[..., LLM], token_ids: list[int], expected: torch.Tensor
+) -> None:
+    """int8 activations and bfloat16 keys and values move a token's log-probability by 0.040 nats on average, and the
+    perplexity of the whole by nothing. Wrong codes, zeros or minima move both by far more."""
+    params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+    (answer,) = start_native(max_num_batched_tokens=768).generate([token_ids], params)
+    assert answer.prompt_logprobs is not None
+    ours = torch.tensor([entry.chosen.logprob for entry in answer.prompt_logprobs])
+    differences = ours - expected
+    assert differences.abs().mean().item() < 0.055
+    assert differences.mean().abs().item() < 0.01, "perplexity is kept"
+
+
+def test_native_answers_do_not_depend_on_company(start_native: Callable[..., LLM], token_ids: list[int]) -> None:
+    """Tokens and log-probabilities, to the bit: alone, all at once, with prompts cut into chunks of other sizes, and
+    with a prefix that is found in the cache."""
+    cuts = ((0, 7), (3, 130), (200, 500), (900, 917), (1000, 1300))
+    prompts = [token_ids[begin:end] for begin, end in cuts]
+    params = SamplingParams(max_tokens=24, temperature=0.0, logprobs=5)
+
+    def answers(engine: LLM, batch: list[list[int]]) -> list[Any]:
+        return [answer.outputs[0] for answer in engine.generate(batch, params)]
+
+    plain = start_native(enable_prefix_caching=False)
+    alone = [answers(plain, [prompt])[0] for prompt in prompts]
+    assert answers(plain, prompts) == alone
+    chunked = start_native(enable_prefix_caching=True, max_num_batched_tokens=50, max_num_seqs=8)
+    assert answers(chunked, prompts) == alone
+    assert answers(chunked, list(reversed(prompts))) == list(reversed(alone)), "prefixes are found now"
+
+
+def test_native_capital_of_france(start_native: Callable[..., LLM]) -> None:
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    (answer,) = start_native().chat(question, SamplingParams(temperature=0.0, max_tokens=32))
     assert "Paris" in answer.text

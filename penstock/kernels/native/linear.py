@@ -16,6 +16,8 @@ from penstock.kernels.native.extension import address, extension, row_stride
 from penstock.kernels.native.memory import empty
 
 CODE_BITS = (4, 5, 6, 8)
+# Outputs that are packed together. Slices of whole tiles, packed alone and put one behind the other, are the weight.
+TILE = 16
 _SCALE_TYPES = {16: torch.float16, 32: torch.float32}
 _WeightTuple = tuple[int, int, int, int, int, int, bool, int]
 

@@ -7,6 +7,7 @@ the products of processors with such instructions are). It does not know layouts
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,6 +17,7 @@ from penstock.kernels.implementation import Implementation, OpSpec
 from penstock.kernels.native import BF16_ISA_NEEDS, implementations
 from penstock.kernels.native.extension import ISAS
 from penstock.kernels.native.linear import (
+    TILE,
     PackedWeight,
     embedding_quantized,
     linear_quantized,
@@ -35,10 +37,12 @@ from penstock.kernels.native.quantize import quantize_rows
 from penstock.quantization.backends.linear_dense import tensor_of
 from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
 from penstock.quantization.packed import packed_form, packed_parts
+from penstock.quantization.records import cut_rows
 from penstock.quantization.schemes import BF16, F16, F32, WeightRecord
 from penstock.types.decision import YES, Verdict
 
 NativeWeight = PackedWeight | PackedDense
+SLICE_VALUES = 1 << 22  # repacked at once: what loading takes besides the weight stays small whatever its size
 _DENSE_DTYPES = {F32.name: torch.float32, F16.name: torch.float16, BF16.name: torch.bfloat16}
 
 
@@ -79,10 +83,23 @@ class LinearNative:
         if spec.scheme.kind == "dense":
             values = record.parts["values"].to(_DENSE_DTYPES[spec.scheme.name])
             return pack_dense(self._dense_isa(spec), values)
-        form, parts = packed_form(record.scheme), packed_parts(record)
-        return pack_linear(
-            ISAS[self._isa], parts.codes, parts.scales, parts.mins, zero_point=form.zero_point, code_bits=form.code_bits
-        )
+        form = packed_form(record.scheme)
+        rows = max(TILE, SLICE_VALUES // spec.in_features // TILE * TILE)
+        data = torch.empty(self.prepared_bytes(spec), dtype=torch.uint8)
+        filled = 0
+        for start in range(0, spec.out_features, rows):
+            parts = packed_parts(cut_rows(record, start, min(start + rows, spec.out_features)))
+            piece = pack_linear(
+                ISAS[self._isa],
+                parts.codes,
+                parts.scales,
+                parts.mins,
+                zero_point=form.zero_point,
+                code_bits=form.code_bits,
+            )
+            data[filled : filled + piece.nbytes] = piece.data
+            filled += piece.nbytes
+        return replace(piece, data=data, out_features=spec.out_features)
 
     def input_format(self, spec: LinearSpec) -> InputFormat:
         return InputFormat.TENSOR if spec.scheme.kind == "dense" else InputFormat.QUANTIZED
