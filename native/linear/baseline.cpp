@@ -1,4 +1,5 @@
-// For processors without anything better: loops that a compiler can vectorize.
+// For processors without anything better, on the lanes of simd/vec.hpp. Of special instructions it knows SSE2's product of
+// pairs of int16 alone, which every x86-64 has.
 #include <cstring>
 
 #include "linear/linear.hpp"
@@ -11,91 +12,119 @@ namespace {
 
 constexpr int64_t kMaxRows = 4;
 constexpr int64_t kTiles = 1;
+constexpr int kLines = 8;
 static_assert(span_of(static_cast<int>(Isa::baseline)) == 4);
 
-// A block's codes, [32 columns][16 outputs].
-struct Codes {
-    int16_t column[kBlock][kTile];
+// A block's codes as int16: a line has columns c, c + 1, c + 2, c + 3, its first pairs are (c, c + 2), its second (c + 1,
+// c + 3). A lane is an output.
+struct Pairs {
+    u32x16 of[kLines][2];
 };
 
-PENSTOCK_INLINE int unpack_code(const uint8_t* block, int bits, int place) {
-    const int line = place / 64, lane = place % 64;
-    if (bits == 8) return block[place];
-    const int low = block[line / 2 * 64 + lane] >> (line % 2 * 4) & 15;
-    if (bits == 5) return low | (block[256 + lane] >> line & 1) << 4;
-    if (bits == 6) return low | (block[256 + line / 4 * 64 + lane] >> (line % 4 * 2) & 3) << 4;
-    return low;
+// One line as it is: a code in each byte.
+template <int Bits>
+PENSTOCK_INLINE u32x16 unpack_line(const uint8_t* block, int line) {
+    if (Bits == 8) return load16(reinterpret_cast<const uint32_t*>(block + line * 64));
+    const u32x16 low = load16(reinterpret_cast<const uint32_t*>(block + line / 2 * 64)) >> (line % 2 * 4) & 0x0f0f0f0f;
+    if (Bits == 4) return low;
+    const int shift = Bits == 5 ? line : line % 4 * 2;
+    const uint8_t* high = block + 256 + (Bits == 5 ? 0 : line / 4 * 64);
+    const u32x16 bits = load16(reinterpret_cast<const uint32_t*>(high)) >> shift & (Bits == 5 ? 0x01010101 : 0x03030303);
+    return low | bits << 4;
 }
 
 template <int Bits>
-PENSTOCK_INLINE void unpack(const uint8_t* block, Codes& codes) {
-    for (int line = 0; line < 8; ++line)
-        for (int o = 0; o < kTile; ++o)
-            for (int c = 0; c < 4; ++c)
-                codes.column[line * 4 + c][o] = static_cast<int16_t>(unpack_code(block, Bits, line * 64 + o * 4 + c));
-}
-
-// Products of a code and an int8 that int16 holds the sum of: (2^Bits - 1) * 128 times this is below 2^15.
-constexpr int products_in_int16(int bits) { return bits == 4 ? 16 : bits == 5 ? 8 : bits == 6 ? 4 : 1; }
-
-template <int Bits>
-PENSTOCK_INLINE void add_dot(const Codes& codes, const int8_t* row, int first, int count, int32_t* sums) {
-    constexpr int kTogether = products_in_int16(Bits);
-    for (int c = first; c < first + count; c += kTogether) {
-        int16_t part[kTile] = {};
-        for (int i = 0; i < kTogether; ++i)
-            for (int o = 0; o < kTile; ++o)
-                part[o] = static_cast<int16_t>(part[o] + codes.column[c + i][o] * row[c + i]);
-        for (int o = 0; o < kTile; ++o) sums[o] += part[o];
+PENSTOCK_INLINE void unpack(const uint8_t* block, Pairs& pairs) {
+    for (int line = 0; line < kLines; ++line) {
+        const u32x16 codes = unpack_line<Bits>(block, line);
+        pairs.of[line][0] = codes & 0x00ff00ff;
+        pairs.of[line][1] = codes >> 8 & 0x00ff00ff;
     }
 }
 
-PENSTOCK_INLINE void load_scales(const uint8_t* from, int bits, float* scales) {
+// Two int16 in the order of Pairs.
+PENSTOCK_INLINE int32_t pair_of(int8_t first, int8_t second) {
+    return static_cast<int32_t>(static_cast<uint32_t>(first & 0xffff) | static_cast<uint32_t>(second) << 16);
+}
+
+// sum + the products of both int16 of each lane with those of `pair`.
+PENSTOCK_INLINE i32x16 add_products(i32x16 sum, u32x16 codes, int32_t pair) {
+#if defined(__SSE2__)
+    const __m128i both = _mm_set1_epi32(pair);
+    for (int i = 0; i < kParts; ++i)
+        sum.part[i] = (i32x16::Part)_mm_add_epi32((__m128i)sum.part[i], _mm_madd_epi16((__m128i)codes.part[i], both));
+    return sum;
+#else
+    return sum + (i32x16)(codes & 0xffff) * static_cast<int16_t>(pair) + (i32x16)(codes >> 16) * (pair >> 16);
+#endif
+}
+
+PENSTOCK_INLINE f32x16 to_float(i32x16 x) {
+    f32x16 result;
+    for (int i = 0; i < kParts; ++i) result.part[i] = __builtin_convertvector(x.part[i], f32x16::Part);
+    return result;
+}
+
+PENSTOCK_INLINE f32x16 load_scales(const uint8_t* from, int bits) {
+    float scales[kTile];
     if (bits == 32) {
-        std::memcpy(scales, from, kTile * 4);
-        return;
+        std::memcpy(scales, from, sizeof scales);
+    } else {
+        uint16_t halves[kTile];
+        std::memcpy(halves, from, sizeof halves);
+        for (int o = 0; o < kTile; ++o) scales[o] = widen_half(halves[o]);
     }
-    uint16_t halves[kTile];
-    std::memcpy(halves, from, sizeof halves);
-    for (int o = 0; o < kTile; ++o) scales[o] = widen_half(halves[o]);
+    return load16(scales);
 }
 
-// Adds the columns of one group in one block.
-template <int Bits, int Rows, int Groups>
-PENSTOCK_INLINE void accumulate(const Weight& w, const Codes& codes, const uint8_t* scales_at, int group,
-                                const RowRecord<Rows, Groups>& rows, float (&acc)[Rows][kTile]) {
-    constexpr int kCount = kBlock / Groups;
-    const int first = group * kCount;
-    float scales[kTile], mins[kTile] = {};
-    load_scales(scales_at, w.scale_bits, scales);
-    if (w.has_min) load_scales(scales_at + scales_bytes(w), w.scale_bits, mins);
-    int32_t code_sums[kTile] = {};
-    for (int c = first; c < first + kCount; ++c)
-        for (int o = 0; o < kTile; ++o) code_sums[o] += codes.column[c][o];
-    for (int r = 0; r < Rows; ++r) {
-        int32_t dots[kTile];
-        for (int o = 0; o < kTile; ++o) dots[o] = code_sums[o] * rows.minus_zero[r] + rows.offsets[group][r];
-        add_dot<Bits>(codes, rows.codes[r], first, kCount, dots);
-        for (int o = 0; o < kTile; ++o) acc[r][o] += static_cast<float>(dots[o]) * (scales[o] * rows.scales[r]);
-        if (!w.has_min) continue;
-        for (int o = 0; o < kTile; ++o) acc[r][o] += mins[o] * rows.scaled_sums[group][r];
+// What a block is multiplied with: one group's columns.
+struct Group {
+    const Pairs& pairs;
+    int first_line, behind_line;
+    i32x16 code_sums;
+    f32x16 scales, mins;
+    bool has_min;
+
+    PENSTOCK_INLINE Group(const Weight& w, const Pairs& pairs_, int group, int groups, const uint8_t* scales_at)
+        : pairs(pairs_), first_line(group * kLines / groups), behind_line((group + 1) * kLines / groups), code_sums{},
+          scales(load_scales(scales_at, w.scale_bits)),
+          mins(w.has_min ? load_scales(scales_at + scales_bytes(w), w.scale_bits) : scales), has_min(w.has_min) {
+        for (int line = first_line; line < behind_line; ++line)
+            for (const u32x16& codes : pairs.of[line]) code_sums = add_products(code_sums, codes, pair_of(1, 1));
     }
-}
+
+    PENSTOCK_INLINE i32x16 dot(const int8_t* row, int32_t minus_zero, int32_t offset) const {
+        // A sum of codes is below 2^15: as a pair of int16 it is itself and 0.
+        i32x16 sum = add_products(broadcast<int32_t>(offset), (u32x16)code_sums, minus_zero & 0xffff);
+        for (int line = first_line; line < behind_line; ++line) {
+            const int8_t* quad = row + line * 4;
+            sum = add_products(sum, pairs.of[line][0], pair_of(quad[0], quad[2]));
+            sum = add_products(sum, pairs.of[line][1], pair_of(quad[1], quad[3]));
+        }
+        return sum;
+    }
+};
 
 template <int Bits, int Groups, int Rows>
 void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows, int32_t*, float* results) {
-    float acc[Rows][kTile] = {};
+    f32x16 acc[Rows] = {};
     const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);
     const uint8_t* at = tiles[0];
-    Codes codes;
+    Pairs pairs;
     for (int64_t i = 0; i < num_records(w); ++i, at += record_bytes(w)) {
         for (int64_t b = 0; b < blocks_per_record(w); ++b, ++record) {
-            unpack<Bits>(at + header_bytes(w) + b * block_bytes(w), codes);
-            for (int g = 0; g < Groups; ++g)
-                accumulate<Bits>(w, codes, at + g * kTile * (w.scale_bits / 8), g, *record, acc);
+            unpack<Bits>(at + header_bytes(w) + b * block_bytes(w), pairs);
+            for (int g = 0; g < Groups; ++g) {
+                const Group group(w, pairs, g, Groups, at + g * kTile * (w.scale_bits / 8));
+                for (int r = 0; r < Rows; ++r) {
+                    const i32x16 dot = group.dot(record->codes[r], record->minus_zero[r], record->offsets[g][r]);
+                    acc[r] = to_float(dot) * (group.scales * record->scales[r]) + acc[r];
+                    if (group.has_min) acc[r] = group.mins * record->scaled_sums[g][r] + acc[r];
+                }
+            }
         }
     }
-    std::memcpy(results, acc, sizeof acc);
+    for (int r = 0; r < Rows; ++r) store16(results + r * kTile, acc[r]);
 }
 
 template <int Bits>

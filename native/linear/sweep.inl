@@ -9,9 +9,10 @@
 namespace penstock::linear {
 namespace {
 
-constexpr int64_t kColumn = kTiles * kTile;      // outputs of a column of tiles: what a block kernel computes
-constexpr int64_t kPanelBytes = 3 << 17;         // of arranged rows: a part of a near cache
-constexpr int64_t kChunkWork = 1 << 18;          // multiplications of a chunk: about a microsecond
+constexpr int64_t kColumn = kTiles * kTile;  // outputs of a column of tiles: what a block kernel computes
+constexpr int64_t kPanelBytes = 3 << 17;     // of arranged rows: a part of a near cache
+// Of a panel, for each thread: few, because the first column of a chunk was not asked for before its turn.
+constexpr int64_t kChunks = 4;
 
 PENSTOCK_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 PENSTOCK_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -105,8 +106,15 @@ struct Best {
     int64_t id;
 };
 
+// No value of a column is larger, or NaN: what holds for nearly all columns.
+PENSTOCK_INLINE bool none_beats(float best, const float* values) {
+    i32x16 beats = ~(load16(values) <= best);
+    for (int64_t o = kTile; o < kColumn; o += kTile) beats |= ~(load16(values + o) <= best);
+    return !any_lane(beats);
+}
+
 // Outputs first, first + 1, ... join: all behind those that `best` has seen. The first NaN stays.
-PENSTOCK_INLINE void join(Best& best, const float* values, int64_t first, int64_t count) {
+void join(Best& best, const float* values, int64_t first, int64_t count) {
     float largest = values[0];
     bool any_nan = false;
     for (int64_t i = 0; i < count; ++i) {
@@ -137,6 +145,7 @@ void best_of_chunk(const ArgmaxArgs& args, const ArrangedRows& rows, int64_t chu
                 const int64_t row = rows.blocks.begin(i) + r;
                 Best best = {-__builtin_inff(), first};
                 if (output > first) best = {values[row], ids[row]};
+                if (output > first && none_beats(best.value, results + r * kColumn)) continue;
                 join(best, results + r * kColumn, output, smaller(behind - output, kColumn));
                 values[row] = best.value;
                 ids[row] = best.id;
@@ -155,17 +164,15 @@ void linear(const LinearArgs& args, Share share) {
     const int64_t columns = (num_tiles(w) + kTiles - 1) / kTiles;
     const Parts panels(0, args.x.num_rows, panel_rows(w));
     const int64_t most_rows = (args.x.num_rows + panels.count - 1) / panels.count;
-    const int64_t per_chunk = larger(1, smaller(kChunkWork / (w.in_features * kColumn * larger(most_rows, kMaxRows)),
-                                                columns / 8));
-    const int64_t chunks = (columns + per_chunk - 1) / per_chunk;
+    const Parts chunks(0, columns, larger(1, columns / (kChunks * share.count)));
     ArrangedRows rows(w, most_rows);
     alignas(64) float results[kMaxRows * kColumn];
     int64_t arranged = -1, chunk, next;
-    while (share.take(1, chunks * panels.count, chunk, next)) {
-        const int64_t panel = chunk / chunks, first = chunk % chunks * per_chunk;
+    while (share.take(1, chunks.count * panels.count, chunk, next)) {
+        const int64_t panel = chunk / chunks.count, part = chunk % chunks.count;
         if (panel != arranged) rows.arrange(args.x, panels.begin(panel), panels.begin(panel + 1));
         arranged = panel;
-        for (int64_t column = first; column < smaller(first + per_chunk, columns); ++column) {
+        for (int64_t column = chunks.begin(part); column < chunks.begin(part + 1); ++column) {
             for (int64_t i = 0; i < rows.blocks.count; ++i) {
                 rows.multiply(i, column, i > 0, results);
                 store_results(args, results, column, rows.blocks.begin(i), rows.blocks.begin(i + 1));
