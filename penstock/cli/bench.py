@@ -80,7 +80,7 @@ def latency(
     texts = file_prompts(prompts, max(workload.batch_sizes)) if prompts else None
     with _llm(model, options) as llm:
         report = measure_latency(llm, workload, _command(), _say, texts)
-    _show(report, json_file, plot, x="batch", ys=("decode_step_ms", "decode_tokens_per_s", "prefill_tokens_per_s"))
+    _show(report, json_file, plot, x="batch", ys=("decode_step_ms_p50", "decode_tokens_per_s", "prefill_tokens_per_s"))
 
 
 @verb(engine_flags())

@@ -122,6 +122,41 @@ class LLM:
         terms = self._terms(priority, cache_salt, timeout)
         return self._run(self._prepare(batch, sampling_params, terms, add_special_tokens=True), batch, progress)
 
+    def time_tokens(
+        self, prompts: Sequence[Prompt], sampling_params: SamplingParams
+    ) -> tuple[float, list[tuple[float, ...]]]:
+        """For measurements: when the first prompt was submitted, and when each token of each prompt's answer was there,
+        ``time.perf_counter()`` seconds on the engine's own thread. All prompts are submitted at once; ``n`` is 1.
+
+        Raises RequestFailedError or EngineDeadError when a request fails.
+        """
+        prepared = self._prepare(prompts, sampling_params, self._terms(0, "", None), add_special_tokens=True)
+        ended: queue.SimpleQueue[Terminal] = queue.SimpleQueue()
+        times: list[list[float]] = [[] for _ in prepared]
+
+        def sink(arrivals: list[float]) -> Callable[[Sequence[TokenUpdate], Terminal | None], None]:
+            def on_news(updates: Sequence[TokenUpdate], terminal: Terminal | None) -> None:
+                now = time.perf_counter()
+                arrivals.extend(now for update in updates for _ in update.token_ids)
+                if terminal is not None:
+                    ended.put(terminal)
+
+            return on_news
+
+        children = [job.children[0] for job in prepared]
+        started = time.perf_counter()
+        try:
+            for child, arrivals in zip(children, times, strict=True):
+                self._client.submit(child, sink(arrivals))
+            for _ in children:
+                terminal = ended.get()
+                if terminal.failure is not None:
+                    raise _failure_of(terminal) from self._client.death
+        except BaseException:
+            self._client.abort([child.request_id for child in children])
+            raise
+        return started, [tuple(arrivals) for arrivals in times]
+
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],

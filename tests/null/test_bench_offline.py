@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
 import pytest
 
 from penstock import LLM
+from penstock.bench import offline
 from penstock.cli import bench
 from penstock.cli.main import main
 
@@ -61,25 +63,38 @@ def test_latency_of_random_prompts(report):
     assert [row["prompt_tokens"] for row in found["rows"]] == [32, 128]
 
 
-def test_latency_shows_the_executors_share_of_a_step(report):
-    """The mock takes 2 ms per step and calls them all forward; a step more or less may lie between two looks."""
+def test_latency_comes_from_the_times_of_tokens(report):
+    """The mock takes 2 ms a step, whatever is in it."""
     for row in report(*SMALL, "--input-len", "32")["rows"]:
-        assert row["forward_ms"] == pytest.approx(2.0, rel=0.15)
-        assert row["sample_ms"] == 0.0
-        assert row["decode_step_ms"] >= row["decode_step_ms_min"] > 0
+        assert row["decode_step_ms_p50"] == pytest.approx(2.0, rel=0.5)
+        assert row["decode_step_ms_p50"] <= row["decode_step_ms_p95"]
+        low, high = (float(number) for number in row["decode_tokens_per_s_range"].strip("()").split(" to "))
+        assert low <= row["decode_tokens_per_s"] <= high
+        assert row["prefill_tokens_per_s"] > 0
+
+
+def test_only_steps_in_which_all_rows_decode_count():
+    """The second row has its first token when the first has had two, which ends first."""
+    found = offline._decode([(1.0, 2.0, 3.0, 4.0), (3.0, 4.0, 6.0, 7.0)])
+    assert found.steps_s == (1.0,)
+    assert found.tokens_per_s == 2.0
+    in_one_step = offline._decode([(1.0, 2.001, 3.001), (1.001, 2.0, 3.002)])
+    assert in_one_step.tokens_per_s == pytest.approx(2.0, rel=0.01)
+    assert math.isnan(offline._decode([(1.0, 2.0), (3.0, 4.0)]).tokens_per_s)
+    assert math.isnan(offline._decode([(1.0,)]).tokens_per_s)
 
 
 def test_the_prefix_cache_does_not_help(report, monkeypatch):
     """Both runs of a pair have the same prompts: nothing may be answered from the cache."""
     hits = []
-    generate = LLM.generate
+    time_tokens = LLM.time_tokens
 
-    def watched(llm, *arguments, **options):
-        answers = generate(llm, *arguments, **options)
+    def watched(llm, *arguments):
+        answers = time_tokens(llm, *arguments)
         hits.append(llm.stats().prefix_hit_tokens)
         return answers
 
-    monkeypatch.setattr(LLM, "generate", watched)
+    monkeypatch.setattr(LLM, "time_tokens", watched)
     report("latency", "--batch-size", "1", "--output-len", "4", "--repeats", "3", "--input-len", "200")
     assert len(hits) == 7
     assert set(hits) == {0}

@@ -28,6 +28,7 @@ _NUMPY_TYPES = {
     torch.int32: "<i4",
     torch.int8: "|i1",
     torch.uint8: "|u1",
+    torch.bool: "|b1",
 }
 
 
