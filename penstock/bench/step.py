@@ -90,18 +90,12 @@ def _measure(llm: LLM, workload: StepWorkload, batch: int, repeat: int) -> _Span
 
 
 def _time_kernels(llm: LLM, workload: StepWorkload, batch: int) -> tuple[KernelTime, ...]:
-    """Of ``output_len`` decode steps."""
-    times = []
-    for num_tokens in (FEW, FEW + workload.output_len):
-        llm.control(TimeKernels(True))
-        _run(llm, workload, batch, 0, num_tokens)
-        times.append({time.name: time for time in llm.control(TimeKernels(False)).kernel_times})
-    few, many = times
-    none = KernelTime("", 0, 0.0)
-    return tuple(
-        KernelTime(name, kernel.calls - few.get(name, none).calls, kernel.seconds - few.get(name, none).seconds)
-        for name, kernel in many.items()
-    )
+    """Of steps in which every row decodes."""
+    llm.control(TimeKernels(True))
+    _run(llm, workload, batch, 0, FEW + workload.output_len)
+    times = llm.control(TimeKernels(False)).kernel_times
+    most = max((time.steps for time in times if time.num_tokens == batch), default=0)
+    return tuple(time for time in times if time.num_tokens == batch and 2 * time.steps > most)
 
 
 def _run(llm: LLM, workload: StepWorkload, batch: int, repeat: int, num_tokens: int) -> _Span:
@@ -130,9 +124,9 @@ def _row(batch: int, spans: Sequence[_Span], kernels: Sequence[KernelTime], step
     row["hand-over, idle, us"] = _us(other)
     row["outside forward"] = f"{1 - parts['forward_s'] / wall:.1%}"
     for kernel in kernels:
-        row[f"kernel {kernel.name} ({kernel.calls // steps}x), us"] = _us(kernel.seconds / steps)
+        row[f"kernel {kernel.name} ({kernel.calls}x), us"] = _us(kernel.seconds)
     if kernels:
-        row["kernels together, us"] = _us(sum(kernel.seconds for kernel in kernels) / steps)
+        row["kernels together, us"] = _us(sum(kernel.seconds for kernel in kernels))
     return row
 
 

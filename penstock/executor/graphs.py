@@ -11,7 +11,8 @@ they move, ``forget`` is called.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+import statistics
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -93,7 +94,7 @@ class StepGraphs:
         self._graphs: OrderedDict[GraphKey, _Graph[Any]] = OrderedDict()
         self._refused: dict[GraphKey, str] = {}
         self.timing = False
-        self._kernel_ns: dict[str, list[int]] = {}  # name -> [calls, nanoseconds]
+        self._step_ns: dict[tuple[int, str, int], list[int]] = {}  # (tokens, kernel, calls) -> ns of each step
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -111,7 +112,7 @@ class StepGraphs:
         else:
             self._graphs.move_to_end(key)
         if self.timing:
-            self._count(graph.recorded.run_timed())
+            self._count(key.shape.num_tokens, graph.recorded.run_timed())
         else:
             graph.recorded.run()
         answer: T = graph.answer
@@ -137,8 +138,11 @@ class StepGraphs:
 
     def take_kernel_times(self) -> tuple[KernelTime, ...]:
         """What was counted while ``timing`` was set, longest first; forgets it."""
-        times = [KernelTime(name, calls, spent / 1e9) for name, (calls, spent) in self._kernel_ns.items()]
-        self._kernel_ns.clear()
+        times = [
+            KernelTime(name, tokens, len(spent), calls, statistics.median(spent) / 1e9)
+            for (tokens, name, calls), spent in self._step_ns.items()
+        ]
+        self._step_ns.clear()
         return tuple(sorted(times, key=lambda time: -time.seconds))
 
     def _record(self, key: GraphKey, compute: Callable[[], T]) -> _Graph[T] | None:
@@ -159,11 +163,10 @@ class StepGraphs:
             self._graphs.popitem(last=False)
         return graph
 
-    def _count(self, times: list[tuple[str, int]]) -> None:
-        for name, spent in times:
-            entry = self._kernel_ns.setdefault(name, [0, 0])
-            entry[0] += 1
-            entry[1] += spent
+    def _count(self, num_tokens: int, times: list[tuple[str, int]]) -> None:
+        for name, calls in Counter(name for name, _ in times).items():
+            spent = sum(ns for other, ns in times if other == name)
+            self._step_ns.setdefault((num_tokens, name, calls), []).append(spent)
 
 
 def graphs_decision(off: str, refusals: tuple[str, ...] = (), *, some: bool = True) -> Decision:

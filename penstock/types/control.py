@@ -30,9 +30,12 @@ ControlCommand = ResetPrefixCache | CheckIntegrity | TimeKernels
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
-    """All calls of one kernel together."""
+    """One kernel in the recorded steps of ``num_tokens`` tokens that were timed: its calls in a step, and the median
+    over ``steps`` steps of the seconds that they took together."""
 
     name: str
+    num_tokens: int
+    steps: int
     calls: int
     seconds: float
 
