@@ -7,28 +7,48 @@
 namespace penstock::linear {
 namespace {
 
-// Where a code is among the 512 of its block.
-PENSTOCK_INLINE int64_t place_in_block(int64_t output, int64_t column, int64_t span) {
-    return column / span * (kTile * span) + output * span + column % span;
+// Four adjacent columns of an output lie beside one another in any layout, and are handled as the bytes of a word.
+constexpr int64_t kQuad = 4;
+
+// Where four columns of a block are, from `column` on.
+struct Place {
+    int64_t line, lane;
+
+    PENSTOCK_INLINE Place(int64_t output, int64_t column, int64_t span) {
+        const int64_t place = column / span * (kTile * span) + output * span + column % span;
+        line = place / 64;
+        lane = place % 64;
+    }
+};
+
+PENSTOCK_INLINE uint32_t load_word(const uint8_t* from) {
+    uint32_t word;
+    std::memcpy(&word, from, sizeof word);
+    return word;
 }
 
-PENSTOCK_INLINE void store_code(uint8_t* block, int64_t place, int bits, uint8_t code) {
-    const int64_t line = place / 64, lane = place % 64;
+PENSTOCK_INLINE void add_bits(uint8_t* to, uint32_t bits) {
+    const uint32_t word = load_word(to) | bits;
+    std::memcpy(to, &word, sizeof word);
+}
+
+// Into a block that is all zeros where nothing was stored yet.
+PENSTOCK_INLINE void store_quad(uint8_t* block, const Place& at, int bits, uint32_t codes) {
     if (bits == 8) {
-        block[place] = code;
+        add_bits(block + at.line * 64 + at.lane, codes);
         return;
     }
-    block[line / 2 * 64 + lane] |= static_cast<uint8_t>((code & 15) << (line % 2 * 4));
-    if (bits == 5) block[256 + lane] |= static_cast<uint8_t>((code >> 4 & 1) << line);
-    if (bits == 6) block[256 + line / 4 * 64 + lane] |= static_cast<uint8_t>((code >> 4 & 3) << (line % 4 * 2));
+    add_bits(block + at.line / 2 * 64 + at.lane, (codes & 0x0f0f0f0f) << (at.line % 2 * 4));
+    if (bits == 5) add_bits(block + 256 + at.lane, (codes >> 4 & 0x01010101) << at.line);
+    if (bits == 6) add_bits(block + 256 + at.line / 4 * 64 + at.lane, (codes >> 4 & 0x03030303) << (at.line % 4 * 2));
 }
 
-PENSTOCK_INLINE int load_code(const uint8_t* block, int64_t place, int bits) {
-    const int64_t line = place / 64, lane = place % 64;
-    if (bits == 8) return block[place];
-    const int low = block[line / 2 * 64 + lane] >> (line % 2 * 4) & 15;
-    if (bits == 5) return low | (block[256 + lane] >> line & 1) << 4;
-    if (bits == 6) return low | (block[256 + line / 4 * 64 + lane] >> (line % 4 * 2) & 3) << 4;
+PENSTOCK_INLINE uint32_t load_quad(const uint8_t* block, const Place& at, int bits) {
+    if (bits == 8) return load_word(block + at.line * 64 + at.lane);
+    const uint32_t low = load_word(block + at.line / 2 * 64 + at.lane) >> (at.line % 2 * 4) & 0x0f0f0f0f;
+    if (bits == 5) return low | (load_word(block + 256 + at.lane) >> at.line & 0x01010101) << 4;
+    if (bits == 6)
+        return low | (load_word(block + 256 + at.line / 4 * 64 + at.lane) >> (at.line % 4 * 2) & 0x03030303) << 4;
     return low;
 }
 
@@ -65,9 +85,9 @@ void pack_tile(const PackArgs& args, int64_t tile) {
             pack_scales(args, args.scales, to, output, record);
             if (w.has_min) pack_scales(args, args.mins, to + scales_bytes(w), output, record);
             const uint8_t* codes = args.codes + output * w.in_features + record * blocks * kBlock;
-            for (int64_t c = 0; c < blocks * kBlock; ++c)
-                store_code(to + header_bytes(w) + c / kBlock * block_bytes(w),
-                           place_in_block(o, c % kBlock, args.span), w.code_bits, codes[c]);
+            for (int64_t c = 0; c < blocks * kBlock; c += kQuad)
+                store_quad(to + header_bytes(w) + c / kBlock * block_bytes(w), Place(o, c % kBlock, args.span),
+                           w.code_bits, load_word(codes + c));
         }
     }
 }
@@ -76,15 +96,19 @@ void embed_row(const EmbeddingArgs& args, int64_t output, float* out) {
     const Weight& w = args.weight;
     const uint8_t* record = w.data + output / kTile * tile_bytes(w);
     const int64_t o = output % kTile, columns = blocks_per_record(w) * kBlock;
-    for (int64_t r = 0; r < num_records(w); ++r, record += record_bytes(w), out += columns) {
-        for (int64_t c = 0; c < columns; ++c) {
-            const int64_t place = c % w.group_size, group = (c - place) / w.group_size;
-            const float scale = load_scale(record, group * kTile + o, w.scale_bits);
-            const int code = load_code(record + header_bytes(w) + c / kBlock * block_bytes(w),
-                                       place_in_block(o, c % kBlock, args.span), w.code_bits);
-            float value = scale * static_cast<float>(code - w.zero_point);
-            if (w.has_min) value += load_scale(record + scales_bytes(w), group * kTile + o, w.scale_bits);
-            out[c] = value * args.scale;
+    for (int64_t r = 0; r < num_records(w); ++r, record += record_bytes(w)) {
+        for (int64_t c = 0; c < columns; c += w.group_size) {
+            const int64_t scale_at = c / w.group_size * kTile + o;
+            const float scale = load_scale(record, scale_at, w.scale_bits);
+            const float min = w.has_min ? load_scale(record + scales_bytes(w), scale_at, w.scale_bits) : 0.0f;
+            for (int64_t quad = c; quad < c + w.group_size; quad += kQuad, out += kQuad) {
+                const uint8_t* block = record + header_bytes(w) + quad / kBlock * block_bytes(w);
+                const uint32_t codes = load_quad(block, Place(o, quad % kBlock, args.span), w.code_bits);
+                for (int i = 0; i < kQuad; ++i) {
+                    const int code = static_cast<int>(codes >> (i * 8) & 255);
+                    out[i] = (scale * static_cast<float>(code - w.zero_point) + min) * args.scale;
+                }
+            }
         }
     }
 }
