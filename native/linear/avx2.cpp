@@ -21,8 +21,8 @@ PENSTOCK_INLINE __m256i shifted(__m256i x, int left, int mask) {
     return _mm256_and_si256((__m256i)by, _mm256_set1_epi8(static_cast<char>(mask)));
 }
 
-// vpmaddubsw adds two products of a uint8 and an int8 in int16. 8-bit codes would saturate, so they are multiplied as two
-// planes of four bits.
+// vpmaddubsw adds two products of a uint8 and an int8 in int16. 8-bit codes would saturate, so they are multiplied as
+// two planes of four bits.
 template <int Bits>
 constexpr int kPlanes = Bits == 8 ? 2 : 1;
 
@@ -65,8 +65,8 @@ PENSTOCK_INLINE void add_dots(const uint8_t* block, const int8_t (&codes)[Rows][
 #pragma GCC unroll 2
                 for (int half = 0; half < kHalves; ++half) {
                     weight[half] = unpack<Bits>(block, line, half, plane);
-                    if constexpr (!SumsKnown)
-                        ones[half] = _mm256_add_epi16(ones[half], _mm256_maddubs_epi16(weight[half], _mm256_set1_epi8(1)));
+                    const __m256i sums = _mm256_maddubs_epi16(weight[half], _mm256_set1_epi8(1));
+                    if constexpr (!SumsKnown) ones[half] = _mm256_add_epi16(ones[half], sums);
                 }
 #pragma GCC unroll 4
                 for (int r = 0; r < Rows; ++r) {

@@ -41,7 +41,8 @@ PENSTOCK_INLINE __m512 load_scales(const uint8_t* from, bool half) {
                 : _mm512_loadu_ps(from);
 }
 
-// Asks for what is read when the next column of tiles has its turn. Behind the last there is nothing, which does no harm.
+// Asks for what is read when the next column of tiles has its turn. Behind the last there is nothing, which does no
+// harm.
 PENSTOCK_INLINE void prefetch(const uint8_t* at, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(at + i), _MM_HINT_T0);
 }
@@ -103,8 +104,8 @@ PENSTOCK_INLINE void accumulate(__m512 (&acc)[Rows][kTiles], const uint8_t* cons
     }
 }
 
-PENSTOCK_INLINE void load_scales(const Weight& w, const uint8_t* const (&at)[kTiles], int64_t offset, __m512 (&scales)[kTiles],
-                                 __m512 (&mins)[kTiles]) {
+PENSTOCK_INLINE void load_scales(const Weight& w, const uint8_t* const (&at)[kTiles], int64_t offset,
+                                 __m512 (&scales)[kTiles], __m512 (&mins)[kTiles]) {
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) {
         scales[t] = load_scales(at[t] + offset, w.scale_bits == 16);
@@ -158,8 +159,9 @@ void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows,
 template <int Bits, int Groups, bool SumsKnown>
 BlockKernel with_rows(int64_t rows) {
     constexpr BlockKernel kKernels[kMaxRows] = {
-        multiply<Bits, Groups, SumsKnown, 1>, multiply<Bits, Groups, SumsKnown, 2>, multiply<Bits, Groups, SumsKnown, 3>,
-        multiply<Bits, Groups, SumsKnown, 4>, multiply<Bits, Groups, SumsKnown, 5>, multiply<Bits, Groups, SumsKnown, 6>};
+        multiply<Bits, Groups, SumsKnown, 1>, multiply<Bits, Groups, SumsKnown, 2>,
+        multiply<Bits, Groups, SumsKnown, 3>, multiply<Bits, Groups, SumsKnown, 4>,
+        multiply<Bits, Groups, SumsKnown, 5>, multiply<Bits, Groups, SumsKnown, 6>};
     return kKernels[rows - 1];
 }
 

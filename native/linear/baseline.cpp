@@ -1,5 +1,5 @@
-// For processors without anything better, on the lanes of simd/vec.hpp. Of special instructions it knows SSE2's product of
-// pairs of int16 alone, which every x86-64 has.
+// For processors without anything better, on the lanes of simd/vec.hpp. Of special instructions it knows SSE2's product
+// of pairs of int16 alone, which every x86-64 has.
 #include <cstring>
 
 #include "linear/linear.hpp"
@@ -15,8 +15,8 @@ constexpr int64_t kTiles = 1;
 constexpr int kLines = 8;
 static_assert(span_of(static_cast<int>(Isa::baseline)) == 4);
 
-// A block's codes as int16: a line has columns c, c + 1, c + 2, c + 3, its first pairs are (c, c + 2), its second (c + 1,
-// c + 3). A lane is an output.
+// A block's codes as int16: a line has columns c, c + 1, c + 2, c + 3, its first pairs are (c, c + 2), its second (c +
+// 1, c + 3). A lane is an output.
 struct Pairs {
     u32x16 of[kLines][2];
 };
@@ -29,8 +29,8 @@ PENSTOCK_INLINE u32x16 unpack_line(const uint8_t* block, int line) {
     if (Bits == 4) return low;
     const int shift = Bits == 5 ? line : line % 4 * 2;
     const uint8_t* high = block + 256 + (Bits == 5 ? 0 : line / 4 * 64);
-    const u32x16 bits = load16(reinterpret_cast<const uint32_t*>(high)) >> shift & (Bits == 5 ? 0x01010101 : 0x03030303);
-    return low | bits << 4;
+    const uint32_t mask = Bits == 5 ? 0x01010101 : 0x03030303;
+    return low | (load16(reinterpret_cast<const uint32_t*>(high)) >> shift & mask) << 4;
 }
 
 template <int Bits>

@@ -22,7 +22,8 @@ Weight weight_of(const WeightTuple& tuple) {
 
 linear::QuantizedRows rows_of(const RowsTuple& tuple) {
     const auto& [codes, scales, zeros, sums, num_rows] = tuple;
-    return {as<const int8_t>(codes), as<const float>(scales), as<const int8_t>(zeros), as<const int32_t>(sums), num_rows};
+    return {as<const int8_t>(codes), as<const float>(scales), as<const int8_t>(zeros), as<const int32_t>(sums),
+            num_rows};
 }
 
 }  // namespace
@@ -49,7 +50,8 @@ void bind_linear(nb::module_& module) {
                                              Address ids, Address best_values, Address best_ids) {
         const linear::ArgmaxArgs args{rows_of(x), weight_of(weight), as<float>(values), as<int64_t>(ids)};
         const Weight& w = args.weight;
-        const int64_t rows = args.x.num_rows, chunks = (w.out_features + linear::kArgmaxChunk - 1) / linear::kArgmaxChunk;
+        const int64_t rows = args.x.num_rows;
+        const int64_t chunks = (w.out_features + linear::kArgmaxChunk - 1) / linear::kArgmaxChunk;
         submit("linear_quantized_argmax", linear::kArgmax[isa], args, rows * w.out_features * w.in_features / 16);
         const linear_dense::MergeArgs merge{as<const float>(values), as<const int64_t>(ids), chunks, rows,
                                             as<float>(best_values), as<int64_t>(best_ids)};

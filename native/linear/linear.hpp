@@ -1,4 +1,5 @@
-// Multiplication of quantized rows with a quantized weight: linear layers, the LM head with its greedy choice, embedding.
+// Multiplication of quantized rows with a quantized weight: linear layers, the LM head with its greedy choice,
+// embedding.
 //
 // A weight is affine: value = scale * (code - zero_point) + minimum, codes unsigned of 4, 5, 6 or 8 bits, scale and
 // minimum for each output and group of 16 or of a multiple of 32 columns. Rows are affine too: value = scale * (code -
@@ -12,20 +13,21 @@
 // and at the end the bias is added. Every kernel does just this for every output, whatever rows stand beside it, so the
 // bits of a result depend on its row and its weight alone. (Baseline x86-64 has no fma and rounds twice.)
 //
-// Layout. 16 outputs are a tile; the last is filled up with scales, minima and codes of 0. Tiles follow each other. A tile
-// is a sequence of records in ascending columns, one for each group, or for each block when a group is half a block:
+// Layout. 16 outputs are a tile; the last is filled up with scales, minima and codes of 0. Tiles follow each other. A
+// tile is a sequence of records in ascending columns, one for each group, or for each block when a group is half a
+// block:
 //     scales   [groups of the record][16] float16 or float32
 //     minima   the same, when the weight has them
 //     blocks   group_size / 32 of them, at least one
 // A block is 16 outputs x 32 columns in lines of 64 codes. Within a block the codes are ordered by (span of columns,
-// output, column in the span); a span is Layout<isa>::span columns. With a span of 4, line q has columns 4q to 4q + 3 of
+// output, column in the span); a span is span_of(isa) columns. With a span of 4, line q has columns 4q to 4q + 3 of
 // all 16 outputs, which is one operand of vpdpbusd; with a span of 8, lines 2q and 2q + 1 have columns 8q to 8q + 7 of
 // outputs 0 to 7 and 8 to 15. Stored are
 //     8 bits   8 lines of 64 bytes
 //     4 bits   4 x 64 bytes: byte j of the k-th has code j of line 2k below and code j of line 2k + 1 above
 //     5 bits   the low four as 4 bits, then 64 bytes: bit i of byte j is the high bit of code j of line i
-//     6 bits   the low four as 4 bits, then 2 x 64 bytes: bits 2i, 2i + 1 of byte j of the k-th are the high bits of code j
-//              of line 4k + i
+//     6 bits   the low four as 4 bits, then 2 x 64 bytes: bits 2i, 2i + 1 of byte j of the k-th are the high bits of
+//              code j of line 4k + i
 // so that a tile is read from its first byte to its last.
 #pragma once
 
@@ -59,8 +61,9 @@ struct QuantizedRows {
     int64_t num_rows;
 };
 
-// Block kernels read rows from one place: a record for each block of 32 columns, with what does not depend on the output
-// worked out. `sums` below are those of code - zero over a group, which is a half of the block where Groups is 2.
+// Block kernels read rows from one place: a record for each block of 32 columns, with what does not depend on the
+// output worked out. `sums` below are those of code - zero over a group, which is a half of the block where Groups is
+// 2.
 template <int Rows, int Groups>
 struct RowRecord {
     int8_t codes[Rows][kBlock];
@@ -70,9 +73,10 @@ struct RowRecord {
     float scaled_sums[Groups][Rows];  // scale * sum
 };
 
-// A kernel multiplies the rows that it was made for with adjacent tiles: results [rows][tiles][16]. It is what a file for an
-// instruction set has to give; sweep.inl makes the ops from it. The sums of the weight's codes, int32 [blocks][Groups]
-// [tiles][16], serve all rows: the kernel that meets the tiles first writes them, made with `sums_known` it reads them.
+// A kernel multiplies the rows that it was made for with adjacent tiles: results [rows][tiles][16]. It is what a file
+// for an instruction set has to give; sweep.inl makes the ops from it. The sums of the weight's codes, int32
+// [blocks][Groups] [tiles][16], serve all rows: the kernel that meets the tiles first writes them, made with
+// `sums_known` it reads them.
 using BlockKernel = void (*)(const Weight&, const uint8_t* const* tiles, const uint8_t* rows, int32_t* code_sums,
                              float* results);
 
@@ -84,7 +88,8 @@ struct LinearArgs {
     int64_t out_stride;  // floats from a row of out to the next
 };
 
-// The largest output of each row in chunks of kArgmaxChunk outputs. The largest of the chunks is for linear_dense::merge.
+// The largest output of each row in chunks of kArgmaxChunk outputs. The largest of the chunks is for
+// linear_dense::merge.
 constexpr int64_t kArgmaxChunk = 256;
 
 struct ArgmaxArgs {

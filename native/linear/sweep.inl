@@ -1,6 +1,6 @@
-// How the work of a multiplication is cut, for every instruction set. The including file defines PENSTOCK_ISA and before,
-// in namespace penstock::linear and an unnamed one,
-//     constexpr int64_t kMaxRows, kTiles;                  what a block kernel takes at most, and how many tiles it reads
+// How the work of a multiplication is cut, for every instruction set. The including file defines PENSTOCK_ISA and
+// before, in namespace penstock::linear and an unnamed one,
+//     constexpr int64_t kMaxRows, kTiles;   what a block kernel takes at most, and how many tiles it reads
 //     BlockKernel block_kernel(const Weight&, int64_t rows, bool sums_known);   1 <= rows <= kMaxRows
 #include <cstring>
 
@@ -97,7 +97,8 @@ PENSTOCK_INLINE void store_results(const LinearArgs& args, const float* results,
     const int64_t first = column * kColumn, outputs = smaller(args.weight.out_features - first, kColumn);
     for (int64_t row = begin; row < end; ++row, results += kColumn) {
         float* out = args.out + row * args.out_stride + first;
-        for (int64_t o = 0; o < outputs; ++o) out[o] = results[o] + (args.bias != nullptr ? args.bias[first + o] : 0.0f);
+        for (int64_t o = 0; o < outputs; ++o)
+            out[o] = results[o] + (args.bias != nullptr ? args.bias[first + o] : 0.0f);
     }
 }
 
