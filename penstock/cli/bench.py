@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from penstock.engine.llm import LLM
 
 app = typer.Typer(
-    help="Measure: core (scheduler alone), kernels, latency, throughput and step of a model, serve (HTTP load).",
+    help="Measure: core (scheduler alone), kernels, latency, throughput, step and startup of a model, serve (HTTP).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -254,6 +254,29 @@ def serve(
         _show(report, json_file, plot, x="concurrency", ys=("output_tokens_per_s", "ttft_ms_p50", "itl_ms_p50"))
 
 
+@verb()
+def startup(
+    model: ModelArgument = "smollm2",
+    output_len: OutputLen = 64,
+    repeats: Repeats = 3,
+    option: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--run-option", metavar="TEXT", help="Passed to penstock run as it is; may be repeated."),
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Time from process start to the first token of penstock run, and its peak memory, in new processes.
+
+    \b
+    penstock bench startup
+    penstock bench startup smollm2 --run-option=--max-model-len=2048 --repeats 5
+    """
+    from penstock.bench.startup import measure_startup
+
+    fetch_model(model, None)
+    _show(measure_startup(model, tuple(option or ()), output_len, repeats, _command(), _say), json_file)
+
+
 def core(
     rows: Annotated[str, typer.Option("--rows", metavar="N,N,...", help="Requests decoding at once.")] = "1,256,1024",
     context: Annotated[int, typer.Option("--context", min=1, help="Tokens that each request has already.")] = 4096,
@@ -277,6 +300,7 @@ app.command("core", short_help="The scheduler alone, without a model.")(core)
 app.command("latency", short_help="Step and prefill time of a model by batch size.")(latency)
 app.command("throughput", short_help="Offline requests and tokens per second.")(throughput)
 app.command("step", short_help="Where the time of a decode step goes, part by part.")(step)
+app.command("startup", short_help="Time to the first token of a new process, and its peak memory.")(startup)
 app.command("kernels", short_help="Every kernel at a model's shapes, beside what the machine can give.")(kernels)
 app.command("serve", short_help="HTTP load on a running server.")(serve)
 
