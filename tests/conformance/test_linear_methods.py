@@ -18,6 +18,7 @@ import torch
 from penstock.errors import NoBackendError
 from penstock.kernels.reference import quantize_rows
 from penstock.platforms.probe import probe_platform
+from penstock.platforms.recorded import RECORDED
 from penstock.quantization import backends
 from penstock.quantization.backends import linear_native
 from penstock.quantization.backends.linear_native import NATIVE_METHODS
@@ -201,6 +202,16 @@ def test_without_the_extension_torch_runs_every_scheme(scheme):
     assert "reference" in decision.also_possible
     assert scheme in decision.subject
     assert decision.why == f"first of 2 that can run: {GROUNDS['dense']}"
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_memory_is_known_for_machines_whose_kernels_are_not_here(name):
+    """To the tile: whole ones are the same bytes whether the kernels are asked or not."""
+    for scheme in SCHEMES.values():
+        spec = make_spec(scheme, "float32", out_features=128, platform=RECORDED[name])
+        for method in NATIVE_METHODS:
+            if method.can_run(spec).ok:
+                assert method.prepared_bytes(spec) == linear_native._bytes_unpadded(spec)
 
 
 def test_every_preference_has_its_ground():

@@ -65,6 +65,14 @@ class LinearNative:
         return Verdict(tuple(reasons)) if reasons else YES
 
     def prepared_bytes(self, spec: LinearSpec) -> int:
+        """What this build's kernels say; for recorded machines whose kernels it has not (`penstock explain`), the size
+        without what their layout fills up."""
+        try:
+            return self._packed_bytes(spec)
+        except (ImportError, ValueError):
+            return _bytes_unpadded(spec)
+
+    def _packed_bytes(self, spec: LinearSpec) -> int:
         if spec.scheme.kind == "dense":
             dtype = _DENSE_DTYPES[spec.scheme.name]
             return packed_dense_bytes(self._dense_isa(spec), spec.out_features, spec.in_features, dtype)
@@ -129,6 +137,15 @@ class LinearNative:
         own = f"{self._isa}_bf16"
         has = own in BF16_ISA_NEEDS and set(BF16_ISA_NEEDS[own]) <= set(spec.platform.instruction_sets)
         return ISAS[own if has and spec.scheme is BF16 else self._isa]
+
+
+def _bytes_unpadded(spec: LinearSpec) -> int:
+    values = spec.out_features * spec.in_features
+    if spec.scheme.kind == "dense":
+        return values * _DENSE_DTYPES[spec.scheme.name].itemsize
+    form = packed_form(spec.scheme)
+    scale_bits = form.scale_bits * (2 if form.has_min else 1)
+    return values * form.code_bits // 8 + values // form.group_size * scale_bits // 8
 
 
 NATIVE_METHODS = tuple(LinearNative(row) for row in implementations(partial(linear_quantized)))
