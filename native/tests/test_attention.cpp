@@ -1,0 +1,178 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "attention/attention.hpp"
+#include "tests/check.hpp"
+
+using namespace penstock;
+using namespace penstock::attention;
+using namespace penstock::test;
+
+namespace {
+
+struct Shape {
+    int64_t heads, kv_heads, head_dim, block_tokens, window;
+    float soft_cap;
+};
+
+constexpr float kScale = 0.2f;
+
+// One row of `length` tokens over shuffled blocks of a pool that is NaN where nothing was written.
+struct Row {
+    Shape shape;
+    KvType type;
+    int64_t length;
+    std::vector<float> qk, v, cosines, sines;
+    std::vector<int64_t> table;
+    Guarded<unsigned char> memory;
+    KvPool pool;
+
+    Row(const Shape& s, KvType t, int64_t n)
+        : shape(s), type(t), length(n), qk(normal_values(n * (s.heads + s.kv_heads) * s.head_dim, 1)),
+          v(normal_values(n * s.kv_heads * s.head_dim, 2)), table(static_cast<size_t>(blocks())),
+          memory(std::vector<unsigned char>(static_cast<size_t>(blocks() * block_bytes()), 0xff)),
+          pool{reinterpret_cast<char*>(memory.data()), block_bytes(), s.block_tokens, s.kv_heads, s.head_dim} {
+        for (int64_t i = 0; i < blocks(); ++i) table[static_cast<size_t>(i)] = blocks() - 1 - i;
+        for (int64_t i = 0; i < n; ++i) {
+            for (int64_t j = 0; j < s.head_dim; ++j) {
+                const double angle = static_cast<double>(i) / static_cast<double>(1 + j % (s.head_dim / 2));
+                cosines.push_back(static_cast<float>(std::cos(angle)));
+                sines.push_back(static_cast<float>(j < s.head_dim / 2 ? -std::sin(angle) : std::sin(angle)));
+            }
+        }
+    }
+
+    int64_t blocks() const { return (length + shape.block_tokens - 1) / shape.block_tokens; }
+    int64_t block_bytes() const {
+        return shape.kv_heads * (shape.block_tokens / kTile) * tile_bytes(type, shape.head_dim);
+    }
+
+    // Computes the tokens [begin, end), everything before being in the pool.
+    void compute(Write write, Attend attend, int64_t begin, int64_t end, bool split, float* out) const {
+        const int64_t tokens = end - begin, width = (shape.heads + shape.kv_heads) * shape.head_dim;
+        const int64_t chunks = (length + kChunk - 1) / kChunk, jobs = tokens * shape.kv_heads;
+        const Guarded<float> q(tokens * shape.heads * shape.head_dim);
+        const Guarded<float> parts(
+            split ? jobs * chunks * (shape.heads / shape.kv_heads) * (padded(shape.head_dim) + 16) : 1);
+        const Guarded<int32_t> arrived(jobs);
+        std::vector<int64_t> slots;
+        for (int64_t i = begin; i < end; ++i)
+            slots.push_back(table[static_cast<size_t>(i / shape.block_tokens)] * shape.block_tokens +
+                            i % shape.block_tokens);
+        const int64_t starts[] = {0, tokens}, lens[] = {end};
+        run_kernel(write, WriteArgs{qk.data() + begin * width, width, shape.head_dim,
+                                    v.data() + begin * shape.kv_heads * shape.head_dim,
+                                    shape.kv_heads * shape.head_dim, shape.head_dim,
+                                    cosines.data() + begin * shape.head_dim, sines.data() + begin * shape.head_dim,
+                                    tokens, shape.heads, kScale, slots.data(), pool, q.data(),
+                                    split ? arrived.data() : nullptr});
+        run_kernel(attend, AttendArgs{q.data(), pool, starts, lens, table.data(), blocks(), 1, tokens, shape.heads,
+                                      shape.window, shape.soft_cap, out, split ? parts.data() : nullptr,
+                                      split ? arrived.data() : nullptr, chunks});
+    }
+
+    // The element j of the rotated head h of token t: queries first, then keys.
+    double rotated(int64_t t, int64_t h, int64_t j) const {
+        const int64_t dim = shape.head_dim;
+        const float* x = qk.data() + (t * (shape.heads + shape.kv_heads) + h) * dim;
+        const size_t angle = static_cast<size_t>(t * dim + j);
+        return static_cast<double>(x[j]) * cosines[angle] + static_cast<double>(x[(j + dim / 2) % dim]) * sines[angle];
+    }
+
+    std::vector<float> expected() const {
+        const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads;
+        std::vector<float> wanted;
+        for (int64_t t = 0; t < length; ++t) {
+            for (int64_t h = 0; h < shape.heads; ++h) {
+                const int64_t low = shape.window > 0 ? std::max<int64_t>(0, t + 1 - shape.window) : 0;
+                std::vector<double> weights, sums(static_cast<size_t>(dim));
+                double total = 0;
+                for (int64_t s = low; s <= t; ++s) {
+                    double score = 0;
+                    for (int64_t j = 0; j < dim; ++j) score += rotated(t, h, j) * rotated(s, shape.heads + h / group, j);
+                    score *= kScale;
+                    if (shape.soft_cap > 0) score = shape.soft_cap * std::tanh(score / shape.soft_cap);
+                    const double weight = std::exp(score);
+                    total += weight;
+                    const float* value = v.data() + (s * shape.kv_heads + h / group) * dim;
+                    for (int64_t j = 0; j < dim; ++j) sums[static_cast<size_t>(j)] += weight * value[j];
+                }
+                for (const double sum : sums) wanted.push_back(static_cast<float>(sum / total));
+            }
+        }
+        return wanted;
+    }
+};
+
+const Shape kShapes[] = {{9, 3, 64, 16, 0, 0.0f}, {7, 1, 24, 32, 0, 0.0f},  {4, 2, 16, 16, 70, 0.0f},
+                         {2, 2, 8, 64, 0, 5.0f},  {2, 1, 128, 16, 5, 0.0f}, {14, 2, 80, 16, 0, 0.0f}};
+constexpr int64_t kLength = 150;
+
+std::string words(const Shape& s, KvType type) {
+    return std::to_string(s.heads) + " heads, " + std::to_string(s.kv_heads) + " of keys, of " +
+           std::to_string(s.head_dim) + ", window " + std::to_string(s.window) + ", type " +
+           std::to_string(static_cast<int>(type));
+}
+
+// Calls use(row, write, attend) for every type of the cache, shape and instruction set.
+template <class Use>
+void for_each_case(Use use) {
+    for (const KvType type : {KvType::float32, KvType::bfloat16, KvType::int8}) {
+        for (const Shape& shape : kShapes) {
+            const Context context(words(shape, type));
+            for (int isa = 0; isa < kNumIsas; ++isa) {
+                const Write write = kWrite[static_cast<int>(type)].find(isa);
+                if (write == nullptr || !can_run(static_cast<Isa>(isa))) continue;
+                const Context set(kIsaNames[isa]);
+                use(shape, type, write, kAttend[static_cast<int>(type)][isa]);
+            }
+        }
+    }
+}
+
+}  // namespace
+
+TEST(attention_of_a_prompt) {
+    for_each_case([](const Shape& shape, KvType type, Write write, Attend attend) {
+        const Row row(shape, type, kLength);
+        const Guarded<float> out(kLength * shape.heads * shape.head_dim);
+        row.compute(write, attend, 0, kLength, false, out.data());
+        const float tolerance = type == KvType::float32 ? 4e-6f : type == KvType::bfloat16 ? 2e-2f : 8e-2f;
+        CHECK_CLOSE(out.data(), row.expected().data(), out.size(), tolerance, tolerance);
+    });
+}
+
+TEST(attention_has_the_same_bits_in_any_chunks_and_when_it_is_split) {
+    for_each_case([](const Shape& shape, KvType type, Write write, Attend attend) {
+        const int64_t width = shape.heads * shape.head_dim;
+        const Row whole(shape, type, kLength), parts(shape, type, kLength);
+        const Guarded<float> wanted(kLength * width), found(kLength * width);
+        whole.compute(write, attend, 0, kLength, false, wanted.data());
+        const int64_t ends[] = {1, 2, 19, 63, 64, 65, 66, 99, 130, 131, kLength};
+        int64_t begin = 0;
+        for (const int64_t end : ends) {
+            parts.compute(write, attend, begin, end, end - begin < 4, found.data() + begin * width);
+            begin = end;
+        }
+        CHECK(std::memcmp(found.data(), wanted.data(), static_cast<size_t>(found.size()) * sizeof(float)) == 0);
+    });
+}
+
+TEST(attention_of_no_rows) {
+    for (const PerIsa<Attend>& table : kAttend) {
+        for_each_isa(table, [](Attend attend) {
+            const int64_t starts[] = {0, 0}, lens[] = {7}, blocks[] = {0};
+            AttendArgs args{};
+            args.pool = {nullptr, 0, 16, 1, 16};
+            args.query_start = starts;
+            args.kv_lens = lens;
+            args.block_table = blocks;
+            args.heads = 1;
+            run_kernel(attend, args);
+            args.rows = 1;
+            run_kernel(attend, args);
+        });
+    }
+}
