@@ -43,6 +43,7 @@ struct ChunkTiles {
     const Stored* keys[kChunkTiles];
     const Stored* values[kChunkTiles];
     const float* scales[kChunkTiles];  // of codes: 16 of the keys, 16 of the values
+    const Stored* next[kChunkTiles];   // what will be read soon; these tiles themselves where nothing is known
     int64_t head_dim;
 };
 
@@ -65,7 +66,11 @@ PENSTOCK_INLINE void score_tiles(const Pair* pairs, const ChunkTiles<Stored>& ti
     for (int64_t i = 0; i < tiles.head_dim; ++i) {
         f32x16 key[T];
 #pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) key[t] = widen(tiles.keys[first + t] + i * kTile);
+        for (int t = 0; t < T; ++t) {
+            key[t] = widen(tiles.keys[first + t] + i * kTile);
+            // An element of the keys and one of the values of 16 tokens: a line of 64 bytes when they have 16 bits.
+            if constexpr (sizeof(Stored) < sizeof(float)) __builtin_prefetch(tiles.next[first + t] + i * 2 * kTile);
+        }
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) {
             const f32x16 q = splat(pairs[p].q[i]);
@@ -320,6 +325,7 @@ PENSTOCK_INLINE ChunkTiles<Stored> find_tiles(const AttendArgs& args, const Job&
         const char* tile = args.pool.tile(type, block, job.kv_head, position % args.pool.block_tokens);
         tiles.keys[t] = reinterpret_cast<const Stored*>(tile);
         tiles.values[t] = tiles.keys[t] + kTile * tiles.head_dim;
+        tiles.next[t] = tiles.keys[t];
         if constexpr (type == KvType::int8)
             tiles.scales[t] = reinterpret_cast<const float*>(tiles.values[t] + kTile * padded(tiles.head_dim));
     }
@@ -352,11 +358,16 @@ PENSTOCK_INLINE void attend_chunk(const AttendArgs& args, const Job& job, int64_
         return position <= start ? int64_t{0} : position - start < kChunk ? position - start : kChunk;
     };
     const int64_t low = within(job.low(args, 0)), high = within(job.position + job.count);
-    const ChunkTiles<Stored> stored =
-        find_tiles<type, Stored>(args, job, chunk, low / kTile, (high + kTile - 1) / kTile);
+    ChunkTiles<Stored> stored = find_tiles<type, Stored>(args, job, chunk, low / kTile, (high + kTile - 1) / kTile);
     const bool direct = type == KvType::float32 || count <= kDirectPairs;
     ChunkTiles<float> converted;
     if (!direct) converted = convert(stored, scratch);
+    if (direct && chunk + 1 < job.end_chunk()) {
+        const int64_t left = job.position + job.count - start - kChunk;
+        const int64_t tiles = left < kChunk ? (left + kTile - 1) / kTile : kChunkTiles;
+        const ChunkTiles<Stored> next = find_tiles<type, Stored>(args, job, chunk + 1, 0, tiles);
+        for (int64_t t = low / kTile; t < tiles; ++t) stored.next[t] = next.keys[t];
+    }
     const int64_t blocks = (count + kPairs - 1) / kPairs;
     for (int64_t b = 0; b < blocks; ++b) {
         const int64_t begin = b * count / blocks, size = (b + 1) * count / blocks - begin;
