@@ -72,8 +72,11 @@ template <KvType type, class Stored>
 PENSTOCK_INLINE void write_tokens(const WriteArgs& args, Share share) {
     const int64_t dim = args.pool.head_dim, kv_heads = args.pool.kv_heads;
     float key[kMaxHeadDim] = {}, value[kMaxHeadDim] = {};  // zero behind the head
+    // Neighbours of a prompt share the lines of a tile's keys: two threads that write them in turn take them from each
+    // other with every token. The tokens of a decode step lie in tiles of their own.
+    const int64_t chunk = args.tokens >= 4 * kTile ? 2 * kTile : 2;
     int64_t begin, end;
-    while (share.take(4, args.tokens, begin, end)) {
+    while (share.take(chunk, args.tokens, begin, end)) {
         for (int64_t t = begin; t < end; ++t) {
             const float* qk = args.qk + t * args.qk_token_stride;
             const float* cosines = args.cosines == nullptr ? nullptr : args.cosines + t * dim;
