@@ -15,13 +15,16 @@ from typing import Any
 
 import torch
 
-from penstock.attention.contract import AttentionBackend, AttentionSpec, GroupStep
+from penstock.attention.contract import AttentionBackend, AttentionSpec, GroupStep, KvLayout
 from penstock.attention.select import BACKENDS, choose_attention
 from penstock.bench.model_shapes import LinearShape, ModelShapes
 from penstock.kernels.activations import BLOCK, QuantizedRows
 from penstock.kernels.implementation import OpSpec
+from penstock.kernels.native import implementations
+from penstock.kernels.native.attention import TILE, rotate_and_write
 from penstock.kernels.ops import OPS, choose_op
 from penstock.kernels.reference import quantize_rows
+from penstock.oracle.choose import choose
 from penstock.quantization.linear import InputFormat, LinearInput, LinearMethod, LinearSpec
 from penstock.quantization.schemes import BF16, WeightRecord, dense_record, part_layout
 from penstock.quantization.select import LINEAR_METHODS, choose_linear
@@ -86,6 +89,7 @@ def make_cases(shapes: ModelShapes, platform: PlatformFacts, rows: Sequence[int]
         yield from _linear_cases(linear, rows)
     for spec in shapes.attention:
         for kv_dtype in ("auto", "int8"):
+            yield from _write_cases(replace(spec, kv_dtype=kv_dtype), rows)
             yield from _attention_cases(replace(spec, kv_dtype=kv_dtype), rows, context)
 
 
@@ -308,6 +312,47 @@ def _attention_cases(spec: AttentionSpec, rows: Sequence[int], context: int) -> 
         candidates = tuple(Candidate(name=b.name, work=partial(_attention_work, b, spec, step)) for b in backends)
         shape = f"{step.text}, KV {spec.kv_dtype}{window}"
         yield Case(op="paged_attention", shape=shape, rows=count, decision=decision, candidates=candidates)
+
+
+def _write_cases(spec: AttentionSpec, rows: Sequence[int]) -> Iterator[Case]:
+    """The first half of native attention alone: rotation, and keys and values into cold blocks."""
+    native = BACKENDS["cpu_native"]
+    if not native.can_run(spec).ok:
+        return
+    asked = OpSpec(dtype=spec.dtype, platform=spec.platform)
+    isas = implementations(rotate_and_write)
+    runnable = [each for each in isas if each.can_run(asked).ok]
+    _, decision = choose(f"op rotate_and_write {spec.dtype}", asked, isas)
+    layout = native.kv_layout(spec, native.block_tokens[0])
+    shape = f"{spec.num_heads}+{spec.num_kv_heads}x{spec.head_dim}, KV {layout.dtype}".replace("torch.", "")
+    for count in rows:
+        candidates = tuple(
+            Candidate(name=each.name, work=partial(_write_work, each.function, spec, layout, count))
+            for each in runnable
+        )
+        yield Case(op="rotate_and_write", shape=shape, rows=count, decision=decision, candidates=candidates)
+
+
+def _write_work(function: Callable[..., Any], spec: AttentionSpec, layout: KvLayout, tokens: int) -> Work:
+    block = layout.shape[1] * TILE
+    qk = torch.randn(tokens, spec.num_heads + spec.num_kv_heads, spec.head_dim)
+    v = torch.randn(tokens, spec.num_kv_heads, spec.head_dim)
+    tables = torch.rand(tokens, 1, spec.head_dim), torch.rand(tokens, 1, spec.head_dim)
+    # A decode step writes one slot of a block for each row, a prefill all of them.
+    slots = torch.arange(tokens) * (block if tokens <= MOST_DECODE_ROWS else 1)
+    blocks = int(slots[-1]) // block + 1
+
+    def make(copies: int) -> Sequence[Call]:
+        pools = [torch.zeros((blocks, *layout.shape), dtype=layout.dtype) for _ in range(copies)]
+        return [partial(function, qk, v, tables, kv, slots, block) for kv in pools]
+
+    return Work(
+        make=make,
+        warm=(qk, v, tables),
+        operations=3 * qk.numel(),
+        cold_bytes=tokens * (layout.nbytes // block),
+        copy_bytes=blocks * layout.nbytes,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ OPS: Mapping[str, Op] = {
         _op("gather_rows", EXACT, rows.gather_rows),
         # Elsewhere the steps of the executor's sampler do the same one by one.
         Op("sample", reference.sample, DRAWN, implementations(sampling.sample)),
+        Op("rotate_and_write", reference.rotate_and_write, POINTWISE, selected_in="penstock.attention.select"),
         Op("paged_attention", reference.paged_attention, REDUCTION, selected_in="penstock.attention.select"),
         Op("linear", reference.linear, REDUCTION, selected_in="penstock.quantization.select"),
         Op("linear_bf16", reference.linear_bf16, REDUCTION, selected_in="penstock.quantization.select"),

@@ -60,25 +60,52 @@ def paged_attention(
     """
     tokens, kv_heads, head_dim = v.shape
     heads = qk.shape[1] - kv_heads
-    kv_type = KV_TYPES[kv.dtype]
-    if qk.stride(2) != 1 or v.stride(2) != 1:
-        raise ValueError(f"a native kernel needs contiguous heads, found strides {qk.stride()} and {v.stride()}")
-    pool = (address(kv, kv.dtype), _block_stride(kv), rows.block_tokens, kv_heads, head_dim)
-    cosines, sines = (0, 0) if tables is None else (_angles(table, tokens, head_dim) for table in tables)
-    q, out = (empty((tokens, heads, head_dim), torch.float32) for _ in range(2))
+    out = empty((tokens, heads, head_dim), torch.float32)
     parts, arrived, max_chunks = _parts(rows, tokens, heads, kv_heads, head_dim, window)
-    native = extension()
-    native.rotate_and_write(
-        isa, kv_type, address(qk, torch.float32), qk.stride(0), qk.stride(1), address(v, torch.float32), v.stride(0),
-        v.stride(1), cosines, sines, tokens, heads, scale, _indices(rows.slots), *pool, q.data_ptr(), _address(arrived),
-    )  # fmt: skip
-    native.paged_attention(
-        isa, kv_type, q.data_ptr(), *pool, _indices(rows.query_start), _indices(rows.kv_lens),
-        address(rows.block_table, torch.int64), rows.block_table.stride(0), rows.block_table.shape[1],
-        len(rows.kv_lens), tokens, heads, window or 0, soft_cap or 0.0, out.data_ptr(), _address(parts),
-        _address(arrived), max_chunks,
+    q = rotate_and_write(isa, qk, v, tables, kv, rows.slots, rows.block_tokens, scale=scale, arrived=arrived)
+    extension().paged_attention(
+        isa, KV_TYPES[kv.dtype], q.data_ptr(), *_pool(kv, rows.block_tokens, kv_heads, head_dim),
+        _indices(rows.query_start), _indices(rows.kv_lens), address(rows.block_table, torch.int64),
+        rows.block_table.stride(0), rows.block_table.shape[1], len(rows.kv_lens), tokens, heads, window or 0,
+        soft_cap or 0.0, out.data_ptr(), _address(parts), _address(arrived), max_chunks,
     )  # fmt: skip
     return out
+
+
+def rotate_and_write(
+    isa: int,
+    qk: torch.Tensor,
+    v: torch.Tensor,
+    tables: tuple[torch.Tensor, torch.Tensor] | None,
+    kv: torch.Tensor,
+    slots: torch.Tensor,
+    block_tokens: int,
+    *,
+    scale: float = 1.0,
+    arrived: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Rotate queries and keys, write keys and values to their slots: ``reference.rotate_and_write`` in the layout of
+    ``paged_attention``. Returns the queries, times ``scale``, float32 [tokens, heads, head_dim].
+
+    ``arrived`` int32 counts finished chunks in ``paged_attention``; it is set to zero on the way.
+    """
+    tokens, kv_heads, head_dim = v.shape
+    heads = qk.shape[1] - kv_heads
+    if qk.stride(2) != 1 or v.stride(2) != 1:
+        raise ValueError(f"a native kernel needs contiguous heads, found strides {qk.stride()} and {v.stride()}")
+    cosines, sines = (0, 0) if tables is None else (_angles(table, tokens, head_dim) for table in tables)
+    q = empty((tokens, heads, head_dim), torch.float32)
+    extension().rotate_and_write(
+        isa, KV_TYPES[kv.dtype], address(qk, torch.float32), qk.stride(0), qk.stride(1), address(v, torch.float32),
+        v.stride(0), v.stride(1), cosines, sines, tokens, heads, scale, _indices(slots),
+        *_pool(kv, block_tokens, kv_heads, head_dim), q.data_ptr(), _address(arrived),
+    )  # fmt: skip
+    return q
+
+
+def _pool(kv: torch.Tensor, block_tokens: int, kv_heads: int, head_dim: int) -> tuple[int, int, int, int, int]:
+    """The arguments of both kernels that describe the cache."""
+    return address(kv, kv.dtype), _block_stride(kv), block_tokens, kv_heads, head_dim
 
 
 def _parts(

@@ -6,7 +6,7 @@ from penstock.kernels.reference.activation import (
     silu_and_mul,
     silu_and_mul_quantized,
 )
-from penstock.kernels.reference.attention import paged_attention
+from penstock.kernels.reference.attention import paged_attention, rotate_and_write
 from penstock.kernels.reference.linear import (
     argmax,
     embedding,
@@ -40,6 +40,7 @@ __all__ = [
     "quantize_rows",
     "rms_norm",
     "rms_norm_quantized",
+    "rotate_and_write",
     "rotary",
     "rotary_tables",
     "sample",

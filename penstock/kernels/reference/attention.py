@@ -1,10 +1,35 @@
-"""Reference of paged attention: one row and one query at a time, softmax in float32. Knows no backend."""
+"""Reference of paged attention and of the write before it: float32, one query at a time. Knows no backend."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+
+from penstock.kernels.reference.rotary import rotary
+
+
+def rotate_and_write(
+    qk: torch.Tensor,
+    v: torch.Tensor,
+    tables: tuple[torch.Tensor, torch.Tensor] | None,
+    kv: torch.Tensor,
+    slots: torch.Tensor,
+) -> torch.Tensor:
+    """Rotate queries and keys, then write keys and values to their slots.
+
+    qk [tokens, heads + kv_heads, d], queries first; v [tokens, kv_heads, d]; tables as ``rotary`` wants them, None
+    leaves qk as it is; kv [blocks, 2, block_tokens, kv_heads, d], changed in place; slots [tokens] int64, block
+    number * block_tokens + place. Returns the queries [tokens, heads, d].
+    """
+    if tables is not None:
+        qk = rotary(qk, *tables)
+    heads, block_tokens = qk.shape[1] - v.shape[1], kv.shape[2]
+    for token, slot in enumerate(slots.tolist()):
+        block, place = divmod(slot, block_tokens)
+        kv[block, 0, place] = qk[token, heads:].to(kv.dtype)
+        kv[block, 1, place] = v[token].to(kv.dtype)
+    return qk[:, :heads]
 
 
 def paged_attention(
