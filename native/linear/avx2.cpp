@@ -1,5 +1,7 @@
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "linear/linear.hpp"
 
 #define PENSTOCK_ISA avx2
@@ -9,86 +11,172 @@ namespace {
 
 constexpr int64_t kMaxRows = 4;
 constexpr int64_t kTiles = 1;
-constexpr int kLines = 8;
+constexpr int64_t kMaxAlone = 1;
 constexpr int kHalves = 2;  // registers that a tile's outputs take
 
 typedef uint16_t u16x16v __attribute__((vector_size(32)));
 
-PENSTOCK_INLINE __m256i load(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+// vpmaddubsw adds two products of a uint8 and an int8 in int16, a line of four columns at a time. 8-bit codes would
+// saturate: they are multiplied as int16 with wide rows, a line of two columns at a time.
+template <int Bits>
+constexpr bool kWide = Bits == 8;
+template <int Bits>
+constexpr int kLines = kWide<Bits> ? 16 : 8;
+
+// How many sums of two products int16 holds the sum of: 2 * (2^bits - 1) * 128 times this is below 2^15.
+template <int Bits>
+constexpr int kLinesInInt16 = Bits == 5 ? 4 : Bits == 6 ? 2 : 8;
+// How many codes a byte holds the sum of.
+template <int Bits>
+constexpr int kLinesInByte = Bits == 6 ? 4 : 8;
+
+PENSTOCK_INLINE __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+PENSTOCK_INLINE void store(void* to, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(to), x); }
+
+// The compiler may not put off or regroup the additions before: it would keep every product for a tree of them, in memory.
+PENSTOCK_INLINE void keep(__m256i& sum) { asm("" : "+x"(sum)); }
 
 PENSTOCK_INLINE __m256i shifted(__m256i x, int left, int mask) {
     const u16x16v by = left >= 0 ? (u16x16v)x << left : (u16x16v)x >> -left;
     return _mm256_and_si256((__m256i)by, _mm256_set1_epi8(static_cast<char>(mask)));
 }
 
-// vpmaddubsw adds two products of a uint8 and an int8 in int16. 8-bit codes would saturate, so they are multiplied as
-// two planes of four bits.
-template <int Bits>
-constexpr int kPlanes = Bits == 8 ? 2 : 1;
-
-// How many of those sums of two int16 holds the sum of: 2 * (2^bits - 1) * 128 times this is below 2^15.
-template <int Bits>
-constexpr int kLinesInInt16 = Bits == 5 ? 4 : Bits == 6 ? 2 : 8;
-
-template <int Bits>
-PENSTOCK_INLINE __m256i unpack(const uint8_t* block, int line, int half, int plane) {
-    if constexpr (Bits == 8) return shifted(load(block + line * 64 + half * 32), plane == 0 ? 0 : -4, 15);
-    const __m256i low = shifted(load(block + line / 2 * 64 + half * 32), line % 2 == 0 ? 0 : -4, 15);
-    if constexpr (Bits == 5) return _mm256_or_si256(low, shifted(load(block + 256 + half * 32), 4 - line, 0x10));
-    if constexpr (Bits == 6)
-        return _mm256_or_si256(low, shifted(load(block + 256 + line / 4 * 64 + half * 32), 4 - line % 4 * 2, 0x30));
-    return low;
-}
-
 PENSTOCK_INLINE __m256i sum_pairs(__m256i x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
 
-// Lines First to First + Count of a block, times the same columns of every row: into sums of int32 for each half of the
-// tile. Unless the sums of the codes are known, a row of ones behind the others gives them.
-template <int Bits, bool SumsKnown, int Rows, int First, int Count>
-PENSTOCK_INLINE void add_dots(const uint8_t* block, const int8_t (&codes)[Rows][kBlock], __m256i (&dot)[Rows][kHalves],
-                              __m256i (&code_sum)[kHalves]) {
-    constexpr int kStep = kLinesInInt16<Bits> < Count ? kLinesInInt16<Bits> : Count;
-#pragma GCC unroll 1
-    for (int plane = 0; plane < kPlanes<Bits>; ++plane) {
+// The lines of a block as the weight has them.
+template <int Bits>
+struct PackedLines {
+    const uint8_t* block;
+
+    PENSTOCK_INLINE __m256i at(int line, int half) const {
+        if constexpr (Bits == 8) {  // columns 0 and 1 of four, or 2 and 3, as int16
+            const __m256i pair = _mm256_set_epi8(-1, 13, -1, 12, -1, 9, -1, 8, -1, 5, -1, 4, -1, 1, -1, 0,  //
+                                                 -1, 13, -1, 12, -1, 9, -1, 8, -1, 5, -1, 4, -1, 1, -1, 0);
+            const __m256i which = line % 2 == 0 ? pair : _mm256_or_si256(pair, _mm256_set1_epi16(2));
+            return _mm256_shuffle_epi8(load(block + line / 2 * 64 + half * 32), which);
+        }
+        const __m256i low = shifted(load(block + line / 2 * 64 + half * 32), line % 2 == 0 ? 0 : -4, 15);
+        if constexpr (Bits == 5) return _mm256_or_si256(low, shifted(load(block + 256 + half * 32), 4 - line, 0x10));
+        if constexpr (Bits == 6)
+            return _mm256_or_si256(low,
+                                   shifted(load(block + 256 + line / 4 * 64 + half * 32), 4 - line % 4 * 2, 0x30));
+        return low;
+    }
+};
+
+// The same unpacked.
+struct PreparedLines {
+    const uint8_t* codes;
+
+    PENSTOCK_INLINE __m256i at(int line, int half) const { return load(codes + line * 64 + half * 32); }
+};
+
+template <int Bits, int Groups>
+struct PreparedBlock {
+    uint8_t codes[kLines<Bits>][64];
+    int32_t sums[Groups][kTile];  // pairs of the codes' sum and the zero point
+    float scales[Groups][kTile];
+    float mins[Groups][kTile];
+};
+
+// Adds the codes of lines First to First + Count for each half of the tile.
+template <int Bits, int First, int Count>
+PENSTOCK_INLINE void add_code_sums(const PackedLines<Bits>& lines, __m256i (&sums)[kHalves]) {
+    constexpr int kStep = kLinesInByte<Bits> < Count ? kLinesInByte<Bits> : Count;
+#pragma GCC unroll 2
+    for (int half = 0; half < kHalves; ++half) {
+        __m256i pairs = _mm256_setzero_si256();
 #pragma GCC unroll 4
         for (int step = First; step < First + Count; step += kStep) {
-            __m256i part[Rows][kHalves], ones[kHalves];
-#pragma GCC unroll 2
-            for (int half = 0; half < kHalves; ++half) {
-                ones[half] = _mm256_setzero_si256();
-#pragma GCC unroll 4
-                for (int r = 0; r < Rows; ++r) part[r][half] = _mm256_setzero_si256();
-            }
+            __m256i bytes = lines.at(step, half);
 #pragma GCC unroll 8
-            for (int line = step; line < step + kStep; ++line) {
-                __m256i weight[kHalves];
+            for (int line = step + 1; line < step + kStep; ++line) bytes = _mm256_add_epi8(bytes, lines.at(line, half));
+            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1)));
+        }
+        sums[half] = _mm256_add_epi32(sums[half], sum_pairs(pairs));
+    }
+}
+
+// Lines First to First + Count times the same columns of every row. Registers hold the sums, two for each row.
+template <int Bits, int Rows, int First, int Count, class Lines, class Code>
+PENSTOCK_INLINE void dots(const Lines& lines, const Code (&codes)[Rows][kBlock], __m256i (&dot)[Rows][kHalves]) {
+    constexpr int kStep = kWide<Bits> || kLinesInInt16<Bits> > Count ? Count : kLinesInInt16<Bits>;
+#pragma GCC unroll 4
+    for (int step = First; step < First + Count; step += kStep) {
+        __m256i part[Rows][kHalves];
+#pragma GCC unroll 16
+        for (int line = step; line < step + kStep; ++line) {
+            __m256i weight[kHalves];
+#pragma GCC unroll 2
+            for (int half = 0; half < kHalves; ++half) weight[half] = lines.at(line, half);
+#pragma GCC unroll 4
+            for (int r = 0; r < Rows; ++r) {
+                const __m256i row =
+                    _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(codes[r]) + line));
 #pragma GCC unroll 2
                 for (int half = 0; half < kHalves; ++half) {
-                    weight[half] = unpack<Bits>(block, line, half, plane);
-                    const __m256i sums = _mm256_maddubs_epi16(weight[half], _mm256_set1_epi8(1));
-                    if constexpr (!SumsKnown) ones[half] = _mm256_add_epi16(ones[half], sums);
+                    __m256i& sum = part[r][half];
+                    if constexpr (kWide<Bits>) {
+                        const __m256i products = _mm256_madd_epi16(weight[half], row);
+                        sum = line == step ? products : _mm256_add_epi32(sum, products);
+                    } else {
+                        const __m256i products = _mm256_maddubs_epi16(weight[half], row);
+                        sum = line == step ? products : _mm256_add_epi16(sum, products);
+                    }
+                    keep(sum);
                 }
-#pragma GCC unroll 4
-                for (int r = 0; r < Rows; ++r) {
-                    int32_t quad;
-                    std::memcpy(&quad, codes[r] + line * 4, 4);
-                    const __m256i row = _mm256_set1_epi32(quad);
-#pragma GCC unroll 2
-                    for (int half = 0; half < kHalves; ++half)
-                        part[r][half] = _mm256_add_epi16(part[r][half], _mm256_maddubs_epi16(weight[half], row));
-                }
-            }
-            const int shift = plane * 4;
-#pragma GCC unroll 2
-            for (int half = 0; half < kHalves; ++half) {
-#pragma GCC unroll 4
-                for (int r = 0; r < Rows; ++r)
-                    dot[r][half] = _mm256_add_epi32(dot[r][half], _mm256_slli_epi32(sum_pairs(part[r][half]), shift));
-                if constexpr (!SumsKnown)
-                    code_sum[half] = _mm256_add_epi32(code_sum[half], _mm256_slli_epi32(sum_pairs(ones[half]), shift));
             }
         }
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+            for (int half = 0; half < kHalves; ++half) {
+                const __m256i sum = kWide<Bits> ? part[r][half] : sum_pairs(part[r][half]);
+                dot[r][half] = step == First ? sum : _mm256_add_epi32(dot[r][half], sum);
+            }
     }
+}
+
+// Of one group, for each half of the tile.
+struct Scales {
+    __m256 scales[kHalves], mins[kHalves];
+    __m256i sums[kHalves];  // pairs of int16: of the codes' sum and the zero point
+};
+
+// Adds the dots of a group to the results, which stay in memory: other sums need the registers.
+template <bool HasMin, int Rows, int Groups, class Code>
+PENSTOCK_INLINE void add_dots(const __m256i (&dot)[Rows][kHalves], const Scales& of,
+                              const RowRecord<Rows, Groups, Code>& rows, int group, float* results) {
+    asm("" : "+r"(results));  // or the compiler keeps a second copy of them, and the loop waits for its stores
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) {
+        const __m256i minus = _mm256_set1_epi32(rows.minus[group][r]);
+        const __m256 scale = _mm256_set1_ps(rows.scales[r]);
+        const __m256 scaled_sum = _mm256_set1_ps(rows.scaled_sums[group][r]);
+        __m256 acc[kHalves];
+#pragma GCC unroll 2
+        for (int half = 0; half < kHalves; ++half) {
+            const __m256i exact = _mm256_add_epi32(dot[r][half], _mm256_madd_epi16(of.sums[half], minus));
+            acc[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_mul_ps(of.scales[half], scale),
+                                        _mm256_loadu_ps(results + r * kTile + half * 8));
+            if (HasMin) acc[half] = _mm256_fmadd_ps(of.mins[half], scaled_sum, acc[half]);
+        }
+#pragma GCC unroll 2
+        for (int half = 0; half < kHalves; ++half) _mm256_storeu_ps(results + r * kTile + half * 8, acc[half]);
+    }
+}
+
+// The columns of one group in one block.
+template <int Bits, int Rows, int Groups, int Group, class Lines, class Code>
+PENSTOCK_INLINE void add_group(const Lines& lines, const Scales& of, bool has_min,
+                               const RowRecord<Rows, Groups, Code>& rows, float* results) {
+    constexpr int kCount = kLines<Bits> / Groups;
+    __m256i dot[Rows][kHalves];
+    dots<Bits, Rows, Group * kCount, kCount>(lines, rows.codes, dot);
+    if (has_min)
+        add_dots<true>(dot, of, rows, Group, results);
+    else
+        add_dots<false>(dot, of, rows, Group, results);
 }
 
 PENSTOCK_INLINE __m256 load_scales(const uint8_t* from, bool are_half, int half) {
@@ -96,42 +184,31 @@ PENSTOCK_INLINE __m256 load_scales(const uint8_t* from, bool are_half, int half)
                     : _mm256_loadu_ps(reinterpret_cast<const float*>(from + half * 32));
 }
 
-// Adds the columns of one group in one block. `acc` is [rows][halves of the tile].
-template <int Bits, bool SumsKnown, int Rows, int Groups, int Group>
-PENSTOCK_INLINE void accumulate(const Weight& w, const uint8_t* block, const uint8_t* scales_at,
-                                const RowRecord<Rows, Groups>& rows, int32_t* code_sums,
-                                __m256 (&acc)[Rows][kHalves]) {
-    constexpr int kCount = kLines / Groups;
+// Of the group that has its scales and codes there.
+template <int Bits, int Groups, int Group>
+PENSTOCK_INLINE Scales packed_scales(const Weight& w, const uint8_t* scales_at, const PackedLines<Bits>& lines) {
+    constexpr int kCount = kLines<Bits> / Groups;
     const bool are_half = w.scale_bits == 16;
-    auto* sums_at = reinterpret_cast<__m256i*>(code_sums);
-    __m256i dot[Rows][kHalves], code_sum[kHalves];
-#pragma GCC unroll 2
+    scales_at += Group * kTile * (w.scale_bits / 8);
+    Scales of;
     for (int half = 0; half < kHalves; ++half) {
-        code_sum[half] = _mm256_setzero_si256();
-#pragma GCC unroll 4
-        for (int r = 0; r < Rows; ++r) dot[r][half] = _mm256_set1_epi32(rows.offsets[Group][r]);
+        of.sums[half] = _mm256_set1_epi32(w.zero_point << 16);
+        of.scales[half] = load_scales(scales_at, are_half, half);
+        of.mins[half] = w.has_min ? load_scales(scales_at + scales_bytes(w), are_half, half) : _mm256_setzero_ps();
     }
-    add_dots<Bits, SumsKnown, Rows, Group * kCount, kCount>(block, rows.codes, dot, code_sum);
-#pragma GCC unroll 2
+    if constexpr (!kWide<Bits>) add_code_sums<Bits, Group * kCount, kCount>(lines, of.sums);
+    return of;
+}
+
+template <int Bits, int Groups>
+PENSTOCK_INLINE Scales prepared_scales(const PreparedBlock<Bits, Groups>& block, int group) {
+    Scales of;
     for (int half = 0; half < kHalves; ++half) {
-        if constexpr (SumsKnown)
-            code_sum[half] = _mm256_loadu_si256(sums_at + half);
-        else
-            _mm256_storeu_si256(sums_at + half, code_sum[half]);
-        const __m256 scales = load_scales(scales_at, are_half, half);
-#pragma GCC unroll 4
-        for (int r = 0; r < Rows; ++r) {
-            // A sum of codes is below 2^15: as a pair of int16 it is itself and 0.
-            const __m256i zeros = _mm256_madd_epi16(code_sum[half], _mm256_set1_epi32(rows.minus_zero[r]));
-            const __m256 exact = _mm256_cvtepi32_ps(_mm256_add_epi32(dot[r][half], zeros));
-            acc[r][half] = _mm256_fmadd_ps(exact, _mm256_mul_ps(scales, _mm256_set1_ps(rows.scales[r])), acc[r][half]);
-        }
-        if (!w.has_min) continue;
-        const __m256 mins = load_scales(scales_at + scales_bytes(w), are_half, half);
-#pragma GCC unroll 4
-        for (int r = 0; r < Rows; ++r)
-            acc[r][half] = _mm256_fmadd_ps(mins, _mm256_set1_ps(rows.scaled_sums[Group][r]), acc[r][half]);
+        of.sums[half] = load(block.sums[group] + half * 8);
+        of.scales[half] = _mm256_loadu_ps(block.scales[group] + half * 8);
+        of.mins[half] = _mm256_loadu_ps(block.mins[group] + half * 8);
     }
+    return of;
 }
 
 // Asks for what is read when the next tile has its turn. Behind the last there is nothing, which does no harm.
@@ -139,60 +216,98 @@ PENSTOCK_INLINE void prefetch(const uint8_t* at, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(at + i), _MM_HINT_T0);
 }
 
-template <int Bits, int Groups, bool SumsKnown, int Rows>
-void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows, int32_t* code_sums, float* results) {
-    __m256 acc[Rows][kHalves];
-#pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r)
-        for (int half = 0; half < kHalves; ++half) acc[r][half] = _mm256_setzero_ps();
+// Calls use(scales, lines) for each block of a tile.
+template <int Bits, class Use>
+PENSTOCK_INLINE void for_each_block(const Weight& w, const uint8_t* at, Use use) {
     const int64_t header = header_bytes(w), per_record = blocks_per_record(w), ahead = tile_bytes(w);
-    const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);
-    const auto* const end = record + w.in_features / kBlock;
-    const uint8_t* at = tiles[0];
-    while (record != end) {
+    const uint8_t* const end = at + ahead;
+    while (at != end) {
         const uint8_t* scales_at = at;
-        if constexpr (!SumsKnown) prefetch(at + ahead, header);
+        prefetch(at + ahead, header);
         at += header;
-        for (int64_t i = 0; i < per_record; ++i, ++record, code_sums += Groups * kTile) {
-            accumulate<Bits, SumsKnown, Rows, Groups, 0>(w, at, scales_at, *record, code_sums, acc);
-            if constexpr (Groups == 2)
-                accumulate<Bits, SumsKnown, Rows, Groups, 1>(w, at, scales_at + kTile * (w.scale_bits / 8), *record,
-                                                             code_sums + kTile, acc);
-            if constexpr (!SumsKnown) prefetch(at + ahead, kTile * kBlock * Bits / 8);
-            at += kTile * kBlock * Bits / 8;
+        for (int64_t i = 0; i < per_record; ++i, at += kTile * kBlock * Bits / 8) {
+            prefetch(at + ahead, kTile * kBlock * Bits / 8);
+            use(scales_at, PackedLines<Bits>{at});
         }
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r)
-        for (int half = 0; half < kHalves; ++half) _mm256_storeu_ps(results + r * kTile + half * 8, acc[r][half]);
 }
 
-template <int Bits, int Groups, bool SumsKnown>
-BlockKernel with_rows(int64_t rows) {
-    constexpr BlockKernel kKernels[kMaxRows] = {
-        multiply<Bits, Groups, SumsKnown, 1>, multiply<Bits, Groups, SumsKnown, 2>,
-        multiply<Bits, Groups, SumsKnown, 3>, multiply<Bits, Groups, SumsKnown, 4>};
-    return kKernels[rows - 1];
+template <int Bits, int Groups, int Group>
+PENSTOCK_INLINE void prepare_group(const Weight& w, const uint8_t* scales_at, const PackedLines<Bits>& lines,
+                                   PreparedBlock<Bits, Groups>& to) {
+    const Scales of = packed_scales<Bits, Groups, Group>(w, scales_at, lines);
+    for (int half = 0; half < kHalves; ++half) {
+        store(to.sums[Group] + half * 8, of.sums[half]);
+        _mm256_storeu_ps(to.scales[Group] + half * 8, of.scales[half]);
+        _mm256_storeu_ps(to.mins[Group] + half * 8, of.mins[half]);
+    }
+}
+
+template <int Bits, int Groups>
+void prepare(const Weight& w, const uint8_t* const* tiles, uint8_t* prepared) {
+    auto* to = reinterpret_cast<PreparedBlock<Bits, Groups>*>(prepared);
+    for_each_block<Bits>(w, tiles[0], [&](const uint8_t* scales_at, const PackedLines<Bits>& lines)
+                                          __attribute__((always_inline)) {
+#pragma GCC unroll 16
+        for (int line = 0; line < kLines<Bits>; ++line)
+            for (int half = 0; half < kHalves; ++half) store(to->codes[line] + half * 32, lines.at(line, half));
+        prepare_group<Bits, Groups, 0>(w, scales_at, lines, *to);
+        if constexpr (Groups == 2) prepare_group<Bits, Groups, 1>(w, scales_at, lines, *to);
+        ++to;
+    });
+}
+
+template <int Rows>
+PENSTOCK_INLINE void clear(float* results) {
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows * kHalves; ++i) _mm256_storeu_ps(results + i * 8, _mm256_setzero_ps());
 }
 
 template <int Bits>
-BlockKernel with_bits(int64_t groups, int64_t rows, bool sums_known) {
-    if (groups == 1) return sums_known ? with_rows<Bits, 1, true>(rows) : with_rows<Bits, 1, false>(rows);
-    return sums_known ? with_rows<Bits, 2, true>(rows) : with_rows<Bits, 2, false>(rows);
-}
+using CodeOf = std::conditional_t<kWide<Bits>, int16_t, int8_t>;
 
-BlockKernel block_kernel(const Weight& w, int64_t rows, bool sums_known) {
-    switch (w.code_bits) {
-        case 4:
-            return with_bits<4>(groups_per_record(w), rows, sums_known);
-        case 5:
-            return with_bits<5>(groups_per_record(w), rows, sums_known);
-        case 6:
-            return with_bits<6>(groups_per_record(w), rows, sums_known);
-        default:
-            return with_bits<8>(groups_per_record(w), rows, sums_known);
+template <int Bits, int Groups, int Rows>
+void multiply(const Weight& w, const uint8_t* const*, const uint8_t* prepared, const uint8_t* rows, float* results) {
+    const auto* block = reinterpret_cast<const PreparedBlock<Bits, Groups>*>(prepared);
+    const auto* record = reinterpret_cast<const RowRecord<Rows, Groups, CodeOf<Bits>>*>(rows);
+    const auto* const end = record + num_blocks(w);
+    const bool has_min = w.has_min;
+    clear<Rows>(results);
+    for (; record != end; ++record, ++block) {
+        const PreparedLines lines{block->codes[0]};
+        add_group<Bits, Rows, Groups, 0>(lines, prepared_scales(*block, 0), has_min, *record, results);
+        if constexpr (Groups == 2)
+            add_group<Bits, Rows, Groups, 1>(lines, prepared_scales(*block, 1), has_min, *record, results);
     }
 }
+
+template <int Bits, int Groups>
+void multiply_alone(const Weight& w, const uint8_t* const* tiles, const uint8_t*, const uint8_t* rows,
+                    float* results) {
+    const auto* record = reinterpret_cast<const RowRecord<1, Groups, CodeOf<Bits>>*>(rows);
+    const bool has_min = w.has_min;
+    clear<1>(results);
+    for_each_block<Bits>(w, tiles[0], [&](const uint8_t* scales_at, const PackedLines<Bits>& lines)
+                                          __attribute__((always_inline)) {
+        add_group<Bits, 1, Groups, 0>(lines, packed_scales<Bits, Groups, 0>(w, scales_at, lines), has_min, *record,
+                                      results);
+        if constexpr (Groups == 2)
+            add_group<Bits, 1, Groups, 1>(lines, packed_scales<Bits, Groups, 1>(w, scales_at, lines), has_min, *record,
+                                          results);
+        ++record;
+    });
+}
+
+template <int Bits, int Groups>
+struct Kernels {
+    static constexpr int64_t kPreparedBytes = sizeof(PreparedBlock<Bits, Groups>);  // of a block
+    static constexpr PrepareKernel kPrepare = prepare<Bits, Groups>;
+    static constexpr BlockKernel kAlone[kMaxAlone] = {multiply_alone<Bits, Groups>};
+    static constexpr BlockKernel kMultiply[kMaxRows] = {multiply<Bits, Groups, 1>, multiply<Bits, Groups, 2>,
+                                                        multiply<Bits, Groups, 3>, multiply<Bits, Groups, 4>};
+};
+
+bool has_wide_rows(const Weight& w) { return w.code_bits == 8; }
 
 }  // namespace
 }  // namespace penstock::linear

@@ -1,5 +1,7 @@
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "linear/linear.hpp"
 
 #define PENSTOCK_ISA avx512
@@ -9,6 +11,7 @@ namespace {
 
 constexpr int64_t kMaxRows = 6;
 constexpr int64_t kTiles = 2;
+constexpr int64_t kMaxAlone = 1;
 constexpr int kLines = 8;
 
 typedef uint16_t u16x32 __attribute__((vector_size(64)));
@@ -23,16 +26,32 @@ PENSTOCK_INLINE __m512i shift_and_or(__m512i x, int by, int mask, __m512i rest) 
     return _mm512_ternarylogic_epi64(shifted, _mm512_set1_epi8(static_cast<char>(mask)), rest, 0xea);
 }
 
-// The codes of line `line` of a block; `line` is a constant once the loop around is unrolled.
+// The lines of a block of each tile as the weight has them. A line is a constant once the loop around is unrolled.
 template <int Bits>
-PENSTOCK_INLINE __m512i unpack_line(const uint8_t* block, int line) {
-    if constexpr (Bits == 8) return load(block + line * 64);
-    const __m512i pair = load(block + line / 2 * 64);
-    const __m512i low = _mm512_and_si512(line % 2 == 0 ? pair : shift_right(pair, 4), _mm512_set1_epi8(15));
-    if constexpr (Bits == 5) return shift_and_or(load(block + 256), 4 - line, 0x10, low);
-    if constexpr (Bits == 6) return shift_and_or(load(block + 256 + line / 4 * 64), 4 - line % 4 * 2, 0x30, low);
-    return low;
-}
+struct PackedLines {
+    const uint8_t* const (&blocks)[kTiles];
+
+    PENSTOCK_INLINE __m512i at(int line, int tile) const {
+        const uint8_t* block = blocks[tile];
+        if constexpr (Bits == 8) return load(block + line * 64);
+        const __m512i pair = load(block + line / 2 * 64);
+        const __m512i low = _mm512_and_si512(line % 2 == 0 ? pair : shift_right(pair, 4), _mm512_set1_epi8(15));
+        if constexpr (Bits == 5) return shift_and_or(load(block + 256), 4 - line, 0x10, low);
+        if constexpr (Bits == 6) return shift_and_or(load(block + 256 + line / 4 * 64), 4 - line % 4 * 2, 0x30, low);
+        return low;
+    }
+};
+
+// The same unpacked, with the sums of the codes and the scales of the block's groups.
+template <int Groups>
+struct PreparedBlock {
+    uint8_t codes[kLines][kTiles][64];
+    int32_t sums[Groups][kTiles][kTile];  // pairs of the codes' sum and the zero point
+    float scales[Groups][kTiles][kTile];
+    float mins[Groups][kTiles][kTile];
+
+    PENSTOCK_INLINE __m512i at(int line, int tile) const { return load(codes[line][tile]); }
+};
 
 PENSTOCK_INLINE __m512 to_float(__m512i x) { return (__m512)__builtin_convertvector((__v16si)x, __v16sf); }
 
@@ -47,28 +66,26 @@ PENSTOCK_INLINE void prefetch(const uint8_t* at, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(at + i), _MM_HINT_T0);
 }
 
+// Of one group, for each tile.
+struct Scales {
+    __m512 scales[kTiles], mins[kTiles];
+    __m512i sums[kTiles];  // pairs of int16: of the codes' sum and the zero point
+};
+
 // Adds the columns of one group in one block, which are lines Group * kLines / Groups and on.
-template <int Bits, bool SumsKnown, int Rows, int Groups, int Group>
-PENSTOCK_INLINE void accumulate(__m512 (&acc)[Rows][kTiles], const uint8_t* const (&blocks)[kTiles],
-                                const RowRecord<Rows, Groups>& rows, int32_t* code_sums, const __m512 (&scales)[kTiles],
-                                const __m512 (&mins)[kTiles], bool has_min) {
-    constexpr int kFirst = Group * kLines / Groups, kBehind = (Group + 1) * kLines / Groups;
+template <int Rows, int Groups, int Group, class Lines>
+PENSTOCK_INLINE void add_group(__m512 (&acc)[Rows][kTiles], const Lines& lines, const Scales& of, bool has_min,
+                               const RowRecord<Rows, Groups>& rows) {
     __m512i dot[Rows][kTiles];
-    __m512i code_sum[kTiles];  // of the weight's codes
 #pragma GCC unroll 6
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-        for (int t = 0; t < kTiles; ++t) dot[r][t] = _mm512_set1_epi32(rows.offsets[Group][r]);
-#pragma GCC unroll 4
-    for (int t = 0; t < kTiles; ++t) code_sum[t] = _mm512_setzero_si512();
+        for (int t = 0; t < kTiles; ++t) dot[r][t] = _mm512_setzero_si512();
 #pragma GCC unroll 8
-    for (int line = kFirst; line < kBehind; ++line) {
+    for (int line = Group * kLines / Groups; line < (Group + 1) * kLines / Groups; ++line) {
         __m512i weight[kTiles];
 #pragma GCC unroll 4
-        for (int t = 0; t < kTiles; ++t) {
-            weight[t] = unpack_line<Bits>(blocks[t], line);
-            if constexpr (!SumsKnown) code_sum[t] = _mm512_dpbusd_epi32(code_sum[t], weight[t], _mm512_set1_epi8(1));
-        }
+        for (int t = 0; t < kTiles; ++t) weight[t] = lines.at(line, t);
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
             int32_t quad;
@@ -78,24 +95,17 @@ PENSTOCK_INLINE void accumulate(__m512 (&acc)[Rows][kTiles], const uint8_t* cons
             for (int t = 0; t < kTiles; ++t) dot[r][t] = _mm512_dpbusd_epi32(dot[r][t], weight[t], row);
         }
     }
-#pragma GCC unroll 4
-    for (int t = 0; t < kTiles; ++t) {
-        if constexpr (SumsKnown)
-            code_sum[t] = load(code_sums + t * kTile);
-        else
-            _mm512_storeu_si512(code_sums + t * kTile, code_sum[t]);
-    }
     const auto scaled_dot = [&](int r, int t) __attribute__((always_inline)) {
-        // A sum of codes is below 2^15: as a pair of int16 it is itself and 0.
-        const __m512i exact = _mm512_dpwssd_epi32(dot[r][t], code_sum[t], _mm512_set1_epi32(rows.minus_zero[r]));
-        return _mm512_fmadd_ps(to_float(exact), _mm512_mul_ps(scales[t], _mm512_set1_ps(rows.scales[r])), acc[r][t]);
+        const __m512i exact = _mm512_dpwssd_epi32(dot[r][t], of.sums[t], _mm512_set1_epi32(rows.minus[Group][r]));
+        const __m512 scale = _mm512_mul_ps(of.scales[t], _mm512_set1_ps(rows.scales[r]));
+        return _mm512_fmadd_ps(to_float(exact), scale, acc[r][t]);
     };
     if (has_min) {
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
             for (int t = 0; t < kTiles; ++t)
-                acc[r][t] = _mm512_fmadd_ps(mins[t], _mm512_set1_ps(rows.scaled_sums[Group][r]), scaled_dot(r, t));
+                acc[r][t] = _mm512_fmadd_ps(of.mins[t], _mm512_set1_ps(rows.scaled_sums[Group][r]), scaled_dot(r, t));
     } else {
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r)
@@ -104,85 +114,141 @@ PENSTOCK_INLINE void accumulate(__m512 (&acc)[Rows][kTiles], const uint8_t* cons
     }
 }
 
-PENSTOCK_INLINE void load_scales(const Weight& w, const uint8_t* const (&at)[kTiles], int64_t offset,
-                                 __m512 (&scales)[kTiles], __m512 (&mins)[kTiles]) {
+// Of a group whose scales stand at `headers`.
+template <int Bits, int Groups, int Group>
+PENSTOCK_INLINE Scales packed_scales(const Weight& w, const uint8_t* const (&headers)[kTiles],
+                                     const PackedLines<Bits>& lines) {
+    constexpr int64_t kOffset = Group * kTile;
+    Scales of;
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) {
-        scales[t] = load_scales(at[t] + offset, w.scale_bits == 16);
-        mins[t] = w.has_min ? load_scales(at[t] + offset + scales_bytes(w), w.scale_bits == 16) : scales[t];
+        const uint8_t* at = headers[t] + kOffset * (w.scale_bits / 8);
+        of.scales[t] = load_scales(at, w.scale_bits == 16);
+        of.mins[t] = w.has_min ? load_scales(at + scales_bytes(w), w.scale_bits == 16) : of.scales[t];
+        of.sums[t] = _mm512_set1_epi32(w.zero_point << 16);
+#pragma GCC unroll 8
+        for (int line = Group * kLines / Groups; line < (Group + 1) * kLines / Groups; ++line)
+            of.sums[t] = _mm512_dpbusd_epi32(of.sums[t], lines.at(line, t), _mm512_set1_epi8(1));
     }
+    return of;
 }
 
-template <int Bits, int Groups, bool SumsKnown, int Rows>
-void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows, int32_t* code_sums, float* results) {
-    __m512 acc[Rows][kTiles];
-#pragma GCC unroll 6
-    for (int r = 0; r < Rows; ++r)
+template <int Groups>
+PENSTOCK_INLINE Scales prepared_scales(const PreparedBlock<Groups>& block, int group) {
+    Scales of;
 #pragma GCC unroll 4
-        for (int t = 0; t < kTiles; ++t) acc[r][t] = _mm512_setzero_ps();
+    for (int t = 0; t < kTiles; ++t) {
+        of.scales[t] = _mm512_loadu_ps(block.scales[group][t]);
+        of.mins[t] = _mm512_loadu_ps(block.mins[group][t]);
+        of.sums[t] = load(block.sums[group][t]);
+    }
+    return of;
+}
+
+// Calls use(headers, lines) for each block of a column.
+template <int Bits, class Use>
+PENSTOCK_INLINE void for_each_block(const Weight& w, const uint8_t* const* tiles, Use use) {
+    const int64_t header = header_bytes(w), per_record = blocks_per_record(w), ahead = kTiles * tile_bytes(w);
     const uint8_t* at[kTiles];
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) at[t] = tiles[t];
-    const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);
-    const auto* const end = record + w.in_features / kBlock;
-    const int64_t header = header_bytes(w), per_record = blocks_per_record(w), ahead = kTiles * tile_bytes(w);
-    while (record != end) {
-        __m512 scales[kTiles], mins[kTiles];
+    for (int64_t record = 0; record < num_records(w); ++record) {
         const uint8_t* headers[kTiles];
-        load_scales(w, at, 0, scales, mins);
 #pragma GCC unroll 4
         for (int t = 0; t < kTiles; ++t) {
             headers[t] = at[t];
-            if constexpr (!SumsKnown) prefetch(at[t] + ahead, header);
+            prefetch(at[t] + ahead, header);
             at[t] += header;
         }
-        for (int64_t i = 0; i < per_record; ++i, ++record, code_sums += Groups * kTiles * kTile) {
-            accumulate<Bits, SumsKnown, Rows, Groups, 0>(acc, at, *record, code_sums, scales, mins, w.has_min);
-            if constexpr (Groups == 2) {
-                load_scales(w, headers, kTile * w.scale_bits / 8, scales, mins);
-                accumulate<Bits, SumsKnown, Rows, Groups, 1>(acc, at, *record, code_sums + kTiles * kTile, scales, mins,
-                                                              w.has_min);
-            }
+        for (int64_t i = 0; i < per_record; ++i) {
+            use(headers, PackedLines<Bits>{at});
 #pragma GCC unroll 4
             for (int t = 0; t < kTiles; ++t) {
-                if constexpr (!SumsKnown) prefetch(at[t] + ahead, kTile * kBlock * Bits / 8);
+                prefetch(at[t] + ahead, kTile * kBlock * Bits / 8);
                 at[t] += kTile * kBlock * Bits / 8;
             }
         }
     }
+}
+
+template <int Bits, int Groups>
+void prepare(const Weight& w, const uint8_t* const* tiles, uint8_t* prepared) {
+    auto* to = reinterpret_cast<PreparedBlock<Groups>*>(prepared);
+    const auto store_scales = [&](const Scales& of, int group) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+        for (int t = 0; t < kTiles; ++t) {
+            _mm512_storeu_ps(to->scales[group][t], of.scales[t]);
+            _mm512_storeu_ps(to->mins[group][t], of.mins[t]);
+            _mm512_storeu_si512(to->sums[group][t], of.sums[t]);
+        }
+    };
+    for_each_block<Bits>(w, tiles, [&](const uint8_t* const (&headers)[kTiles], const PackedLines<Bits>& lines)
+                                       __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (int line = 0; line < kLines; ++line)
+#pragma GCC unroll 4
+            for (int t = 0; t < kTiles; ++t) _mm512_storeu_si512(to->codes[line][t], lines.at(line, t));
+        store_scales(packed_scales<Bits, Groups, 0>(w, headers, lines), 0);
+        if constexpr (Groups == 2) store_scales(packed_scales<Bits, Groups, 1>(w, headers, lines), 1);
+        ++to;
+    });
+}
+
+template <int Rows>
+PENSTOCK_INLINE void store_results(const __m512 (&acc)[Rows][kTiles], float* results) {
 #pragma GCC unroll 6
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
         for (int t = 0; t < kTiles; ++t) _mm512_storeu_ps(results + (r * kTiles + t) * kTile, acc[r][t]);
 }
 
-template <int Bits, int Groups, bool SumsKnown>
-BlockKernel with_rows(int64_t rows) {
-    constexpr BlockKernel kKernels[kMaxRows] = {
-        multiply<Bits, Groups, SumsKnown, 1>, multiply<Bits, Groups, SumsKnown, 2>,
-        multiply<Bits, Groups, SumsKnown, 3>, multiply<Bits, Groups, SumsKnown, 4>,
-        multiply<Bits, Groups, SumsKnown, 5>, multiply<Bits, Groups, SumsKnown, 6>};
-    return kKernels[rows - 1];
-}
-
-template <int Bits>
-BlockKernel with_bits(int64_t groups, int64_t rows, bool sums_known) {
-    if (groups == 1) return sums_known ? with_rows<Bits, 1, true>(rows) : with_rows<Bits, 1, false>(rows);
-    return sums_known ? with_rows<Bits, 2, true>(rows) : with_rows<Bits, 2, false>(rows);
-}
-
-BlockKernel block_kernel(const Weight& w, int64_t rows, bool sums_known) {
-    switch (w.code_bits) {
-        case 4:
-            return with_bits<4>(groups_per_record(w), rows, sums_known);
-        case 5:
-            return with_bits<5>(groups_per_record(w), rows, sums_known);
-        case 6:
-            return with_bits<6>(groups_per_record(w), rows, sums_known);
-        default:
-            return with_bits<8>(groups_per_record(w), rows, sums_known);
+template <int Groups, int Rows>
+void multiply(const Weight& w, const uint8_t* const*, const uint8_t* prepared, const uint8_t* rows, float* results) {
+    const auto* block = reinterpret_cast<const PreparedBlock<Groups>*>(prepared);
+    const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);
+    const auto* const end = record + num_blocks(w);
+    const bool has_min = w.has_min;
+    __m512 acc[Rows][kTiles];
+#pragma GCC unroll 6
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+        for (int t = 0; t < kTiles; ++t) acc[r][t] = _mm512_setzero_ps();
+    for (; record != end; ++record, ++block) {
+        add_group<Rows, Groups, 0>(acc, *block, prepared_scales(*block, 0), has_min, *record);
+        if constexpr (Groups == 2)
+            add_group<Rows, Groups, 1>(acc, *block, prepared_scales(*block, 1), has_min, *record);
     }
+    store_results(acc, results);
 }
+
+template <int Bits, int Groups>
+void multiply_alone(const Weight& w, const uint8_t* const* tiles, const uint8_t*, const uint8_t* rows,
+                    float* results) {
+    const auto* record = reinterpret_cast<const RowRecord<1, Groups>*>(rows);
+    const bool has_min = w.has_min;
+    __m512 acc[1][kTiles];
+#pragma GCC unroll 4
+    for (int t = 0; t < kTiles; ++t) acc[0][t] = _mm512_setzero_ps();
+    for_each_block<Bits>(w, tiles, [&](const uint8_t* const (&headers)[kTiles], const PackedLines<Bits>& lines)
+                                       __attribute__((always_inline)) {
+        add_group<1, Groups, 0>(acc, lines, packed_scales<Bits, Groups, 0>(w, headers, lines), has_min, *record);
+        if constexpr (Groups == 2)
+            add_group<1, Groups, 1>(acc, lines, packed_scales<Bits, Groups, 1>(w, headers, lines), has_min, *record);
+        ++record;
+    });
+    store_results(acc, results);
+}
+
+template <int Bits, int Groups>
+struct Kernels {
+    static constexpr int64_t kPreparedBytes = sizeof(PreparedBlock<Groups>);
+    static constexpr PrepareKernel kPrepare = prepare<Bits, Groups>;
+    static constexpr BlockKernel kMultiply[kMaxRows] = {multiply<Groups, 1>, multiply<Groups, 2>, multiply<Groups, 3>,
+                                                        multiply<Groups, 4>, multiply<Groups, 5>, multiply<Groups, 6>};
+    static constexpr BlockKernel kAlone[kMaxAlone] = {multiply_alone<Bits, Groups>};
+};
+
+bool has_wide_rows(const Weight&) { return false; }
 
 }  // namespace
 }  // namespace penstock::linear

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kMaxRows = 4;
 constexpr int64_t kTiles = 1;
+constexpr int64_t kMaxAlone = 0;
 constexpr int kLines = 8;
 static_assert(span_of(static_cast<int>(Isa::baseline)) == 4);
 
@@ -40,11 +41,6 @@ PENSTOCK_INLINE void unpack(const uint8_t* block, Pairs& pairs) {
         pairs.of[line][0] = codes & 0x00ff00ff;
         pairs.of[line][1] = codes >> 8 & 0x00ff00ff;
     }
-}
-
-// Two int16 in the order of Pairs.
-PENSTOCK_INLINE int32_t pair_of(int8_t first, int8_t second) {
-    return static_cast<int32_t>(static_cast<uint32_t>(first & 0xffff) | static_cast<uint32_t>(second) << 16);
 }
 
 // sum + the products of both int16 of each lane with those of `pair`.
@@ -81,32 +77,31 @@ PENSTOCK_INLINE f32x16 load_scales(const uint8_t* from, int bits) {
 struct Group {
     const Pairs& pairs;
     int first_line, behind_line;
-    i32x16 code_sums;
+    i32x16 code_sums;  // pairs of the codes' sum and the zero point
     f32x16 scales, mins;
     bool has_min;
 
     PENSTOCK_INLINE Group(const Weight& w, const Pairs& pairs_, int group, int groups, const uint8_t* scales_at)
-        : pairs(pairs_), first_line(group * kLines / groups), behind_line((group + 1) * kLines / groups), code_sums{},
+        : pairs(pairs_), first_line(group * kLines / groups), behind_line((group + 1) * kLines / groups), code_sums(broadcast<int32_t>(w.zero_point << 16)),
           scales(load_scales(scales_at, w.scale_bits)),
           mins(w.has_min ? load_scales(scales_at + scales_bytes(w), w.scale_bits) : scales), has_min(w.has_min) {
         for (int line = first_line; line < behind_line; ++line)
-            for (const u32x16& codes : pairs.of[line]) code_sums = add_products(code_sums, codes, pair_of(1, 1));
+            for (const u32x16& codes : pairs.of[line]) code_sums = add_products(code_sums, codes, pair16(1, 1));
     }
 
-    PENSTOCK_INLINE i32x16 dot(const int8_t* row, int32_t minus_zero, int32_t offset) const {
-        // A sum of codes is below 2^15: as a pair of int16 it is itself and 0.
-        i32x16 sum = add_products(broadcast<int32_t>(offset), (u32x16)code_sums, minus_zero & 0xffff);
+    PENSTOCK_INLINE i32x16 dot(const int8_t* row, int32_t minus) const {
+        i32x16 sum = add_products(i32x16{}, (u32x16)code_sums, minus);
         for (int line = first_line; line < behind_line; ++line) {
             const int8_t* quad = row + line * 4;
-            sum = add_products(sum, pairs.of[line][0], pair_of(quad[0], quad[2]));
-            sum = add_products(sum, pairs.of[line][1], pair_of(quad[1], quad[3]));
+            sum = add_products(sum, pairs.of[line][0], pair16(quad[0], quad[2]));
+            sum = add_products(sum, pairs.of[line][1], pair16(quad[1], quad[3]));
         }
         return sum;
     }
 };
 
 template <int Bits, int Groups, int Rows>
-void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows, int32_t*, float* results) {
+void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t*, const uint8_t* rows, float* results) {
     f32x16 acc[Rows] = {};
     const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);
     const uint8_t* at = tiles[0];
@@ -117,7 +112,7 @@ void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows,
             for (int g = 0; g < Groups; ++g) {
                 const Group group(w, pairs, g, Groups, at + g * kTile * (w.scale_bits / 8));
                 for (int r = 0; r < Rows; ++r) {
-                    const i32x16 dot = group.dot(record->codes[r], record->minus_zero[r], record->offsets[g][r]);
+                    const i32x16 dot = group.dot(record->codes[r], record->minus[g][r]);
                     acc[r] = to_float(dot) * (group.scales * record->scales[r]) + acc[r];
                     if (group.has_min) acc[r] = group.mins * record->scaled_sums[g][r] + acc[r];
                 }
@@ -127,26 +122,15 @@ void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows,
     for (int r = 0; r < Rows; ++r) store16(results + r * kTile, acc[r]);
 }
 
-template <int Bits>
-BlockKernel with_rows(int64_t groups, int64_t rows) {
-    constexpr BlockKernel kKernels[2][kMaxRows] = {
-        {multiply<Bits, 1, 1>, multiply<Bits, 1, 2>, multiply<Bits, 1, 3>, multiply<Bits, 1, 4>},
-        {multiply<Bits, 2, 1>, multiply<Bits, 2, 2>, multiply<Bits, 2, 3>, multiply<Bits, 2, 4>}};
-    return kKernels[groups - 1][rows - 1];
-}
+template <int Bits, int Groups>
+struct Kernels {
+    static constexpr int64_t kPreparedBytes = 0;
+    static constexpr PrepareKernel kPrepare = nullptr;
+    static constexpr BlockKernel kMultiply[kMaxRows] = {multiply<Bits, Groups, 1>, multiply<Bits, Groups, 2>,
+                                                        multiply<Bits, Groups, 3>, multiply<Bits, Groups, 4>};
+};
 
-BlockKernel block_kernel(const Weight& w, int64_t rows, bool) {
-    switch (w.code_bits) {
-        case 4:
-            return with_rows<4>(groups_per_record(w), rows);
-        case 5:
-            return with_rows<5>(groups_per_record(w), rows);
-        case 6:
-            return with_rows<6>(groups_per_record(w), rows);
-        default:
-            return with_rows<8>(groups_per_record(w), rows);
-    }
-}
+bool has_wide_rows(const Weight&) { return false; }
 
 }  // namespace
 }  // namespace penstock::linear

@@ -63,22 +63,23 @@ struct QuantizedRows {
 
 // Block kernels read rows from one place: a record for each block of 32 columns, with what does not depend on the
 // output worked out. `sums` below are those of code - zero over a group, which is a half of the block where Groups is
-// 2.
-template <int Rows, int Groups>
+// 2. `minus` is a pair of int16, -zero below and -sum above: times the pair of the sum of the weight's codes (which is
+// below 2^15) and its zero point it gives what the exact dot lacks. Wide rows have int16 for int8, which are code - zero,
+// and 0 for -zero.
+template <int Rows, int Groups, class Code = int8_t>
 struct RowRecord {
-    int8_t codes[Rows][kBlock];
+    Code codes[Rows][kBlock];
     float scales[Rows];
-    int32_t minus_zero[Rows];
-    int32_t offsets[Groups][Rows];    // -zero_point * sum
+    int32_t minus[Groups][Rows];
     float scaled_sums[Groups][Rows];  // scale * sum
 };
 
-// A kernel multiplies the rows that it was made for with adjacent tiles: results [rows][tiles][16]. It is what a file
-// for an instruction set has to give; sweep.inl makes the ops from it. The sums of the weight's codes, int32
-// [blocks][Groups] [tiles][16], serve all rows: the kernel that meets the tiles first writes them, made with
-// `sums_known` it reads them.
-using BlockKernel = void (*)(const Weight&, const uint8_t* const* tiles, const uint8_t* rows, int32_t* code_sums,
+// A kernel multiplies the rows that it was made for with a column of adjacent tiles: results [rows][tiles][16]. Many
+// blocks of rows meet the same column, so what depends on the weight alone is `prepared` once for all of them, as the
+// file for an instruction set likes it; a kernel for rows that are alone reads `tiles` instead.
+using BlockKernel = void (*)(const Weight&, const uint8_t* const* tiles, const uint8_t* prepared, const uint8_t* rows,
                              float* results);
+using PrepareKernel = void (*)(const Weight&, const uint8_t* const* tiles, uint8_t* prepared);
 
 struct LinearArgs {
     QuantizedRows x;
@@ -119,6 +120,11 @@ struct PackArgs {
 
 namespace {
 
+// Two int16 in one int32, the first one below.
+PENSTOCK_INLINE int32_t pair16(int32_t first, int32_t second) {
+    return static_cast<int32_t>(static_cast<uint32_t>(first & 0xffff) | static_cast<uint32_t>(second) << 16);
+}
+
 PENSTOCK_INLINE int64_t groups_per_record(const Weight& w) { return w.group_size < kBlock ? kBlock / w.group_size : 1; }
 PENSTOCK_INLINE int64_t blocks_per_record(const Weight& w) { return w.group_size < kBlock ? 1 : w.group_size / kBlock; }
 PENSTOCK_INLINE int64_t block_bytes(const Weight& w) { return kTile * kBlock * w.code_bits / 8; }
@@ -131,7 +137,10 @@ PENSTOCK_INLINE int64_t record_bytes(const Weight& w) {
 PENSTOCK_INLINE int64_t num_records(const Weight& w) { return w.in_features / (blocks_per_record(w) * kBlock); }
 PENSTOCK_INLINE int64_t tile_bytes(const Weight& w) { return num_records(w) * record_bytes(w); }
 // Of one row's part of a record of rows.
-PENSTOCK_INLINE int64_t row_bytes(const Weight& w) { return kBlock + 8 + 8 * groups_per_record(w); }
+PENSTOCK_INLINE int64_t row_bytes(const Weight& w, bool wide) {
+    return kBlock * (wide ? 2 : 1) + 4 + 8 * groups_per_record(w);
+}
+PENSTOCK_INLINE int64_t num_blocks(const Weight& w) { return w.in_features / kBlock; }
 PENSTOCK_INLINE int64_t num_tiles(const Weight& w) { return (w.out_features + kTile - 1) / kTile; }
 
 }  // namespace

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kMaxRows = 7;  // with the ones four pairs
 constexpr int64_t kTiles = 1;
+constexpr int64_t kMaxAlone = 0;
 constexpr int kSpan = 8;
 constexpr int kSpans = kBlock / kSpan;
 constexpr int kHalves = 2;  // of a tile, 8 outputs each: what the accumulators of four pairs leave registers for
@@ -100,8 +101,10 @@ PENSTOCK_INLINE void accumulate(const Weight& w, const uint8_t* block, const uin
             const float32x4_t mins = load_scales(mins_at, are_half, quarter);
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) {
-                const int32x4_t exact = vmlaq_n_s32(vaddq_s32(dot[r][i], vdupq_n_s32(rows.offsets[Group][r])),
-                                                    dot[Rows][i], rows.minus_zero[r]);
+                const int32_t minus = rows.minus[Group][r];
+                const int32x4_t offset = vdupq_n_s32(w.zero_point * (minus >> 16));
+                const int32x4_t exact = vmlaq_n_s32(vaddq_s32(dot[r][i], offset), dot[Rows][i],
+                                                    static_cast<int16_t>(minus));
                 float32x4_t& sum = acc[r][quarter];
                 sum = vfmaq_f32(sum, vcvtq_f32_s32(exact), vmulq_n_f32(scales, rows.scales[r]));
                 if (has_min) sum = vfmaq_n_f32(sum, mins, rows.scaled_sums[Group][r]);
@@ -111,7 +114,7 @@ PENSTOCK_INLINE void accumulate(const Weight& w, const uint8_t* block, const uin
 }
 
 template <int Bits, int Groups, int Rows>
-void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows, int32_t*, float* results) {
+void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t*, const uint8_t* rows, float* results) {
     float32x4_t acc[Rows][kHalves * 2];
     for (int r = 0; r < Rows; ++r)
         for (int quarter = 0; quarter < kHalves * 2; ++quarter) acc[r][quarter] = vdupq_n_f32(0.0f);
@@ -134,30 +137,15 @@ void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t* rows,
 }
 
 template <int Bits, int Groups>
-BlockKernel with_rows(int64_t rows) {
-    constexpr BlockKernel kKernels[kMaxRows] = {
+struct Kernels {
+    static constexpr int64_t kPreparedBytes = 0;
+    static constexpr PrepareKernel kPrepare = nullptr;
+    static constexpr BlockKernel kMultiply[kMaxRows] = {
         multiply<Bits, Groups, 1>, multiply<Bits, Groups, 2>, multiply<Bits, Groups, 3>, multiply<Bits, Groups, 4>,
         multiply<Bits, Groups, 5>, multiply<Bits, Groups, 6>, multiply<Bits, Groups, 7>};
-    return kKernels[rows - 1];
-}
+};
 
-template <int Bits>
-BlockKernel with_bits(int64_t groups, int64_t rows) {
-    return groups == 1 ? with_rows<Bits, 1>(rows) : with_rows<Bits, 2>(rows);
-}
-
-BlockKernel block_kernel(const Weight& w, int64_t rows, bool) {
-    switch (w.code_bits) {
-        case 4:
-            return with_bits<4>(groups_per_record(w), rows);
-        case 5:
-            return with_bits<5>(groups_per_record(w), rows);
-        case 6:
-            return with_bits<6>(groups_per_record(w), rows);
-        default:
-            return with_bits<8>(groups_per_record(w), rows);
-    }
-}
+bool has_wide_rows(const Weight&) { return false; }
 
 }  // namespace
 }  // namespace penstock::linear

@@ -1,7 +1,14 @@
 // How the work of a multiplication is cut, for every instruction set. The including file defines PENSTOCK_ISA and
 // before, in namespace penstock::linear and an unnamed one,
 //     constexpr int64_t kMaxRows, kTiles;   what a block kernel takes at most, and how many tiles it reads
-//     BlockKernel block_kernel(const Weight&, int64_t rows, bool sums_known);   1 <= rows <= kMaxRows
+//     constexpr int64_t kMaxAlone;          rows for which preparing a column does not pay
+//     bool has_wide_rows(const Weight&);    see RowRecord
+//     template <int Bits, int Groups> struct Kernels {
+//         static constexpr int64_t kPreparedBytes;   of a block of a column
+//         static constexpr PrepareKernel kPrepare;   may be null
+//         static constexpr BlockKernel kMultiply[kMaxRows];   for 1 row, 2 rows, ...
+//         static constexpr BlockKernel kAlone[kMaxAlone];     if that is more than 0
+//     };
 #include <cstring>
 
 #include "runtime/scratch.hpp"
@@ -27,66 +34,118 @@ struct Parts {
     int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
 };
 
-// One block of 32 columns of a row: place r of `count` in a record of arranged rows.
-PENSTOCK_INLINE void arrange_block(const QuantizedRows& x, const Weight& w, int64_t row, int64_t block, int64_t r,
-                                   int64_t count, uint8_t* record) {
-    const int64_t i = row * (w.in_features / kBlock) + block, groups = groups_per_record(w);
-    const int8_t* codes = x.codes + i * kBlock;
-    std::memcpy(record + r * kBlock, codes, kBlock);
-    float* scales = reinterpret_cast<float*>(record + count * kBlock);
-    int32_t* minus_zero = reinterpret_cast<int32_t*>(scales + count);
-    int32_t* offsets = minus_zero + count;
-    float* scaled_sums = reinterpret_cast<float*>(offsets + groups * count);
-    scales[r] = x.scales[i];
-    minus_zero[r] = -x.zeros[i];
-    int32_t sum = x.sums[i];
-    if (groups == 2) {
-        int32_t first_half = -16 * x.zeros[i];
-        for (int64_t c = 0; c < kBlock / 2; ++c) first_half += codes[c];
-        offsets[r] = -w.zero_point * first_half;
-        scaled_sums[r] = x.scales[i] * static_cast<float>(first_half);
-        sum -= first_half;
-        offsets += count;
-        scaled_sums += count;
-    }
-    offsets[r] = -w.zero_point * sum;
-    scaled_sums[r] = x.scales[i] * static_cast<float>(sum);
+// The kernels for a weight.
+struct Chosen {
+    int64_t prepared_bytes;
+    PrepareKernel prepare;
+    const BlockKernel* multiply;
+    const BlockKernel* alone;
+};
+
+template <int Bits>
+Chosen with_bits(const Weight& w) {
+    const auto chosen = [&](auto kernels) -> Chosen {
+        const BlockKernel* alone = kernels.kMultiply;
+        if constexpr (kMaxAlone > 0) alone = kernels.kAlone;
+        return {num_blocks(w) * kernels.kPreparedBytes, kernels.kPrepare, kernels.kMultiply, alone};
+    };
+    return groups_per_record(w) == 1 ? chosen(Kernels<Bits, 1>()) : chosen(Kernels<Bits, 2>());
 }
 
-// The rows of a panel as block kernels read them, in memory of this thread.
+Chosen choose(const Weight& w) {
+    switch (w.code_bits) {
+        case 4:
+            return with_bits<4>(w);
+        case 5:
+            return with_bits<5>(w);
+        case 6:
+            return with_bits<6>(w);
+        default:
+            return with_bits<8>(w);
+    }
+}
+
+// One block of 32 columns of a row: place r of `count` in a record of arranged rows.
+template <int Groups, bool Wide>
+PENSTOCK_INLINE void arrange_block(const QuantizedRows& x, int64_t i, int64_t r, int64_t count, uint8_t* record) {
+    const int8_t* codes = x.codes + i * kBlock;
+    const int32_t zero = x.zeros[i];
+    const float scale = x.scales[i];
+    if constexpr (Wide) {
+        int16_t* to = reinterpret_cast<int16_t*>(record) + r * kBlock;
+        for (int64_t c = 0; c < kBlock; ++c) to[c] = static_cast<int16_t>(codes[c] - zero);
+    } else {
+        std::memcpy(record + r * kBlock, codes, kBlock);
+    }
+    float* scales = reinterpret_cast<float*>(record + count * kBlock * (Wide ? 2 : 1));
+    int32_t* minus = reinterpret_cast<int32_t*>(scales + count);
+    float* scaled_sums = reinterpret_cast<float*>(minus + Groups * count);
+    scales[r] = scale;
+    int32_t sums[2] = {x.sums[i], 0};
+    if constexpr (Groups == 2) {
+        sums[0] = -16 * zero;
+        for (int64_t c = 0; c < kBlock / 2; ++c) sums[0] += codes[c];
+        sums[1] = x.sums[i] - sums[0];
+    }
+    for (int g = 0; g < Groups; ++g) {
+        minus[g * count + r] = pair16(Wide ? 0 : -zero, -sums[g]);
+        scaled_sums[g * count + r] = scale * static_cast<float>(sums[g]);
+    }
+}
+
+// The rows of a panel as block kernels read them, and the column of tiles that they meet, in memory of this thread.
 struct ArrangedRows {
     const Weight& w;
-    int32_t* code_sums;
+    const Chosen kernels;
+    uint8_t* prepared;
     uint8_t* data;
+    const uint8_t* tiles[kTiles];
+    bool alone = false;
     Parts blocks{0, 0, kMaxRows};
 
-    ArrangedRows(const Weight& weight, int64_t most_rows) : w(weight) {
-        const int64_t num_sums = w.in_features / kBlock * groups_per_record(w) * kColumn;
-        code_sums = static_cast<int32_t*>(thread_scratch(static_cast<size_t>(num_sums * 4 + most_rows * stride(w))));
-        data = reinterpret_cast<uint8_t*>(code_sums + num_sums);
+    ArrangedRows(const Weight& weight, int64_t most_rows) : w(weight), kernels(choose(weight)) {
+        const int64_t bytes = most_rows > kMaxAlone ? kernels.prepared_bytes : 0;
+        prepared = static_cast<uint8_t*>(thread_scratch(static_cast<size_t>(bytes + most_rows * stride(w))));
+        data = prepared + bytes;
     }
 
-    static int64_t stride(const Weight& w) { return w.in_features / kBlock * row_bytes(w); }
+    static int64_t stride(const Weight& w) { return num_blocks(w) * row_bytes(w, has_wide_rows(w)); }
 
     uint8_t* block(int64_t i) const { return data + (blocks.begin(i) - blocks.first) * stride(w); }
 
     void arrange(const QuantizedRows& x, int64_t begin, int64_t end) {
         blocks = Parts(begin, end, kMaxRows);
+        alone = end - begin <= kMaxAlone;
+        if (groups_per_record(w) == 1)
+            has_wide_rows(w) ? arrange<1, true>(x) : arrange<1, false>(x);
+        else
+            has_wide_rows(w) ? arrange<2, true>(x) : arrange<2, false>(x);
+    }
+
+    template <int Groups, bool Wide>
+    void arrange(const QuantizedRows& x) {
+        const int64_t num = num_blocks(w), bytes = row_bytes(w, Wide);
         for (int64_t i = 0; i < blocks.count; ++i) {
             const int64_t count = blocks.size(i);
-            uint8_t* record = block(i);
-            for (int64_t b = 0; b < w.in_features / kBlock; ++b, record += count * row_bytes(w))
-                for (int64_t r = 0; r < count; ++r) arrange_block(x, w, blocks.begin(i) + r, b, r, count, record);
+            for (int64_t r = 0; r < count; ++r) {
+                uint8_t* record = block(i);
+                const int64_t first = (blocks.begin(i) + r) * num;
+                for (int64_t b = 0; b < num; ++b, record += count * bytes)
+                    arrange_block<Groups, Wide>(x, first + b, r, count, record);
+            }
         }
     }
 
-    // Block i of rows times a column of tiles. A last column that is not whole repeats the last tile; whoever reads the
-    // results leaves those out. `again`: the call before was for the same column.
-    void multiply(int64_t i, int64_t column, bool again, float* results) const {
+    // A last column that is not whole repeats the last tile; whoever reads the results leaves those out.
+    void meet(int64_t column) {
         const int64_t last = num_tiles(w) - 1;
-        const uint8_t* tiles[kTiles];
         for (int64_t t = 0; t < kTiles; ++t) tiles[t] = w.data + smaller(column * kTiles + t, last) * tile_bytes(w);
-        block_kernel(w, blocks.size(i), again)(w, tiles, block(i), code_sums, results);
+        if (!alone && kernels.prepare != nullptr) kernels.prepare(w, tiles, prepared);
+    }
+
+    // Block i of rows times the column that was met last.
+    void multiply(int64_t i, float* results) const {
+        (alone ? kernels.alone : kernels.multiply)[blocks.size(i) - 1](w, tiles, prepared, block(i), results);
     }
 };
 
@@ -134,14 +193,15 @@ void join(Best& best, const float* values, int64_t first, int64_t count) {
 }
 
 // The best of outputs [first, behind) for every arranged row.
-void best_of_chunk(const ArgmaxArgs& args, const ArrangedRows& rows, int64_t chunk) {
+void best_of_chunk(const ArgmaxArgs& args, ArrangedRows& rows, int64_t chunk) {
     const int64_t first = chunk * kArgmaxChunk, behind = smaller(first + kArgmaxChunk, args.weight.out_features);
     float* values = args.values + chunk * args.x.num_rows;
     int64_t* ids = args.ids + chunk * args.x.num_rows;
     alignas(64) float results[kMaxRows * kColumn];
     for (int64_t output = first; output < behind; output += kColumn) {
+        rows.meet(output / kColumn);
         for (int64_t i = 0; i < rows.blocks.count; ++i) {
-            rows.multiply(i, output / kColumn, i > 0, results);
+            rows.multiply(i, results);
             for (int64_t r = 0; r < rows.blocks.size(i); ++r) {
                 const int64_t row = rows.blocks.begin(i) + r;
                 Best best = {-__builtin_inff(), first};
@@ -174,8 +234,9 @@ void linear(const LinearArgs& args, Share share) {
         if (panel != arranged) rows.arrange(args.x, panels.begin(panel), panels.begin(panel + 1));
         arranged = panel;
         for (int64_t column = chunks.begin(part); column < chunks.begin(part + 1); ++column) {
+            rows.meet(column);
             for (int64_t i = 0; i < rows.blocks.count; ++i) {
-                rows.multiply(i, column, i > 0, results);
+                rows.multiply(i, results);
                 store_results(args, results, column, rows.blocks.begin(i), rows.blocks.begin(i + 1));
             }
         }
