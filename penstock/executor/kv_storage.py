@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from penstock.attention.contract import KvLayout
-from penstock.executor.pages import zeroed
+from penstock.kernels.pages import zeroed
 from penstock.models.family import KvGeometry
 from penstock.types.kv import KvGroupSpec
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from penstock.executor.graphs import GraphRefusedError, Recorded
-from penstock.executor.pages import zeroed
+from penstock.kernels.pages import zeroed
 from penstock.kernels.native.program import RecordingRefusedError, record
 
 T = TypeVar("T")

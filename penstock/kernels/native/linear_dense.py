@@ -13,6 +13,7 @@ import torch
 
 from penstock.kernels.native.extension import address, extension, row_stride
 from penstock.kernels.native.memory import empty
+from penstock.kernels.pages import WEIGHTS
 
 # The numbers of native/linear_dense/linear_dense.hpp.
 FORMATS: Mapping[torch.dtype, int] = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
@@ -42,7 +43,7 @@ def packed_dense_bytes(isa: int, out_features: int, in_features: int, dtype: tor
 def pack_dense(isa: int, values: torch.Tensor) -> PackedDense:
     """values [out_features, in_features] of one of FORMATS, contiguous rows."""
     outs, cols = values.shape
-    data = torch.empty(packed_dense_bytes(isa, outs, cols, values.dtype), dtype=torch.uint8)
+    data = WEIGHTS.take(packed_dense_bytes(isa, outs, cols, values.dtype))
     extension().pack_dense(
         isa, FORMATS[values.dtype], values.data_ptr(), outs, cols, row_stride(values), data.data_ptr()
     )

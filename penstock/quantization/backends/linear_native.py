@@ -34,6 +34,7 @@ from penstock.kernels.native.linear_dense import (
     packed_dense_bytes,
 )
 from penstock.kernels.native.quantize import quantize_rows
+from penstock.kernels.pages import WEIGHTS
 from penstock.quantization.backends.linear_dense import tensor_of
 from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
 from penstock.quantization.packed import packed_form, packed_parts
@@ -93,7 +94,7 @@ class LinearNative:
             return pack_dense(self._dense_isa(spec), values)
         form = packed_form(record.scheme)
         rows = max(TILE, SLICE_VALUES // spec.in_features // TILE * TILE)
-        data = torch.empty(self.prepared_bytes(spec), dtype=torch.uint8)
+        data = WEIGHTS.take(self.prepared_bytes(spec))
         filled = 0
         for start in range(0, spec.out_features, rows):
             parts = packed_parts(cut_rows(record, start, min(start + rows, spec.out_features)))
