@@ -5,7 +5,9 @@ Everything lies at fixed addresses in fixed strides, so that a step which was re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,6 +29,15 @@ class ForwardInputs:
 
 
 @dataclass(frozen=True, slots=True)
+class StepShape:
+    """All that the shapes of a step's inputs follow from."""
+
+    num_tokens: int
+    num_rows: int
+    num_asked: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepInputs:
     """Tensors are views of persistent memory: valid until the next step is built.
 
@@ -35,7 +46,8 @@ class StepInputs:
     ``asked_places[i]`` drafts, in order of rows. ``decodes``: every row is one token that is sampled behind.
     """
 
-    forward: ForwardInputs
+    shape: StepShape
+    make_forward: Callable[[], ForwardInputs]  # a step that was recorded does without
     seats: Ints
     starts: Ints
     num_tokens: Ints
@@ -46,17 +58,9 @@ class StepInputs:
     decodes: bool = False
 
     @property
-    def shape(self) -> StepShape:
-        return StepShape(len(self.forward.token_ids), len(self.seats), len(self.asked_rows))
-
-
-@dataclass(frozen=True, slots=True)
-class StepShape:
-    """All that the shapes of a step's inputs follow from."""
-
-    num_tokens: int
-    num_rows: int
-    num_asked: int
+    def forward(self) -> ForwardInputs:
+        """What the model reads when the step is computed eagerly."""
+        return self.make_forward()
 
 
 class StepBuffer:
@@ -174,9 +178,8 @@ class InputBuilder:
             slots += starts  # block id * size + start - start // size * size
             self._tables[group].fill(state.tables[group], seats, -(-max_kv_len // block_tokens))
         shape = StepShape(num_rows, num_rows, num_rows)
-        return StepInputs(
-            self._views(shape, 1, max_kv_len), seats, starts, ones, zeros, ramp, ramp[:num_rows], zeros, decodes=True
-        )
+        views = partial(self._views, shape, 1, max_kv_len)
+        return StepInputs(shape, views, seats, starts, ones, zeros, ramp, ramp[:num_rows], zeros, decodes=True)
 
     def _build_any(self, plan: StepPlan) -> StepInputs:
         state, seats, num_rows = self._seats, self._seat_array, len(plan.row_seats)
@@ -212,8 +215,9 @@ class InputBuilder:
         asked_places = np.arange(len(asked_rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         asked = self._asked.array[: len(asked_rows)]
         np.add(query_start[asked_rows] + num_tokens[asked_rows] - 1, asked_places, out=asked)
-        views = self._views(StepShape(total, num_rows, len(asked)), int(lengths.max()), max_kv_len)
-        return StepInputs(views, seats, starts, num_tokens, num_drafts, query_start, asked_rows, asked_places)
+        shape = StepShape(total, num_rows, len(asked))
+        views = partial(self._views, shape, int(lengths.max()), max_kv_len)
+        return StepInputs(shape, views, seats, starts, num_tokens, num_drafts, query_start, asked_rows, asked_places)
 
     def _make_room(self, total: int) -> None:
         """For a step of more tokens than were announced."""

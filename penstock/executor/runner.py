@@ -127,11 +127,11 @@ class Runner:
             return self.graphs.run(
                 GraphKey(shape, variant),
                 lambda: self._logits(self._forward(places := self._inputs.places(shape)), places, variant),
-                lambda: self._logits(self._forward(inputs.forward), inputs.forward, variant),
+                lambda: self._logits(self._forward(places := inputs.forward), places, variant),
             )
-        carry = self._forward(inputs.forward)
+        carry = self._forward(places := inputs.forward)
         self._describe_prompts(plan, inputs, carry, answer)
-        return self._logits(carry, inputs.forward, variant)
+        return self._logits(carry, places, variant)
 
     def _forward(self, inputs: ForwardInputs) -> Mapping[str, torch.Tensor]:
         metadata = {
