@@ -11,7 +11,6 @@ namespace {
 
 constexpr int64_t kMaxRows = 4;
 constexpr int64_t kTiles = 1;
-constexpr int64_t kMaxAlone = 1;
 constexpr int kHalves = 2;  // registers that a tile's outputs take
 
 typedef uint16_t u16x16v __attribute__((vector_size(32)));
@@ -244,17 +243,23 @@ PENSTOCK_INLINE void prepare_group(const Weight& w, const uint8_t* scales_at, co
 }
 
 template <int Bits, int Groups>
-void prepare(const Weight& w, const uint8_t* const* tiles, uint8_t* prepared) {
-    auto* to = reinterpret_cast<PreparedBlock<Bits, Groups>*>(prepared);
-    for_each_block<Bits>(w, tiles[0], [&](const uint8_t* scales_at, const PackedLines<Bits>& lines)
-                                          __attribute__((always_inline)) {
+PENSTOCK_INLINE void prepare(const Weight& w, const uint8_t* scales_at, const PackedLines<Bits>& lines,
+                             PreparedBlock<Bits, Groups>& to) {
 #pragma GCC unroll 16
-        for (int line = 0; line < kLines<Bits>; ++line)
-            for (int half = 0; half < kHalves; ++half) store(to->codes[line] + half * 32, lines.at(line, half));
-        prepare_group<Bits, Groups, 0>(w, scales_at, lines, *to);
-        if constexpr (Groups == 2) prepare_group<Bits, Groups, 1>(w, scales_at, lines, *to);
-        ++to;
-    });
+    for (int line = 0; line < kLines<Bits>; ++line)
+        for (int half = 0; half < kHalves; ++half) store(to.codes[line] + half * 32, lines.at(line, half));
+    prepare_group<Bits, Groups, 0>(w, scales_at, lines, to);
+    if constexpr (Groups == 2) prepare_group<Bits, Groups, 1>(w, scales_at, lines, to);
+    asm("" : "+m"(to));  // or what is read back next would lie in the registers that sums need
+}
+
+template <int Bits, int Groups, int Rows, class Code>
+PENSTOCK_INLINE void add_block(const PreparedBlock<Bits, Groups>& block, bool has_min,
+                               const RowRecord<Rows, Groups, Code>& rows, float* results) {
+    const PreparedLines lines{block.codes[0]};
+    add_group<Bits, Rows, Groups, 0>(lines, prepared_scales(block, 0), has_min, rows, results);
+    if constexpr (Groups == 2)
+        add_group<Bits, Rows, Groups, 1>(lines, prepared_scales(block, 1), has_min, rows, results);
 }
 
 template <int Rows>
@@ -267,23 +272,35 @@ template <int Bits>
 using CodeOf = std::conditional_t<kWide<Bits>, int16_t, int8_t>;
 
 template <int Bits, int Groups, int Rows>
-void multiply(const Weight& w, const uint8_t* const*, const uint8_t* prepared, const uint8_t* rows, float* results) {
+void multiply_first(const Weight& w, const uint8_t* const* tiles, uint8_t* prepared, const uint8_t* rows,
+                    float* results) {
+    alignas(64) PreparedBlock<Bits, Groups> own;
+    auto* block = prepared == nullptr ? &own : reinterpret_cast<PreparedBlock<Bits, Groups>*>(prepared);
+    const auto* record = reinterpret_cast<const RowRecord<Rows, Groups, CodeOf<Bits>>*>(rows);
+    const bool has_min = w.has_min;
+    clear<Rows>(results);
+    for_each_block<Bits>(w, tiles[0], [&](const uint8_t* scales_at, const PackedLines<Bits>& lines)
+                                          __attribute__((always_inline)) {
+        prepare(w, scales_at, lines, *block);
+        add_block(*block, has_min, *record, results);
+        if (prepared != nullptr) ++block;
+        ++record;
+    });
+}
+
+template <int Bits, int Groups, int Rows>
+void multiply_other(const Weight& w, const uint8_t* const*, uint8_t* prepared, const uint8_t* rows, float* results) {
     const auto* block = reinterpret_cast<const PreparedBlock<Bits, Groups>*>(prepared);
     const auto* record = reinterpret_cast<const RowRecord<Rows, Groups, CodeOf<Bits>>*>(rows);
     const auto* const end = record + num_blocks(w);
     const bool has_min = w.has_min;
     clear<Rows>(results);
-    for (; record != end; ++record, ++block) {
-        const PreparedLines lines{block->codes[0]};
-        add_group<Bits, Rows, Groups, 0>(lines, prepared_scales(*block, 0), has_min, *record, results);
-        if constexpr (Groups == 2)
-            add_group<Bits, Rows, Groups, 1>(lines, prepared_scales(*block, 1), has_min, *record, results);
-    }
+    for (; record != end; ++record, ++block) add_block(*block, has_min, *record, results);
 }
 
+// One row is never the first of several blocks of rows: nothing has to be stored.
 template <int Bits, int Groups>
-void multiply_alone(const Weight& w, const uint8_t* const* tiles, const uint8_t*, const uint8_t* rows,
-                    float* results) {
+void multiply_one(const Weight& w, const uint8_t* const* tiles, uint8_t*, const uint8_t* rows, float* results) {
     const auto* record = reinterpret_cast<const RowRecord<1, Groups, CodeOf<Bits>>*>(rows);
     const bool has_min = w.has_min;
     clear<1>(results);
@@ -300,11 +317,13 @@ void multiply_alone(const Weight& w, const uint8_t* const* tiles, const uint8_t*
 
 template <int Bits, int Groups>
 struct Kernels {
-    static constexpr int64_t kPreparedBytes = sizeof(PreparedBlock<Bits, Groups>);  // of a block
-    static constexpr PrepareKernel kPrepare = prepare<Bits, Groups>;
-    static constexpr BlockKernel kAlone[kMaxAlone] = {multiply_alone<Bits, Groups>};
-    static constexpr BlockKernel kMultiply[kMaxRows] = {multiply<Bits, Groups, 1>, multiply<Bits, Groups, 2>,
-                                                        multiply<Bits, Groups, 3>, multiply<Bits, Groups, 4>};
+    static constexpr int64_t kPreparedBytes = sizeof(PreparedBlock<Bits, Groups>);
+    static constexpr BlockKernel kFirst[kMaxRows] = {
+        multiply_one<Bits, Groups>, multiply_first<Bits, Groups, 2>, multiply_first<Bits, Groups, 3>,
+        multiply_first<Bits, Groups, 4>};
+    static constexpr BlockKernel kOther[kMaxRows] = {
+        multiply_other<Bits, Groups, 1>, multiply_other<Bits, Groups, 2>, multiply_other<Bits, Groups, 3>,
+        multiply_other<Bits, Groups, 4>};
 };
 
 bool has_wide_rows(const Weight& w) { return w.code_bits == 8; }

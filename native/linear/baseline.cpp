@@ -12,7 +12,6 @@ namespace {
 
 constexpr int64_t kMaxRows = 4;
 constexpr int64_t kTiles = 1;
-constexpr int64_t kMaxAlone = 0;
 constexpr int kLines = 8;
 static_assert(span_of(static_cast<int>(Isa::baseline)) == 4);
 
@@ -101,7 +100,7 @@ struct Group {
 };
 
 template <int Bits, int Groups, int Rows>
-void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t*, const uint8_t* rows, float* results) {
+void multiply(const Weight& w, const uint8_t* const* tiles, uint8_t*, const uint8_t* rows, float* results) {
     f32x16 acc[Rows] = {};
     const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);
     const uint8_t* at = tiles[0];
@@ -125,9 +124,9 @@ void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t*, cons
 template <int Bits, int Groups>
 struct Kernels {
     static constexpr int64_t kPreparedBytes = 0;
-    static constexpr PrepareKernel kPrepare = nullptr;
-    static constexpr BlockKernel kMultiply[kMaxRows] = {multiply<Bits, Groups, 1>, multiply<Bits, Groups, 2>,
+    static constexpr BlockKernel kFirst[kMaxRows] = {multiply<Bits, Groups, 1>, multiply<Bits, Groups, 2>,
                                                         multiply<Bits, Groups, 3>, multiply<Bits, Groups, 4>};
+    static constexpr const BlockKernel (&kOther)[kMaxRows] = kFirst;
 };
 
 bool has_wide_rows(const Weight&) { return false; }

@@ -75,11 +75,11 @@ struct RowRecord {
 };
 
 // A kernel multiplies the rows that it was made for with a column of adjacent tiles: results [rows][tiles][16]. Many
-// blocks of rows meet the same column, so what depends on the weight alone is `prepared` once for all of them, as the
-// file for an instruction set likes it; a kernel for rows that are alone reads `tiles` instead.
-using BlockKernel = void (*)(const Weight&, const uint8_t* const* tiles, const uint8_t* prepared, const uint8_t* rows,
+// blocks of rows meet the same column. The kernel for the first of them reads the tiles, and writes all that depends on
+// the weight alone to `prepared`, as its instruction set likes it (not if that is null); the kernel for the others
+// reads it there.
+using BlockKernel = void (*)(const Weight&, const uint8_t* const* tiles, uint8_t* prepared, const uint8_t* rows,
                              float* results);
-using PrepareKernel = void (*)(const Weight&, const uint8_t* const* tiles, uint8_t* prepared);
 
 struct LinearArgs {
     QuantizedRows x;
@@ -91,7 +91,7 @@ struct LinearArgs {
 
 // The largest output of each row in chunks of kArgmaxChunk outputs. The largest of the chunks is for
 // linear_dense::merge.
-constexpr int64_t kArgmaxChunk = 256;
+constexpr int64_t kArgmaxChunk = 192;  // a multiple of what any block kernel computes
 
 struct ArgmaxArgs {
     QuantizedRows x;

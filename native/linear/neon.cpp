@@ -11,7 +11,6 @@ namespace {
 
 constexpr int64_t kMaxRows = 7;  // with the ones four pairs
 constexpr int64_t kTiles = 1;
-constexpr int64_t kMaxAlone = 0;
 constexpr int kSpan = 8;
 constexpr int kSpans = kBlock / kSpan;
 constexpr int kHalves = 2;  // of a tile, 8 outputs each: what the accumulators of four pairs leave registers for
@@ -114,7 +113,7 @@ PENSTOCK_INLINE void accumulate(const Weight& w, const uint8_t* block, const uin
 }
 
 template <int Bits, int Groups, int Rows>
-void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t*, const uint8_t* rows, float* results) {
+void multiply(const Weight& w, const uint8_t* const* tiles, uint8_t*, const uint8_t* rows, float* results) {
     float32x4_t acc[Rows][kHalves * 2];
     for (int r = 0; r < Rows; ++r)
         for (int quarter = 0; quarter < kHalves * 2; ++quarter) acc[r][quarter] = vdupq_n_f32(0.0f);
@@ -139,10 +138,10 @@ void multiply(const Weight& w, const uint8_t* const* tiles, const uint8_t*, cons
 template <int Bits, int Groups>
 struct Kernels {
     static constexpr int64_t kPreparedBytes = 0;
-    static constexpr PrepareKernel kPrepare = nullptr;
-    static constexpr BlockKernel kMultiply[kMaxRows] = {
+    static constexpr BlockKernel kFirst[kMaxRows] = {
         multiply<Bits, Groups, 1>, multiply<Bits, Groups, 2>, multiply<Bits, Groups, 3>, multiply<Bits, Groups, 4>,
         multiply<Bits, Groups, 5>, multiply<Bits, Groups, 6>, multiply<Bits, Groups, 7>};
+    static constexpr const BlockKernel (&kOther)[kMaxRows] = kFirst;
 };
 
 bool has_wide_rows(const Weight&) { return false; }

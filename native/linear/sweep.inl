@@ -1,13 +1,10 @@
 // How the work of a multiplication is cut, for every instruction set. The including file defines PENSTOCK_ISA and
 // before, in namespace penstock::linear and an unnamed one,
 //     constexpr int64_t kMaxRows, kTiles;   what a block kernel takes at most, and how many tiles it reads
-//     constexpr int64_t kMaxAlone;          rows for which preparing a column does not pay
 //     bool has_wide_rows(const Weight&);    see RowRecord
 //     template <int Bits, int Groups> struct Kernels {
 //         static constexpr int64_t kPreparedBytes;   of a block of a column
-//         static constexpr PrepareKernel kPrepare;   may be null
-//         static constexpr BlockKernel kMultiply[kMaxRows];   for 1 row, 2 rows, ...
-//         static constexpr BlockKernel kAlone[kMaxAlone];     if that is more than 0
+//         static constexpr BlockKernel kFirst[kMaxRows], kOther[kMaxRows];   for 1 row, 2 rows, ...
 //     };
 #include <cstring>
 
@@ -17,6 +14,7 @@ namespace penstock::linear {
 namespace {
 
 constexpr int64_t kColumn = kTiles * kTile;  // outputs of a column of tiles: what a block kernel computes
+static_assert(kArgmaxChunk % kColumn == 0);
 constexpr int64_t kPanelBytes = 3 << 17;     // of arranged rows: a part of a near cache
 // Of a panel, for each thread: few, because the first column of a chunk was not asked for before its turn.
 constexpr int64_t kChunks = 4;
@@ -37,17 +35,13 @@ struct Parts {
 // The kernels for a weight.
 struct Chosen {
     int64_t prepared_bytes;
-    PrepareKernel prepare;
-    const BlockKernel* multiply;
-    const BlockKernel* alone;
+    const BlockKernel *first, *other;
 };
 
 template <int Bits>
 Chosen with_bits(const Weight& w) {
     const auto chosen = [&](auto kernels) -> Chosen {
-        const BlockKernel* alone = kernels.kMultiply;
-        if constexpr (kMaxAlone > 0) alone = kernels.kAlone;
-        return {num_blocks(w) * kernels.kPreparedBytes, kernels.kPrepare, kernels.kMultiply, alone};
+        return {num_blocks(w) * kernels.kPreparedBytes, kernels.kFirst, kernels.kOther};
     };
     return groups_per_record(w) == 1 ? chosen(Kernels<Bits, 1>()) : chosen(Kernels<Bits, 2>());
 }
@@ -99,12 +93,10 @@ struct ArrangedRows {
     const Chosen kernels;
     uint8_t* prepared;
     uint8_t* data;
-    const uint8_t* tiles[kTiles];
-    bool alone = false;
     Parts blocks{0, 0, kMaxRows};
 
     ArrangedRows(const Weight& weight, int64_t most_rows) : w(weight), kernels(choose(weight)) {
-        const int64_t bytes = most_rows > kMaxAlone ? kernels.prepared_bytes : 0;
+        const int64_t bytes = most_rows > kMaxRows ? kernels.prepared_bytes : 0;
         prepared = static_cast<uint8_t*>(thread_scratch(static_cast<size_t>(bytes + most_rows * stride(w))));
         data = prepared + bytes;
     }
@@ -115,7 +107,6 @@ struct ArrangedRows {
 
     void arrange(const QuantizedRows& x, int64_t begin, int64_t end) {
         blocks = Parts(begin, end, kMaxRows);
-        alone = end - begin <= kMaxAlone;
         if (groups_per_record(w) == 1)
             has_wide_rows(w) ? arrange<1, true>(x) : arrange<1, false>(x);
         else
@@ -136,16 +127,14 @@ struct ArrangedRows {
         }
     }
 
-    // A last column that is not whole repeats the last tile; whoever reads the results leaves those out.
-    void meet(int64_t column) {
-        const int64_t last = num_tiles(w) - 1;
+    // Block i of rows times a column of tiles, after the blocks before it. A last column that is not whole repeats the
+    // last tile; whoever reads the results leaves those out.
+    void multiply(int64_t i, int64_t column, float* results) const {
+        const int64_t last = num_tiles(w) - 1, size = blocks.size(i);
+        const uint8_t* tiles[kTiles];
         for (int64_t t = 0; t < kTiles; ++t) tiles[t] = w.data + smaller(column * kTiles + t, last) * tile_bytes(w);
-        if (!alone && kernels.prepare != nullptr) kernels.prepare(w, tiles, prepared);
-    }
-
-    // Block i of rows times the column that was met last.
-    void multiply(int64_t i, float* results) const {
-        (alone ? kernels.alone : kernels.multiply)[blocks.size(i) - 1](w, tiles, prepared, block(i), results);
+        const BlockKernel kernel = (i == 0 ? kernels.first : kernels.other)[size - 1];
+        kernel(w, tiles, blocks.count > 1 ? prepared : nullptr, block(i), results);
     }
 };
 
@@ -193,15 +182,14 @@ void join(Best& best, const float* values, int64_t first, int64_t count) {
 }
 
 // The best of outputs [first, behind) for every arranged row.
-void best_of_chunk(const ArgmaxArgs& args, ArrangedRows& rows, int64_t chunk) {
+void best_of_chunk(const ArgmaxArgs& args, const ArrangedRows& rows, int64_t chunk) {
     const int64_t first = chunk * kArgmaxChunk, behind = smaller(first + kArgmaxChunk, args.weight.out_features);
     float* values = args.values + chunk * args.x.num_rows;
     int64_t* ids = args.ids + chunk * args.x.num_rows;
     alignas(64) float results[kMaxRows * kColumn];
     for (int64_t output = first; output < behind; output += kColumn) {
-        rows.meet(output / kColumn);
         for (int64_t i = 0; i < rows.blocks.count; ++i) {
-            rows.multiply(i, results);
+            rows.multiply(i, output / kColumn, results);
             for (int64_t r = 0; r < rows.blocks.size(i); ++r) {
                 const int64_t row = rows.blocks.begin(i) + r;
                 Best best = {-__builtin_inff(), first};
@@ -234,9 +222,8 @@ void linear(const LinearArgs& args, Share share) {
         if (panel != arranged) rows.arrange(args.x, panels.begin(panel), panels.begin(panel + 1));
         arranged = panel;
         for (int64_t column = chunks.begin(part); column < chunks.begin(part + 1); ++column) {
-            rows.meet(column);
             for (int64_t i = 0; i < rows.blocks.count; ++i) {
-                rows.multiply(i, results);
+                rows.multiply(i, column, results);
                 store_results(args, results, column, rows.blocks.begin(i), rows.blocks.begin(i + 1));
             }
         }
