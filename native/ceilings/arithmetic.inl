@@ -7,6 +7,8 @@
 // Makes the compiler believe that a register changed: what is computed from it cannot be moved out of a loop.
 #if defined(__aarch64__)
 #define PENSTOCK_CHANGED(value) asm volatile("" : "+w"(value))
+#elif defined(__AVX512F__)  // "x" is the first sixteen registers alone
+#define PENSTOCK_CHANGED(value) asm volatile("" : "+v"(value))
 #elif defined(__x86_64__)
 #define PENSTOCK_CHANGED(value) asm volatile("" : "+x"(value))
 #else
@@ -15,6 +17,23 @@
 
 namespace penstock::ceilings {
 namespace {
+
+// A function of its own: otherwise the compiler keeps some of the sums in memory.
+template <class Op>
+__attribute__((noinline)) void multiply_rounds(typename Op::Register a, typename Op::Register b,
+                                               typename Op::Register* all) {
+    typename Op::Register sums[Op::kChains];
+    std::memcpy(&sums, all, sizeof sums);
+    for (int64_t round = 0; round < kRounds; ++round) {
+        PENSTOCK_CHANGED(a);
+#pragma GCC unroll 16
+        for (int i = 0; i < Op::kChains; ++i) {
+            sums[i] = Op::step(sums[i], a, b);
+            PENSTOCK_CHANGED(sums[i]);  // or it is copied from one register to another, and some to memory
+        }
+    }
+    std::memcpy(all, &sums, sizeof sums);
+}
 
 // Op: a type of register, `kChains`, `kOperations` of a step, and step(sum, a, b) -> sum.
 template <class Op>
@@ -25,13 +44,7 @@ void multiply(const ArithmeticArgs& args, Share share) {
     std::memcpy(&b, args.operands + 64, sizeof b);
     for (Register& sum : sums) sum = b;
     int64_t begin, end;
-    while (share.take(1, args.items, begin, end)) {
-        for (int64_t round = 0; round < kRounds; ++round) {
-            PENSTOCK_CHANGED(a);
-#pragma GCC unroll 16
-            for (int i = 0; i < Op::kChains; ++i) sums[i] = Op::step(sums[i], a, b);
-        }
-    }
+    while (share.take(1, args.items, begin, end)) multiply_rounds<Op>(a, b, sums);
     for (const Register& sum : sums) {
         static_assert(sizeof sum <= kSinkBytes);
         Register seen = sum;

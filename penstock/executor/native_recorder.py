@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from penstock.executor.graphs import GraphRefusedError, Recorded
-from penstock.kernels.pages import zeroed
 from penstock.kernels.native.program import RecordingRefusedError, record
+from penstock.kernels.pages import zeroed
 
 T = TypeVar("T")
 

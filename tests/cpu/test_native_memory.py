@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from penstock.kernels.native.memory import ALIGNMENT, Arena, ArenaFullError, empty, results_in
+from penstock.kernels.pages import LINE, Regions
 from penstock.platforms.probe import extension_missing
 
 needs_extension = pytest.mark.skipif(bool(extension_missing()), reason=extension_missing() or "-")
@@ -199,3 +200,21 @@ def test_views_and_shapes_are_free() -> None:
     assert answer == 2 + 3 + 8 + 4
     assert len(program) == 0
     program.run()
+
+
+def test_pieces_of_a_region_are_apart_and_own_no_more_than_themselves() -> None:
+    regions = Regions(region_bytes=1 << 12)
+    pieces = [regions.take(nbytes) for nbytes in (1, 100, LINE, 1 << 13, 0, 3000)]
+    for value, piece in enumerate(pieces):
+        assert not piece.any()  # nobody wrote here before
+        piece.fill_(value + 1)
+    for value, piece in enumerate(pieces):
+        assert (piece == value + 1).all()
+        assert piece.data_ptr() % LINE == 0
+        assert piece.untyped_storage().nbytes() == piece.numel()
+
+
+def test_a_piece_keeps_its_region() -> None:
+    piece = Regions().take(1 << 16)
+    gc.collect()
+    assert piece.sum() == 0
