@@ -351,7 +351,8 @@ PENSTOCK_INLINE ChunkTiles<float> convert(const ChunkTiles<Stored>& tiles, Scrat
 
 // The tiles that a thread reads next: of the job's next chunk, behind its last one those of the following job's first.
 template <KvType type, class Stored>
-PENSTOCK_INLINE ChunkTiles<Stored> next_tiles(const AttendArgs& args, const Job& job, int64_t chunk, const Job* following) {
+PENSTOCK_INLINE ChunkTiles<Stored> next_tiles(const AttendArgs& args, const Job& job, int64_t chunk,
+                                              const Job* following) {
     const bool is_last = chunk + 1 >= job.end_chunk();
     if (is_last && following == nullptr) return {};
     const Job& of = is_last ? *following : job;

@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include <cstring>
 #include <type_traits>
 
 #include "linear/linear.hpp"
@@ -32,7 +33,8 @@ constexpr int kLinesInByte = Bits == 6 ? 4 : 8;
 PENSTOCK_INLINE __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
 PENSTOCK_INLINE void store(void* to, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(to), x); }
 
-// The compiler may not put off or regroup the additions before: it would keep every product for a tree of them, in memory.
+// The compiler may not put off or regroup the additions before: it would keep all products for a tree of them, in
+// memory.
 PENSTOCK_INLINE void keep(__m256i& sum) { asm("" : "+x"(sum)); }
 
 PENSTOCK_INLINE __m256i shifted(__m256i x, int left, int mask) {
@@ -110,8 +112,9 @@ PENSTOCK_INLINE void dots(const Lines& lines, const Code (&codes)[Rows][kBlock],
             for (int half = 0; half < kHalves; ++half) weight[half] = lines.at(line, half);
 #pragma GCC unroll 4
             for (int r = 0; r < Rows; ++r) {
-                const __m256i row =
-                    _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(codes[r]) + line));
+                int32_t columns;
+                std::memcpy(&columns, reinterpret_cast<const uint8_t*>(codes[r]) + line * 4, 4);
+                const __m256i row = _mm256_set1_epi32(columns);
 #pragma GCC unroll 2
                 for (int half = 0; half < kHalves; ++half) {
                     __m256i& sum = part[r][half];
@@ -210,8 +213,8 @@ PENSTOCK_INLINE Scales prepared_scales(const PreparedBlock<Bits, Groups>& block,
     return of;
 }
 
-// Asks for what is read when the next tile has its turn. Behind a weight the next one may lie, or nothing, which does no
-// harm.
+// Asks for what is read when the next tile has its turn. Behind a weight the next one may lie, or nothing, which does
+// no harm.
 PENSTOCK_INLINE void prefetch(const uint8_t* at, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(at + i), _MM_HINT_T0);
 }

@@ -81,7 +81,8 @@ struct Group {
     bool has_min;
 
     PENSTOCK_INLINE Group(const Weight& w, const Pairs& pairs_, int group, int groups, const uint8_t* scales_at)
-        : pairs(pairs_), first_line(group * kLines / groups), behind_line((group + 1) * kLines / groups), code_sums(broadcast<int32_t>(w.zero_point << 16)),
+        : pairs(pairs_), first_line(group * kLines / groups), behind_line((group + 1) * kLines / groups),
+          code_sums(broadcast<int32_t>(w.zero_point << 16)),
           scales(load_scales(scales_at, w.scale_bits)),
           mins(w.has_min ? load_scales(scales_at + scales_bytes(w), w.scale_bits) : scales), has_min(w.has_min) {
         for (int line = first_line; line < behind_line; ++line)

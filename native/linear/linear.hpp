@@ -64,8 +64,8 @@ struct QuantizedRows {
 // Block kernels read rows from one place: a record for each block of 32 columns, with what does not depend on the
 // output worked out. `sums` below are those of code - zero over a group, which is a half of the block where Groups is
 // 2. `minus` is a pair of int16, -zero below and -sum above: times the pair of the sum of the weight's codes (which is
-// below 2^15) and its zero point it gives what the exact dot lacks. Wide rows have int16 for int8, which are code - zero,
-// and 0 for -zero.
+// below 2^15) and its zero point it gives what the exact dot lacks. Wide rows have int16 for int8, which are code -
+// zero, and 0 for -zero.
 template <int Rows, int Groups, class Code = int8_t>
 struct RowRecord {
     Code codes[Rows][kBlock];

@@ -222,7 +222,8 @@ void linear(const LinearArgs& args, Share share) {
         const int64_t panel = chunk / chunks.count, part = chunk % chunks.count;
         if (panel != arranged) rows.arrange(args.x, panels.begin(panel), panels.begin(panel + 1));
         arranged = panel;
-        const int64_t end = chunks.begin(part + 1), next_chunk = chunks.begin(smaller(part + share.count, chunks.count));
+        const int64_t end = chunks.begin(part + 1);
+        const int64_t next_chunk = chunks.begin(smaller(part + share.count, chunks.count));
         for (int64_t column = chunks.begin(part); column < end; ++column) {
             for (int64_t i = 0; i < rows.blocks.count; ++i) {
                 rows.multiply(i, column, column + 1 < end ? column + 1 : next_chunk, results);
