@@ -349,49 +349,25 @@ PENSTOCK_INLINE ChunkTiles<float> convert(const ChunkTiles<Stored>& tiles, Scrat
     return converted;
 }
 
-// The tiles that a thread reads next: of the job's next chunk, behind its last one those of the following job's first.
-template <KvType type, class Stored>
-PENSTOCK_INLINE ChunkTiles<Stored> next_tiles(const AttendArgs& args, const Job& job, int64_t chunk,
-                                              const Job* following) {
-    const bool is_last = chunk + 1 >= job.end_chunk();
-    if (is_last && following == nullptr) return {};
-    const Job& of = is_last ? *following : job;
-    const int64_t next = is_last ? of.first_chunk(args) : chunk + 1;
-    const int64_t left = of.position + of.count - next * kChunk;
-    return find_tiles<type, Stored>(args, of, next, 0, left < kChunk ? (left + kTile - 1) / kTile : kChunkTiles);
-}
-
-// Asks for the next tiles: while scores of the tiles [first, last) are computed, and at once for those that are more.
-template <class Stored>
-PENSTOCK_INLINE void ask_for(const ChunkTiles<Stored>& next, int64_t first, int64_t last, ChunkTiles<Stored>& tiles) {
-    const int64_t bytes = kTile * (tiles.head_dim + padded(tiles.head_dim)) * static_cast<int64_t>(sizeof(Stored));
-    int64_t reader = first;
-    for (const Stored* tile : next.keys) {
-        if (tile == nullptr) continue;
-        if (reader < last) {
-            tiles.next[reader++] = tile;
-            continue;
-        }
-        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(tile) + i);
-    }
-}
-
 // One job with one chunk. What it gives to a pair goes to use(pair, record), pair being its number in the job.
 template <KvType type, class Stored, class Use>
-PENSTOCK_INLINE void attend_chunk(const AttendArgs& args, const Job& job, int64_t chunk, const Job* following,
-                                  Scratch& scratch, Use use) {
+PENSTOCK_INLINE void attend_chunk(const AttendArgs& args, const Job& job, int64_t chunk, Scratch& scratch, Use use) {
     const int64_t dim = args.pool.head_dim, group = args.heads / args.pool.kv_heads, start = chunk * kChunk;
     const int64_t record = padded(dim) + kRecordTail, count = job.count * group;
     const auto within = [&](int64_t position) {
         return position <= start ? int64_t{0} : position - start < kChunk ? position - start : kChunk;
     };
     const int64_t low = within(job.low(args, 0)), high = within(job.position + job.count);
-    const int64_t first = low / kTile, last = (high + kTile - 1) / kTile;
-    ChunkTiles<Stored> stored = find_tiles<type, Stored>(args, job, chunk, first, last);
+    ChunkTiles<Stored> stored = find_tiles<type, Stored>(args, job, chunk, low / kTile, (high + kTile - 1) / kTile);
     const bool direct = type == KvType::float32 || count <= kDirectPairs;
     ChunkTiles<float> converted;
     if (!direct) converted = convert(stored, scratch);
-    if (direct) ask_for(next_tiles<type, Stored>(args, job, chunk, following), first, last, stored);
+    if (direct && chunk + 1 < job.end_chunk()) {
+        const int64_t left = job.position + job.count - start - kChunk;
+        const int64_t tiles = left < kChunk ? (left + kTile - 1) / kTile : kChunkTiles;
+        const ChunkTiles<Stored> next = find_tiles<type, Stored>(args, job, chunk + 1, 0, tiles);
+        for (int64_t t = low / kTile; t < tiles; ++t) stored.next[t] = next.keys[t];
+    }
     const int64_t blocks = (count + kPairs - 1) / kPairs;
     for (int64_t b = 0; b < blocks; ++b) {
         const int64_t begin = b * count / blocks, size = (b + 1) * count / blocks - begin;
@@ -418,12 +394,12 @@ PENSTOCK_INLINE float* out_of(const AttendArgs& args, const Job& job, int64_t pa
 }
 
 template <KvType type, class Stored>
-PENSTOCK_INLINE void attend_job(const AttendArgs& args, const Job& job, const Job* following, Scratch& scratch) {
+PENSTOCK_INLINE void attend_job(const AttendArgs& args, const Job& job, Scratch& scratch) {
     const int64_t width = padded(args.pool.head_dim), record = width + kRecordTail;
     const int64_t count = job.count * (args.heads / args.pool.kv_heads);
     bool begun[kJobPairs] = {};
     for (int64_t chunk = job.first_chunk(args); chunk < job.end_chunk(); ++chunk)
-        attend_chunk<type, Stored>(args, job, chunk, following, scratch, [&](int64_t pair, const float* later) {
+        attend_chunk<type, Stored>(args, job, chunk, scratch, [&](int64_t pair, const float* later) {
             float* own = scratch.records + pair * record;
             if (begun[pair])
                 merge(own, later, width);
@@ -445,15 +421,10 @@ PENSTOCK_INLINE void attend_jobs(const AttendArgs& args, Share share, Scratch& s
     queries = queries < 8 ? 8 : queries;
     Jobs jobs(args, queries < most ? queries : most);
     int64_t done = 0, begin, end;
-    // Several at once, so that a thread knows what it reads next.
-    while (share.take(share.chunk_of(jobs.total()), jobs.total(), begin, end)) {
+    while (share.take(1, jobs.total(), begin, end)) {
         for (; done < begin; ++done) jobs.next();
-        for (Job job = jobs.next(); done < end; ++done) {
-            const bool is_last = done + 1 == end;
-            const Job following = is_last ? job : jobs.next();
-            attend_job<type, Stored>(args, job, is_last ? nullptr : &following, scratch);
-            job = following;
-        }
+        attend_job<type, Stored>(args, jobs.next(), scratch);
+        ++done;
     }
 }
 
@@ -466,7 +437,7 @@ PENSTOCK_INLINE void attend_part(const AttendArgs& args, const Job& job, int64_t
     const int64_t first = job.first_chunk(args), chunks = job.end_chunk() - first;
     float* parts = args.parts + number * args.max_chunks * group * record;
     for (int64_t chunk = begin; chunk < end; ++chunk)
-        attend_chunk<type, Stored>(args, job, first + chunk, nullptr, scratch, [&](int64_t pair, const float* later) {
+        attend_chunk<type, Stored>(args, job, first + chunk, scratch, [&](int64_t pair, const float* later) {
             copy_record(parts + (chunk * group + pair) * record, later, width);
         });
     const int32_t arrived = __atomic_add_fetch(args.arrived + number, static_cast<int32_t>(end - begin), __ATOMIC_ACQ_REL);
@@ -505,7 +476,7 @@ PENSTOCK_INLINE void attend_parts(const AttendArgs& args, Share share, Scratch& 
         }
         const int64_t total = job.end_chunk() - job.first_chunk(args), item = begin - before;
         if (own == 1)
-            attend_job<type, Stored>(args, job, nullptr, scratch);
+            attend_job<type, Stored>(args, job, scratch);
         else
             attend_part<type, Stored>(args, job, item * total / own, (item + 1) * total / own, scratch);
     }

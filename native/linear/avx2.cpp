@@ -213,17 +213,16 @@ PENSTOCK_INLINE Scales prepared_scales(const PreparedBlock<Bits, Groups>& block,
     return of;
 }
 
-// Asks for what is read when the next tile has its turn. Behind a weight the next one may lie, or nothing, which does
-// no harm.
+// Asks for what is read when the next tile has its turn. Behind the last there is nothing, which does no harm.
 PENSTOCK_INLINE void prefetch(const uint8_t* at, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(at + i), _MM_HINT_T0);
 }
 
 // Calls use(scales, lines) for each block of a tile.
 template <int Bits, class Use>
-PENSTOCK_INLINE void for_each_block(const Weight& w, const uint8_t* at, int64_t ahead, Use use) {
-    const int64_t header = header_bytes(w), per_record = blocks_per_record(w);
-    const uint8_t* const end = at + tile_bytes(w);
+PENSTOCK_INLINE void for_each_block(const Weight& w, const uint8_t* at, Use use) {
+    const int64_t header = header_bytes(w), per_record = blocks_per_record(w), ahead = tile_bytes(w);
+    const uint8_t* const end = at + ahead;
     while (at != end) {
         const uint8_t* scales_at = at;
         prefetch(at + ahead, header);
@@ -276,14 +275,14 @@ template <int Bits>
 using CodeOf = std::conditional_t<kWide<Bits>, int16_t, int8_t>;
 
 template <int Bits, int Groups, int Rows>
-void multiply_first(const Weight& w, const uint8_t* const* tiles, int64_t ahead, uint8_t* prepared,
-                    const uint8_t* rows, float* results) {
+void multiply_first(const Weight& w, const uint8_t* const* tiles, uint8_t* prepared, const uint8_t* rows,
+                    float* results) {
     alignas(64) PreparedBlock<Bits, Groups> own;
     auto* block = prepared == nullptr ? &own : reinterpret_cast<PreparedBlock<Bits, Groups>*>(prepared);
     const auto* record = reinterpret_cast<const RowRecord<Rows, Groups, CodeOf<Bits>>*>(rows);
     const bool has_min = w.has_min;
     clear<Rows>(results);
-    for_each_block<Bits>(w, tiles[0], ahead, [&](const uint8_t* scales_at, const PackedLines<Bits>& lines)
+    for_each_block<Bits>(w, tiles[0], [&](const uint8_t* scales_at, const PackedLines<Bits>& lines)
                                           __attribute__((always_inline)) {
         prepare(w, scales_at, lines, *block);
         add_block(*block, has_min, *record, results);
@@ -293,8 +292,7 @@ void multiply_first(const Weight& w, const uint8_t* const* tiles, int64_t ahead,
 }
 
 template <int Bits, int Groups, int Rows>
-void multiply_other(const Weight& w, const uint8_t* const*, int64_t, uint8_t* prepared, const uint8_t* rows,
-                    float* results) {
+void multiply_other(const Weight& w, const uint8_t* const*, uint8_t* prepared, const uint8_t* rows, float* results) {
     const auto* block = reinterpret_cast<const PreparedBlock<Bits, Groups>*>(prepared);
     const auto* record = reinterpret_cast<const RowRecord<Rows, Groups, CodeOf<Bits>>*>(rows);
     const auto* const end = record + num_blocks(w);
@@ -305,12 +303,11 @@ void multiply_other(const Weight& w, const uint8_t* const*, int64_t, uint8_t* pr
 
 // One row is never the first of several blocks of rows: nothing has to be stored.
 template <int Bits, int Groups>
-void multiply_one(const Weight& w, const uint8_t* const* tiles, int64_t ahead, uint8_t*, const uint8_t* rows,
-                  float* results) {
+void multiply_one(const Weight& w, const uint8_t* const* tiles, uint8_t*, const uint8_t* rows, float* results) {
     const auto* record = reinterpret_cast<const RowRecord<1, Groups, CodeOf<Bits>>*>(rows);
     const bool has_min = w.has_min;
     clear<1>(results);
-    for_each_block<Bits>(w, tiles[0], ahead, [&](const uint8_t* scales_at, const PackedLines<Bits>& lines)
+    for_each_block<Bits>(w, tiles[0], [&](const uint8_t* scales_at, const PackedLines<Bits>& lines)
                                           __attribute__((always_inline)) {
         add_group<Bits, 1, Groups, 0>(lines, packed_scales<Bits, Groups, 0>(w, scales_at, lines), has_min, *record,
                                       results);

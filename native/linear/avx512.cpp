@@ -72,8 +72,8 @@ PENSTOCK_INLINE __m512 load_scales(const uint8_t* from, bool half) {
                 : _mm512_loadu_ps(from);
 }
 
-// Asks for what is read when the next column of tiles has its turn. Behind a weight the next one may lie, or nothing,
-// which does no harm.
+// Asks for what is read when the next column of tiles has its turn. Behind the last there is nothing, which does no
+// harm.
 PENSTOCK_INLINE void prefetch(const uint8_t* at, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(at + i), _MM_HINT_T0);
 }
@@ -183,8 +183,8 @@ PENSTOCK_INLINE void store(const __m512 (&acc)[Rows][kTiles], float* results) {
 
 // Calls use(headers, codes) for each block of a column: where the scales and the codes of its tiles are.
 template <int Bits, bool Prefetch, class Use>
-PENSTOCK_INLINE void for_each_block(const Weight& w, const uint8_t* const* tiles, int64_t ahead, Use use) {
-    const int64_t header = header_bytes(w), per_record = blocks_per_record(w);
+PENSTOCK_INLINE void for_each_block(const Weight& w, const uint8_t* const* tiles, Use use) {
+    const int64_t header = header_bytes(w), per_record = blocks_per_record(w), ahead = kTiles * tile_bytes(w);
     const uint8_t *at[kTiles], *headers[kTiles];
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) at[t] = tiles[t];
@@ -208,8 +208,8 @@ PENSTOCK_INLINE void for_each_block(const Weight& w, const uint8_t* const* tiles
 
 // For the rows that a column meets first.
 template <int Bits, int Groups, int Rows, bool Keep>
-void multiply_packed(const Weight& w, const uint8_t* const* tiles, int64_t ahead, uint8_t* prepared,
-                     const uint8_t* rows, float* results) {
+void multiply_packed(const Weight& w, const uint8_t* const* tiles, uint8_t* prepared, const uint8_t* rows,
+                     float* results) {
     using Pointers = const uint8_t* const (&)[kTiles];
     auto* block = reinterpret_cast<PreparedBlock<Bits, Groups>*>(prepared);
     const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);
@@ -221,7 +221,7 @@ void multiply_packed(const Weight& w, const uint8_t* const* tiles, int64_t ahead
         add_group<true, Rows, Groups, Group>(acc, PackedLines<Bits, Groups, Keep>{codes, block}, of, has_min, *record);
         if constexpr (Keep) store_scales(of, *block, Group);
     };
-    for_each_block<Bits, true>(w, tiles, ahead, [&](Pointers headers, Pointers codes) __attribute__((always_inline)) {
+    for_each_block<Bits, true>(w, tiles, [&](Pointers headers, Pointers codes) __attribute__((always_inline)) {
         add.template operator()<0>(headers, codes);
         if constexpr (Groups == 2) add.template operator()<1>(headers, codes);
         ++record;
@@ -231,10 +231,10 @@ void multiply_packed(const Weight& w, const uint8_t* const* tiles, int64_t ahead
 }
 
 template <int Bits, int Groups, int Rows>
-void multiply_first(const Weight& w, const uint8_t* const* tiles, int64_t ahead, uint8_t* prepared,
-                    const uint8_t* rows, float* results) {
+void multiply_first(const Weight& w, const uint8_t* const* tiles, uint8_t* prepared, const uint8_t* rows,
+                    float* results) {
     (prepared == nullptr ? multiply_packed<Bits, Groups, Rows, false>
-                         : multiply_packed<Bits, Groups, Rows, true>)(w, tiles, ahead, prepared, rows, results);
+                         : multiply_packed<Bits, Groups, Rows, true>)(w, tiles, prepared, rows, results);
 }
 
 template <class Lines, int Bits, int Groups, int Rows>
@@ -250,7 +250,7 @@ PENSTOCK_INLINE void add_prepared(__m512 (&acc)[Rows][kTiles], const Lines& line
 
 // For rows after those, of bytes, ...
 template <int Groups, int Rows>
-void multiply_bytes(const Weight& w, const uint8_t* const* tiles, int64_t, uint8_t* prepared, const uint8_t* rows,
+void multiply_bytes(const Weight& w, const uint8_t* const* tiles, uint8_t* prepared, const uint8_t* rows,
                     float* results) {
     using Pointers = const uint8_t* const (&)[kTiles];
     const auto* block = reinterpret_cast<const PreparedBlock<8, Groups>*>(prepared);
@@ -258,7 +258,7 @@ void multiply_bytes(const Weight& w, const uint8_t* const* tiles, int64_t, uint8
     const bool has_min = w.has_min;
     __m512 acc[Rows][kTiles];
     clear(acc);
-    for_each_block<8, false>(w, tiles, 0, [&](Pointers, Pointers codes) __attribute__((always_inline)) {
+    for_each_block<8, false>(w, tiles, [&](Pointers, Pointers codes) __attribute__((always_inline)) {
         add_prepared(acc, PackedLines<8, Groups, false>{codes, nullptr}, *block++, has_min, *record++);
     });
     store(acc, results);
@@ -266,7 +266,7 @@ void multiply_bytes(const Weight& w, const uint8_t* const* tiles, int64_t, uint8
 
 // ... and of codes of fewer bits, which are bytes by now.
 template <int Groups, int Rows>
-void multiply_unpacked(const Weight& w, const uint8_t* const*, int64_t, uint8_t* prepared, const uint8_t* rows,
+void multiply_unpacked(const Weight& w, const uint8_t* const*, uint8_t* prepared, const uint8_t* rows,
                        float* results) {
     const auto* block = reinterpret_cast<const PreparedBlock<4, Groups>*>(prepared);
     const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);

@@ -101,7 +101,7 @@ struct Group {
 };
 
 template <int Bits, int Groups, int Rows>
-void multiply(const Weight& w, const uint8_t* const* tiles, int64_t, uint8_t*, const uint8_t* rows, float* results) {
+void multiply(const Weight& w, const uint8_t* const* tiles, uint8_t*, const uint8_t* rows, float* results) {
     f32x16 acc[Rows] = {};
     const auto* record = reinterpret_cast<const RowRecord<Rows, Groups>*>(rows);
     const uint8_t* at = tiles[0];

@@ -77,9 +77,9 @@ struct RowRecord {
 // A kernel multiplies the rows that it was made for with a column of adjacent tiles: results [rows][tiles][16]. Many
 // blocks of rows meet the same column. The kernel for the first of them reads the tiles, and writes all that depends on
 // the weight alone to `prepared`, as its instruction set likes it (not if that is null); the kernel for the others
-// reads it there. `ahead` is how many bytes behind the tiles those lie that the thread is likely to read next.
-using BlockKernel = void (*)(const Weight&, const uint8_t* const* tiles, int64_t ahead, uint8_t* prepared,
-                             const uint8_t* rows, float* results);
+// reads it there.
+using BlockKernel = void (*)(const Weight&, const uint8_t* const* tiles, uint8_t* prepared, const uint8_t* rows,
+                             float* results);
 
 struct LinearArgs {
     QuantizedRows x;

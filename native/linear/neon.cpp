@@ -113,7 +113,7 @@ PENSTOCK_INLINE void accumulate(const Weight& w, const uint8_t* block, const uin
 }
 
 template <int Bits, int Groups, int Rows>
-void multiply(const Weight& w, const uint8_t* const* tiles, int64_t, uint8_t*, const uint8_t* rows, float* results) {
+void multiply(const Weight& w, const uint8_t* const* tiles, uint8_t*, const uint8_t* rows, float* results) {
     float32x4_t acc[Rows][kHalves * 2];
     for (int r = 0; r < Rows; ++r)
         for (int quarter = 0; quarter < kHalves * 2; ++quarter) acc[r][quarter] = vdupq_n_f32(0.0f);

@@ -16,7 +16,8 @@ namespace {
 constexpr int64_t kColumn = kTiles * kTile;  // outputs of a column of tiles: what a block kernel computes
 static_assert(kArgmaxChunk % kColumn == 0);
 constexpr int64_t kPanelBytes = 3 << 17;     // of arranged rows: a part of a near cache
-constexpr int64_t kChunks = 4;               // of a panel, for each thread
+// Of a panel, for each thread: few, because the first column of a chunk was not asked for before its turn.
+constexpr int64_t kChunks = 4;
 
 PENSTOCK_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 PENSTOCK_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -126,15 +127,14 @@ struct ArrangedRows {
         }
     }
 
-    // Block i of rows times a column of tiles, after the blocks before it; `next` is the column that has its turn then.
-    // A last column that is not whole repeats the last tile; whoever reads the results leaves those out.
-    void multiply(int64_t i, int64_t column, int64_t next, float* results) const {
+    // Block i of rows times a column of tiles, after the blocks before it. A last column that is not whole repeats the
+    // last tile; whoever reads the results leaves those out.
+    void multiply(int64_t i, int64_t column, float* results) const {
         const int64_t last = num_tiles(w) - 1, size = blocks.size(i);
         const uint8_t* tiles[kTiles];
         for (int64_t t = 0; t < kTiles; ++t) tiles[t] = w.data + smaller(column * kTiles + t, last) * tile_bytes(w);
         const BlockKernel kernel = (i == 0 ? kernels.first : kernels.other)[size - 1];
-        kernel(w, tiles, (next - column) * kTiles * tile_bytes(w), blocks.count > 1 ? prepared : nullptr, block(i),
-               results);
+        kernel(w, tiles, blocks.count > 1 ? prepared : nullptr, block(i), results);
     }
 };
 
@@ -182,15 +182,14 @@ void join(Best& best, const float* values, int64_t first, int64_t count) {
 }
 
 // The best of outputs [first, behind) for every arranged row.
-void best_of_chunk(const ArgmaxArgs& args, const ArrangedRows& rows, int64_t chunk, int64_t next_chunk) {
+void best_of_chunk(const ArgmaxArgs& args, const ArrangedRows& rows, int64_t chunk) {
     const int64_t first = chunk * kArgmaxChunk, behind = smaller(first + kArgmaxChunk, args.weight.out_features);
     float* values = args.values + chunk * args.x.num_rows;
     int64_t* ids = args.ids + chunk * args.x.num_rows;
     alignas(64) float results[kMaxRows * kColumn];
     for (int64_t output = first; output < behind; output += kColumn) {
         for (int64_t i = 0; i < rows.blocks.count; ++i) {
-            const int64_t next = output + kColumn < behind ? output + kColumn : next_chunk * kArgmaxChunk;
-            rows.multiply(i, output / kColumn, next / kColumn, results);
+            rows.multiply(i, output / kColumn, results);
             for (int64_t r = 0; r < rows.blocks.size(i); ++r) {
                 const int64_t row = rows.blocks.begin(i) + r;
                 Best best = {-__builtin_inff(), first};
@@ -222,11 +221,9 @@ void linear(const LinearArgs& args, Share share) {
         const int64_t panel = chunk / chunks.count, part = chunk % chunks.count;
         if (panel != arranged) rows.arrange(args.x, panels.begin(panel), panels.begin(panel + 1));
         arranged = panel;
-        const int64_t end = chunks.begin(part + 1);
-        const int64_t next_chunk = chunks.begin(smaller(part + share.count, chunks.count));
-        for (int64_t column = chunks.begin(part); column < end; ++column) {
+        for (int64_t column = chunks.begin(part); column < chunks.begin(part + 1); ++column) {
             for (int64_t i = 0; i < rows.blocks.count; ++i) {
-                rows.multiply(i, column, column + 1 < end ? column + 1 : next_chunk, results);
+                rows.multiply(i, column, results);
                 store_results(args, results, column, rows.blocks.begin(i), rows.blocks.begin(i + 1));
             }
         }
@@ -242,7 +239,7 @@ void argmax(const ArgmaxArgs& args, Share share) {
         const int64_t panel = chunk / chunks;
         if (panel != arranged) rows.arrange(args.x, panels.begin(panel), panels.begin(panel + 1));
         arranged = panel;
-        best_of_chunk(args, rows, chunk % chunks, smaller(chunk % chunks + share.count, chunks));
+        best_of_chunk(args, rows, chunk % chunks);
     }
 }
 

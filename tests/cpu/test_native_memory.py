@@ -215,6 +215,11 @@ def test_pieces_of_a_region_are_apart_and_own_no_more_than_themselves() -> None:
 
 
 def test_a_piece_keeps_its_region() -> None:
-    piece = Regions().take(1 << 16)
+    regions = Regions(region_bytes=1 << 12)
+    piece = regions.take(1 << 16)
+    piece.fill_(7)
+    del regions
     gc.collect()
-    assert piece.sum() == 0
+    others = [Regions(region_bytes=1 << 12).take(1 << 16).fill_(9) for _ in range(8)]  # lie in what was given back
+    assert (piece == 7).all()
+    assert all((other == 9).all() for other in others)
