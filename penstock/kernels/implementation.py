@@ -21,7 +21,7 @@ class OpSpec:
 @dataclass(frozen=True, slots=True)
 class Implementation:
     """One way to run an op. Empty ``dtypes``, ``platforms`` or ``machine`` mean any; ``instruction_sets`` are all
-    needed. ``needs_extension``: it is a kernel of the compiled extension."""
+    needed, and so are ``libraries``. ``needs_extension``: it is a kernel of the compiled extension."""
 
     name: str
     function: Callable[..., Any]
@@ -30,6 +30,7 @@ class Implementation:
     instruction_sets: tuple[str, ...] = ()
     machine: str = ""
     needs_extension: bool = False
+    libraries: tuple[str, ...] = ()
 
     def can_run(self, spec: OpSpec, /) -> Verdict:
         reasons = []
@@ -41,6 +42,9 @@ class Implementation:
             reasons.append(f"needs a {self.machine} processor, found {spec.platform.machine}")
         if self.needs_extension and spec.platform.extension_missing:
             reasons.append(spec.platform.extension_missing)
+        reasons += [
+            f"needs {name}, which is not installed" for name in self.libraries if name not in spec.platform.libraries
+        ]
         missing = [name for name in self.instruction_sets if name not in spec.platform.instruction_sets]
         if missing:
             reasons.append(f"needs instruction sets {', '.join(missing)}, which the processor lacks")
