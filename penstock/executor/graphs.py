@@ -41,6 +41,7 @@ class Variant(Enum):
     NOTHING = "nothing"  # no row is sampled
     GREEDY = "greedy"  # the argmax of the logits
     LOGITS = "logits"
+    DRAWN = "drawn"  # a token of each row by its own sampling parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,20 @@ class StepGraphs:
             graph.recorded.run()
         answer: T = graph.answer
         return answer
+
+    @property
+    def on(self) -> bool:
+        """Steps are to be recorded."""
+        return self._recorder is not None and not self._given_up
+
+    def wants(self, key: GraphKey) -> bool:
+        """``prepare`` would record."""
+        return self.on and key not in self._graphs and key not in self._refused
+
+    def prepare(self, key: GraphKey, record: Callable[[], T]) -> None:
+        """Record without running."""
+        if self.wants(key):
+            self._record(key, record)
 
     def forget(self) -> None:
         """Inputs have moved: nothing that was recorded may run again."""

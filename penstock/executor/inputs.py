@@ -27,6 +27,9 @@ class ForwardInputs:
     groups: tuple[GroupStep, ...]
     asked: torch.Tensor | None  # [asked]
 
+    def with_tokens(self, token_ids: torch.Tensor) -> ForwardInputs:
+        return ForwardInputs(token_ids, self.positions, self.groups, self.asked)
+
 
 @dataclass(frozen=True, slots=True)
 class StepShape:
@@ -89,7 +92,7 @@ class TableBuffer:
 
     def fill(self, tables: Ints, seats: Ints, width: int) -> None:
         """Copy ``width`` columns of the seats' tables, unless they are there. What lies behind them stays as it is."""
-        if width > self.filled:
+        if width > self.filled and self.array.shape[1]:
             self.array[: len(seats), :width] = tables[seats, :width]
             self.filled = width
 
@@ -97,10 +100,12 @@ class TableBuffer:
 class InputBuilder:
     """Owns the persistent tensors that a step reads; ``build`` fills them from the seats' state.
 
-    ``generation`` changes when a tensor has moved.
+    ``generation`` changes when a tensor has moved. Without ``tables`` the steps have empty block tables.
     """
 
-    def __init__(self, seats: SeatState, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self, seats: SeatState, max_num_seqs: int, max_num_batched_tokens: int, *, tables: bool = True
+    ) -> None:
         self._seats = seats
         self._token_ids = StepBuffer(max_num_batched_tokens)
         self._positions = StepBuffer(max_num_batched_tokens)
@@ -108,7 +113,7 @@ class InputBuilder:
         self._kv_lens = StepBuffer(max_num_seqs)
         self._asked = StepBuffer(max_num_batched_tokens)
         self._slots = [StepBuffer(max_num_batched_tokens) for _ in seats.groups]
-        self._tables = [TableBuffer(max_num_seqs, table.shape[1]) for table in seats.tables]
+        self._tables = [TableBuffer(max_num_seqs, table.shape[1] if tables else 0) for table in seats.tables]
         self._ramp: Ints = np.arange(max_num_seqs + 1, dtype=np.int64)
         self._ones: Ints = np.ones(max_num_seqs, dtype=np.int64)
         self._zeros: Ints = np.zeros(max_num_seqs, dtype=np.int64)

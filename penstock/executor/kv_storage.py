@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from penstock.attention.contract import KvLayout
+from penstock.kernels.device import CPU
 from penstock.kernels.pages import zeroed
 from penstock.models.family import KvGeometry
 from penstock.types.kv import KvGroupSpec
@@ -22,7 +23,8 @@ class KvStorage:
 
     A block is contiguous: [layers of the group, *the layout of the group's attention backend]. Groups of one pool have
     blocks of equal bytes, whatever their inner shape, so that any block can serve any of them. Fresh memory is zero:
-    some backends read whole blocks and mask afterwards, and a NaN would survive a weight of zero.
+    some backends read whole blocks and mask afterwards, and a NaN would survive a weight of zero. With ``scratch`` each
+    pool has one block more than was asked, where rows write that only fill a recorded shape.
     """
 
     def __init__(
@@ -31,18 +33,24 @@ class KvStorage:
         groups: Sequence[KvGroupSpec],
         num_blocks: Sequence[int],
         layouts: Sequence[KvLayout],
+        device: torch.device = CPU,
+        *,
+        scratch: bool = False,
     ) -> None:
         sizes: dict[int, int] = {}
         for group in groups:
             if sizes.setdefault(group.pool, group.bytes_per_block) != group.bytes_per_block:
                 raise ValueError(f"group {group.name}: blocks of pool {group.pool} must have equal bytes")
-        self._pools = [zeroed(count * sizes[pool]) for pool, count in enumerate(num_blocks)]
+        present = [count + scratch for count in num_blocks]
+        self._pools = [_zeroed(count * sizes[pool], device) for pool, count in enumerate(present)]
         self._layers: dict[int, torch.Tensor] = {}
         for geometry, group, layout in zip(geometries, groups, layouts, strict=True):
-            shape = (num_blocks[group.pool], len(geometry.layers), *layout.shape)
+            shape = (present[group.pool], len(geometry.layers), *layout.shape)
             blocks = self._pools[group.pool].view(layout.dtype).view(shape)
             for place, layer in enumerate(geometry.layers):
                 self._layers[layer] = blocks[:, place]
+        # Of each group: the first slot of the scratch block.
+        self.scratch_slots = tuple(num_blocks[group.pool] * group.entries_per_block for group in groups)
 
     @property
     def layers(self) -> Mapping[int, torch.Tensor]:
@@ -52,3 +60,7 @@ class KvStorage:
     @property
     def nbytes(self) -> int:
         return sum(pool.numel() for pool in self._pools)
+
+
+def _zeroed(nbytes: int, device: torch.device) -> torch.Tensor:
+    return zeroed(nbytes) if device == CPU else torch.zeros(nbytes, dtype=torch.uint8, device=device)

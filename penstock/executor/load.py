@@ -17,18 +17,24 @@ import torch
 from penstock.attention.contract import AttentionBackend, AttentionSpec, KvLayout
 from penstock.attention.select import choose_attention
 from penstock.errors import ConfigError
+from penstock.executor.device_memory import RESERVE_BYTES, measure_step
+from penstock.executor.device_runner import DeviceParts, DeviceRunner
+from penstock.executor.forward import Forward, GroupAttention
 from penstock.executor.graphs import StepGraphs, graphs_decision
 from penstock.executor.kv_storage import KvStorage, block_bytes
 from penstock.executor.memory_plan import MemoryNeed, MemoryPlan, plan_memory
 from penstock.executor.native_recorder import NativeRecorder
-from penstock.executor.runner import GroupAttention, Runner, RunnerLimits
-from penstock.executor.sampler.fused import choose_sample_op
+from penstock.executor.runner import Runner, RunnerLimits
+from penstock.executor.sampler.fused import SampleOp, choose_sample_op
 from penstock.executor.sampler.sampler import Sampler
 from penstock.executor.seats import SPARE_TOKENS
 from penstock.executor.spec import ExecutorSpec
 from penstock.executor.warmup import warm_up
 from penstock.executor.weight_plan import WeightPlan, plan_weights
+from penstock.kernels.device import CPU, device_of
+from penstock.kernels.implementation import OpSpec
 from penstock.kernels.native.attention import most_partial_bytes
+from penstock.kernels.ops import choose_op
 from penstock.layers.parameter import Parameter
 from penstock.loader.checkpoint import Checkpoint, open_checkpoint
 from penstock.loader.weights import load_parameters
@@ -109,8 +115,10 @@ def build_model(
     attention_backend: str | None = None,
     linear_backend: str | None = None,
     kv_cache_dtype: str = "auto",
+    device: torch.device = CPU,
 ) -> BuiltModel:
-    """Build the module tree of a checkpoint's family and choose its attention backends; reads no weight.
+    """Build the module tree of a checkpoint's family and choose its attention backends; reads no weight. Small
+    parameters lie on ``device``, which is the CPU where nothing is to be loaded.
 
     Raises UnsupportedModelError for an architecture or a configuration that no family takes, NoBackendError when a
     named backend refuses.
@@ -129,6 +137,7 @@ def build_model(
         linear_method=choices.linear,
         attention_backend=choices.attention,
         kv_dtype=kv_cache_dtype,
+        device=device,
     )
     return BuiltModel(
         model=family.build(config, parts),
@@ -160,8 +169,9 @@ class ExecutorPlan:
         return (*self.weights.lines, *self.memory.lines)
 
 
-def plan_executor(spec: ExecutorSpec, checkpoint: Checkpoint) -> ExecutorPlan:
-    """Choose everything and plan the memory; reads headers only. Raises ConfigError when the memory does not do."""
+def plan_executor(spec: ExecutorSpec, checkpoint: Checkpoint, device: torch.device = CPU) -> ExecutorPlan:
+    """Choose everything and plan the memory; reads headers only. Raises ConfigError when the memory does not do.
+    ``device`` as ``build_model`` has it."""
     built = build_model(
         checkpoint,
         dtype=spec.dtype,
@@ -169,6 +179,7 @@ def plan_executor(spec: ExecutorSpec, checkpoint: Checkpoint) -> ExecutorPlan:
         attention_backend=spec.attention_backend,
         linear_backend=spec.linear_backend,
         kv_cache_dtype=spec.kv_cache_dtype,
+        device=device,
     )
     weights = plan_weights(
         built.family.WEIGHTS, built.facts, checkpoint, built.model.parameters(), built.choices.linear
@@ -185,7 +196,8 @@ def memory_need(built: BuiltModel, weights: WeightPlan, spec: ExecutorSpec) -> M
         groups=group_specs(built, spec.block_size),
         weight_bytes=weights.prepared_bytes,
         activation_bytes=activation_bytes(built, spec) + graph_bytes(built, spec),
-        memory_available=spec.platform.memory_available_bytes or spec.platform.memory_bytes,
+        memory_available=_memory_available(spec.platform),
+        owned=on_device(spec.platform),
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=spec.max_num_batched_tokens,
         max_model_len=spec.max_model_len,
@@ -214,37 +226,51 @@ def longest_request(built: BuiltModel, weights: WeightPlan, spec: ExecutorSpec) 
 class LoadedExecutor:
     """A runner that is ready, and what there is to say about it."""
 
-    runner: Runner
+    runner: Runner | DeviceRunner
     capacity: KvCapacity
     decisions: tuple[Decision, ...] = ()
     lines: tuple[str, ...] = ()
 
 
-def load_executor(spec: ExecutorSpec, *, progress: Progress | None = None) -> LoadedExecutor:
+def load_executor(
+    spec: ExecutorSpec, *, progress: Progress | None = None, launches: bool | None = None
+) -> LoadedExecutor:
     """Build, plan, load, allocate and warm up. The checkpoint is closed at the end: nothing of it is kept but what the
-    prepared weights refer to."""
+    prepared weights refer to. ``launches``: with a DeviceRunner, as on every device; on a CPU, for tests of it."""
+    device = device_of(spec.platform)
     checkpoint = open_checkpoint(spec.source, load_format=spec.load_format, seed=spec.dummy_seed)
     try:
-        plan = plan_executor(spec, checkpoint)
+        plan = plan_executor(spec, checkpoint, device)
         built = plan.built
         with torch.inference_mode():
             load_parameters(
-                built.family.WEIGHTS, built.facts.num_layers, checkpoint, built.model.parameters(), progress=progress
+                built.family.WEIGHTS,
+                built.facts.num_layers,
+                checkpoint,
+                built.model.parameters(),
+                progress=progress,
+                device=device,
             )
     finally:
         checkpoint.close()
-    capacity = plan.memory.capacity
     limits = RunnerLimits(
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=spec.max_num_batched_tokens,
         max_model_len=spec.max_model_len,
     )
+    if not (on_device(spec.platform) if launches is None else launches):
+        return _loaded_on_cpu(spec, plan, limits)
+    with torch.inference_mode():
+        return _loaded_on_device(spec, plan, limits, device)
+
+
+def _loaded_on_cpu(spec: ExecutorSpec, plan: ExecutorPlan, limits: RunnerLimits) -> LoadedExecutor:
+    built, capacity = plan.built, plan.memory.capacity
     sample_op, sampling = choose_sample_op(spec.platform)
+    storage = KvStorage(built.geometries, capacity.groups, capacity.num_blocks, kv_layouts(built, spec.block_size))
     runner = Runner(
-        built.model,
+        Forward(built.model, capacity.groups, built.attention, storage),
         capacity.groups,
-        built.attention,
-        KvStorage(built.geometries, capacity.groups, capacity.num_blocks, kv_layouts(built, spec.block_size)),
         Sampler(built.facts.vocab_size, spec.seed, sample_op),
         limits,
         make_graphs(built, spec),
@@ -252,6 +278,99 @@ def load_executor(spec: ExecutorSpec, *, progress: Progress | None = None) -> Lo
     warm_up(runner, capacity, limits)
     decisions = (*built.choices.decisions, sampling, runner.graphs.decision())
     return LoadedExecutor(runner=runner, capacity=capacity, decisions=decisions, lines=plan.lines)
+
+
+def _loaded_on_device(
+    spec: ExecutorSpec, plan: ExecutorPlan, limits: RunnerLimits, device: torch.device
+) -> LoadedExecutor:
+    """The memory is planned a second time, with what the largest step was seen to take."""
+    built, layouts = plan.built, kv_layouts(plan.built, spec.block_size)
+    sample_op, sampling = choose_sample_op(spec.platform)
+    host_op, _ = choose_sample_op(replace(spec.platform, name="cpu"))  # of rows that the host samples
+
+    def forward_over(groups: tuple[KvGroupSpec, ...], num_blocks: Sequence[int]) -> tuple[Forward, KvStorage]:
+        storage = KvStorage(built.geometries, groups, num_blocks, layouts, device, scratch=True)
+        return Forward(built.model, groups, built.attention, storage), storage
+
+    memory = plan.memory
+    if device.type == "cuda":
+        memory = _measured_plan(spec, plan, forward_over, sample_op, device)
+    capacity = memory.capacity
+    forward, storage = forward_over(capacity.groups, capacity.num_blocks)
+    resolve, keep = (
+        choose_op(name, OpSpec(dtype=spec.dtype, platform=spec.platform))[0]
+        for name in ("resolve_tokens", "keep_tokens")
+    )
+    parts = DeviceParts(
+        forward=forward,
+        groups=capacity.groups,
+        sampler=Sampler(built.facts.vocab_size, spec.seed, host_op),
+        sample_op=sample_op,
+        resolve=resolve,
+        keep=keep,
+        scratch_slots=storage.scratch_slots,
+        device=device,
+        depth=spec.depth,
+    )
+    runner = DeviceRunner(parts, limits, make_graphs(built, spec))
+    runner.record_all()
+    warm_up(runner, capacity, limits)
+    decisions = (*built.choices.decisions, sampling, runner.graphs.decision())
+    lines = (*plan.weights.lines, *memory.lines)
+    return LoadedExecutor(runner=runner, capacity=capacity, decisions=decisions, lines=lines)
+
+
+def _measured_plan(
+    spec: ExecutorSpec,
+    plan: ExecutorPlan,
+    forward_over: Callable[[tuple[KvGroupSpec, ...], Sequence[int]], tuple[Forward, KvStorage]],
+    sample_op: SampleOp | None,
+    device: torch.device,
+) -> MemoryPlan:
+    """Steps of both kinds are covered: the largest prefill, and logits of every row with a draw."""
+    forward, _ = forward_over(plan.memory.groups, [1] * len(plan.memory.num_blocks))
+
+    def sample(logits: torch.Tensor) -> object:
+        rows = logits.shape[0]
+        whole, halves = torch.full((rows,), 8, device=device), torch.full((rows,), 0.5, device=device)
+        return sample_op(logits, halves, halves, whole, halves.double(), halves.double()) if sample_op else None
+
+    measured = measure_step(
+        forward,
+        plan.memory.groups,
+        num_tokens=spec.max_num_batched_tokens,
+        num_rows=spec.max_num_seqs,
+        sample=sample,
+        device=device,
+    )
+    # A recorded decode step of all rows keeps what an eager one would take for a moment.
+    recorded = 0 if _no_graphs(spec) else measured.step * min(1, spec.max_num_seqs / spec.max_num_batched_tokens)
+    need = memory_need(plan.built, plan.weights, spec)
+    return plan_memory(
+        replace(
+            need,
+            activation_bytes=measured.step + int(recorded) + logits_bytes(plan.built, spec) + RESERVE_BYTES,
+            graph_bytes=int(recorded) + logits_bytes(plan.built, spec),
+            memory_available=measured.free + need.weight_bytes,
+        )
+    )
+
+
+def logits_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
+    """Logits of all rows, as computed and in float32, which recorded steps keep."""
+    return spec.max_num_seqs * built.facts.vocab_size * (built.dtype.itemsize + 4)
+
+
+def on_device(platform: PlatformFacts) -> bool:
+    """Steps are computed elsewhere than on the host."""
+    return platform.name != "cpu"
+
+
+def _memory_available(platform: PlatformFacts) -> int:
+    """What weights, activations and KV may take, before anything is loaded."""
+    if on_device(platform) and platform.accelerators:
+        return platform.accelerators[0].memory_bytes - RESERVE_BYTES
+    return platform.memory_available_bytes or platform.memory_bytes
 
 
 def group_specs(built: BuiltModel, block_size: int | None) -> tuple[KvGroupSpec, ...]:
@@ -311,6 +430,8 @@ def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
     """
     if _no_graphs(spec):
         return 0
+    if on_device(spec.platform):
+        return logits_bytes(built, spec)
     layers = spec.max_num_batched_tokens * 4 * (6 * built.facts.hidden_size + 2 * _widest_layer(built))
     longest = spec.max_model_len + SPARE_TOKENS
     partial = max(most_partial_bytes(g.num_heads, g.num_kv_heads, g.head_dim, longest) for g in built.geometries)
@@ -319,12 +440,20 @@ def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
 
 def make_graphs(built: BuiltModel, spec: ExecutorSpec) -> StepGraphs:
     off = _no_graphs(spec)
-    return StepGraphs(None, off) if off else StepGraphs(NativeRecorder(graph_bytes(built, spec)))
+    if off:
+        return StepGraphs(None, off)
+    if not on_device(spec.platform):
+        return StepGraphs(NativeRecorder(graph_bytes(built, spec)))
+    from penstock.executor.cuda_recorder import CudaRecorder
+
+    return StepGraphs(CudaRecorder())
 
 
 def _no_graphs(spec: ExecutorSpec) -> str:
     """Why no step is recorded, or an empty string."""
-    return spec.platform.extension_missing if spec.graphs else "turned off by --no-graphs"
+    if not spec.graphs:
+        return "turned off by --no-graphs"
+    return "" if on_device(spec.platform) else spec.platform.extension_missing
 
 
 def _widest_layer(built: BuiltModel) -> int:

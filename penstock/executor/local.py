@@ -11,8 +11,9 @@ from queue import SimpleQueue
 import torch
 
 from penstock.errors import EngineDeadError
-from penstock.executor.load import LoadedExecutor, load_executor
-from penstock.executor.runner import RowMasks
+from penstock.executor.answer import RowMasks
+from penstock.executor.device_runner import DeviceRunner, PendingStep
+from penstock.executor.load import LoadedExecutor, load_executor, on_device
 from penstock.executor.spec import ExecutorSpec
 from penstock.kernels.native.extension import set_num_threads
 from penstock.types.control import CheckIntegrity, ControlCommand, ControlReply, ResetPrefixCache, TimeKernels
@@ -32,6 +33,7 @@ class LocalStepHandle:
 
     def __init__(self, plan: StepPlan, compute: Callable[[LocalStepHandle], None] | None = None) -> None:
         self.plan = plan
+        self.pending: PendingStep | None = None  # when it was launched
         self._compute = compute
         self._masks: dict[int, list[bytes]] = {}
         self._result: StepResult | None = None
@@ -51,12 +53,14 @@ class LocalStepHandle:
             self._masks_there.set()
 
     def done(self) -> bool:
-        return self._result is not None or self._failure is not None
+        if self._result is not None or self._failure is not None:
+            return True
+        return self.pending is not None and self.pending.done()
 
     def result(self) -> StepResult:
         if self._finished is not None:
             self._finished.wait()
-        elif self._compute is not None and not self.done():
+        elif self._compute is not None and self._result is None and self._failure is None:
             self._compute(self)
         if self._result is None:
             raise EngineDeadError(self._failure or STOPPED) from self._cause
@@ -78,7 +82,7 @@ class LocalStepHandle:
 
     def fail(self, message: str, cause: BaseException | None = None) -> None:
         """Nothing more will come: wakes whoever waits, on either side."""
-        if not self.done():
+        if self._result is None and self._failure is None:
             self._failure, self._cause = message, cause
         for event in (self._finished, self._masks_there):
             if event is not None:
@@ -88,13 +92,21 @@ class LocalStepHandle:
 class LocalExecutor:
     """Runs plans strictly in order, with ``spec.depth`` of them in flight.
 
-    With a depth of 1 there is nothing to overlap, and a plan runs on the thread that asks for its result: handing it to
-    another thread and back takes longer than planning it. Otherwise one worker thread runs them. ``load`` reads the
-    weights and builds the runner; it is called on the thread that starts, or on the worker.
+    A device computes beside the host: plans are launched by ``step`` and finished on the thread that asks for their
+    results (``launches``: the runner is a DeviceRunner). On a CPU with a depth of 1 there is nothing to overlap, and a
+    plan runs on that thread as well: handing it to another thread and back takes longer than planning it. Otherwise one
+    worker thread runs them. ``load`` reads the weights and builds the runner, on the starting thread or on the worker.
     """
 
-    def __init__(self, spec: ExecutorSpec, *, load: Callable[[ExecutorSpec], LoadedExecutor] = load_executor) -> None:
+    def __init__(
+        self,
+        spec: ExecutorSpec,
+        *,
+        load: Callable[[ExecutorSpec], LoadedExecutor] = load_executor,
+        launches: bool | None = None,
+    ) -> None:
         self._spec = spec
+        self._launches = on_device(spec.platform) if launches is None else launches
         self._load = load
         self._inbox: SimpleQueue[LocalStepHandle | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
@@ -123,7 +135,7 @@ class LocalExecutor:
     def start(self) -> KvCapacity:
         if self._ready.is_set():
             raise RuntimeError("start is called once")
-        if self._spec.depth == 1:
+        if self._launches or self._spec.depth == 1:
             self._load_here()
         else:
             self._worker = threading.Thread(target=self._work, name="penstock-executor", daemon=True)
@@ -144,6 +156,8 @@ class LocalExecutor:
                     self._inbox.put(handle)
         if failure:
             handle.fail(failure, self._cause)
+        elif self._launches:
+            self._launch(handle)
         return handle
 
     def control(self, command: ControlCommand) -> ControlReply:
@@ -198,6 +212,15 @@ class LocalExecutor:
             if not handle.done() and not self._run(handle):  # done: failed by stop, or by a step before it
                 return
 
+    def _launch(self, handle: LocalStepHandle) -> None:
+        assert self._loaded is not None
+        assert isinstance(self._loaded.runner, DeviceRunner)
+        try:
+            handle.pending = self._loaded.runner.launch(handle.plan, handle.wait_for_masks)
+        except Exception as error:  # as in _run
+            log.exception("the executor cannot go on")
+            self._die(f"The executor failed in step {handle.plan.step_id}: {type(error).__name__}: {error}", error)
+
     def _compute(self, wanted: LocalStepHandle) -> None:
         """Run what is open up to ``wanted``."""
         for handle in list(self._open):
@@ -208,7 +231,10 @@ class LocalExecutor:
         """Carry out one plan; False when the executor died of it."""
         assert self._loaded is not None
         try:
-            result = self._loaded.runner.run(handle.plan, handle.wait_for_masks)
+            if handle.pending is not None:
+                result = handle.pending.finish()
+            else:
+                result = self._loaded.runner.run(handle.plan, handle.wait_for_masks)
         except Exception as error:  # the executor's boundary: every open handle carries it
             log.exception("the executor cannot go on")
             self._die(f"The executor failed in step {handle.plan.step_id}: {type(error).__name__}: {error}", error)

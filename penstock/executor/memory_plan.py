@@ -19,6 +19,7 @@ class MemoryNeed:
 
     ``kv_cache_memory`` is what the user asked for, None lets the plan decide. ``memory_available`` is what the process
     may still take before weights are loaded. ``graph_bytes`` is the part of the activations that recorded steps keep.
+    ``owned``: the memory is a device's, ours alone, and KV blocks may fill it.
     """
 
     groups: tuple[KvGroupSpec, ...]
@@ -31,6 +32,7 @@ class MemoryNeed:
     kv_cache_memory: int | None = None
     depth: int = 1
     graph_bytes: int = 0
+    owned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,11 +135,14 @@ def _kv_budget(need: MemoryNeed, groups: Sequence[KvGroupSpec], least_bytes: int
         return need.kv_cache_memory, need.kv_cache_memory, "named by --kv-cache-memory"
     left = max(need.memory_available - need.weight_bytes - need.activation_bytes, 0)
     useful = _bytes(groups, blocks_needed(groups, need, need.max_model_len, need.max_num_seqs))
-    choices = (
-        (useful, f"all that {need.max_num_seqs} requests of {need.max_model_len} tokens can use"),
-        (int(left * CPU_MEMORY_SHARE), f"{CPU_MEMORY_SHARE:.0%} of the {size_text(left)} that is left"),
-        (CPU_KV_CEILING, "the default's ceiling; raise it with --kv-cache-memory"),
-    )
+    choices = [(useful, f"all that {need.max_num_seqs} requests of {need.max_model_len} tokens can use")]
+    if need.owned:
+        choices.append((left, "all that is left"))
+    else:
+        choices += [
+            (int(left * CPU_MEMORY_SHARE), f"{CPU_MEMORY_SHARE:.0%} of the {size_text(left)} that is left"),
+            (CPU_KV_CEILING, "the default's ceiling; raise it with --kv-cache-memory"),
+        ]
     budget, why = min(choices)
     if budget < least_bytes <= left:
         return least_bytes, left, f"what one request of {need.max_model_len} tokens needs"

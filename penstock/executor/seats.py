@@ -12,6 +12,8 @@ from penstock.types.plan import Admission, StepPlan
 
 Ints = npt.NDArray[np.int64]
 
+Appended = tuple[int, int, Sequence[int]]  # seat, table index of the first, block ids
+
 # A row may run past max_model_len while the core learns, some plans later, that the request has ended.
 SPARE_TOKENS = 64
 
@@ -21,9 +23,12 @@ class SeatState:
 
     ``num_known[s]`` token ids of seat s are known, ``num_computed[s]`` of them have their KV in blocks. Table entries
     without a block are 0: attention masks what it reads there. ``tables_version`` changes with every change of a table.
+    With ``journal`` the blocks that were appended are kept for ``take_appended``.
     """
 
-    def __init__(self, max_num_seqs: int, max_model_len: int, groups: Sequence[KvGroupSpec]) -> None:
+    def __init__(
+        self, max_num_seqs: int, max_model_len: int, groups: Sequence[KvGroupSpec], *, journal: bool = False
+    ) -> None:
         self.groups = tuple(groups)
         self.max_tokens = max_model_len + SPARE_TOKENS
         self.tokens = np.zeros((max_num_seqs, self.max_tokens), dtype=np.int32)
@@ -35,6 +40,7 @@ class SeatState:
         )
         self.tables_version = 0
         self._table_ends: Ints = np.zeros((len(self.groups), max_num_seqs), dtype=np.int64)
+        self._journal: tuple[list[Appended], ...] | None = tuple([] for _ in self.groups) if journal else None
 
     def apply(self, plan: StepPlan) -> None:
         """The changes of a plan in their order: drops, admissions, appended blocks."""
@@ -66,6 +72,15 @@ class SeatState:
         self.tables[group][seat, begin:end] = block_ids
         self._table_ends[group, seat] = end
         self.tables_version += 1
+        if self._journal is not None and block_ids:
+            self._journal[group].append((seat, begin, block_ids))
+
+    def take_appended(self) -> tuple[list[Appended], ...]:
+        """What was appended to the tables of each group since the last call, in order."""
+        assert self._journal is not None
+        taken = self._journal
+        self._journal = tuple([] for _ in self.groups)
+        return taken
 
     def place_drafts(self, seat: int, drafts: Sequence[int]) -> None:
         """Write drafts behind the known tokens, where the step reads its token ids; they do not become known."""
@@ -84,6 +99,11 @@ class SeatState:
             for seat, tokens in zip(seats.tolist(), answers, strict=True):
                 self.place_drafts(seat, tokens)
         self.num_known[seats] += given
+
+    def advance_expected(self, seats: Ints, num_tokens: Ints, sampling: Ints) -> None:
+        """``advance`` before the answers are there: the seats ``sampling`` will each get one token, written later."""
+        self.num_computed[seats] += num_tokens
+        self.num_known[sampling] += 1
 
     def advance_decode(self, seats: Ints, token_ids: Ints) -> None:
         """``advance`` for rows of one token that all answered one token: token_ids [rows]."""

@@ -5,8 +5,10 @@ Knows no scheduler; the plans are its own, use one seat and the first blocks, an
 
 from __future__ import annotations
 
+from penstock.executor.answer import RowMasks
+from penstock.executor.device_runner import DeviceRunner
 from penstock.executor.memory_plan import blocks_of
-from penstock.executor.runner import RowMasks, Runner, RunnerLimits
+from penstock.executor.runner import Runner, RunnerLimits
 from penstock.types.kv import KvCapacity
 from penstock.types.plan import Admission, StepPlan
 from penstock.types.request import SamplingParams
@@ -16,7 +18,7 @@ PROMPT_TOKENS = 16
 DECODE_STEPS = 2
 
 
-def warm_up(runner: Runner, capacity: KvCapacity, limits: RunnerLimits) -> tuple[StepTimings, ...]:
+def warm_up(runner: Runner | DeviceRunner, capacity: KvCapacity, limits: RunnerLimits) -> tuple[StepTimings, ...]:
     """Prefill a short prompt and decode behind it, with a sampling that takes the random path; answers the timings.
 
     Step ids are negative: those of the core begin behind them. What the steps leave in blocks is never read, because

@@ -67,6 +67,8 @@ OPS: Mapping[str, Op] = {
         _op("add", POINTWISE, rows.add),
         _op("scale", POINTWISE, rows.scale),
         _op("gather_rows", EXACT, rows.gather_rows),
+        Op("resolve_tokens", reference.resolve_tokens, EXACT, (Implementation("aten", aten.resolve_tokens),)),
+        Op("keep_tokens", reference.keep_tokens, EXACT, (Implementation("aten", aten.keep_tokens),)),
         # Elsewhere the steps of the executor's sampler do the same one by one.
         Op("sample", reference.sample, DRAWN, implementations(sampling.sample)),
         Op("rotate_and_write", reference.rotate_and_write, POINTWISE, selected_in="penstock.attention.select"),

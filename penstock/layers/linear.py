@@ -83,7 +83,7 @@ class LinearWeight:
         if len(self._pieces) == 1:
             piece = self._pieces[0]
             return piece.method.apply(piece.prepared, inputs[piece.input_format], bias)
-        out = empty((x.shape[0], self.shape[0]), self._parts.dtype)
+        out = empty((x.shape[0], self.shape[0]), self._parts.dtype, self._parts.device)
         for piece in self._pieces:
             own_bias = None if bias is None else bias[piece.rows]
             piece.method.apply(piece.prepared, inputs[piece.input_format], own_bias, out[:, piece.rows])
@@ -124,7 +124,7 @@ class Linear(Layer):
 
     def __init__(self, in_features: int, out_features: int, parts: LayerParts, *, bias: bool = False) -> None:
         self.weight = LinearWeight(out_features, in_features, parts)
-        self.bias = DenseParameter((out_features,), parts.dtype) if bias else None
+        self.bias = DenseParameter((out_features,), parts.dtype, device=parts.device) if bias else None
 
     @property
     def input_format(self) -> InputFormat:

@@ -22,7 +22,7 @@ class RmsNorm(Layer):
     """RMS norm over the last dimension, weight [size]. What a family adds to the weight is a fold of the loader."""
 
     def __init__(self, size: int, eps: float, parts: LayerParts) -> None:
-        self.weight = DenseParameter((size,), torch.float32, fill=1.0)
+        self.weight = DenseParameter((size,), torch.float32, fill=1.0, device=parts.device)
         self._eps = eps
         self._norm = layer_op("rms_norm", parts)
         self._norm_for = {
@@ -59,7 +59,7 @@ class HeadNorms(Layer):
     """
 
     def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int, eps: float, parts: LayerParts) -> None:
-        self._weight = torch.ones(num_heads + num_kv_heads, head_dim, dtype=torch.float32)
+        self._weight = torch.ones(num_heads + num_kv_heads, head_dim, dtype=torch.float32, device=parts.device)
         self.query = DenseParameter((head_dim,), torch.float32, into=self._weight[:num_heads])
         self.key = DenseParameter((head_dim,), torch.float32, into=self._weight[num_heads:])
         self._eps = eps

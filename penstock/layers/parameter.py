@@ -35,10 +35,16 @@ class DenseParameter:
     """
 
     def __init__(
-        self, shape: tuple[int, ...], dtype: torch.dtype, *, fill: float = 0.0, into: torch.Tensor | None = None
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        *,
+        fill: float = 0.0,
+        into: torch.Tensor | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.shape = shape
-        self.data = torch.full(shape, fill, dtype=dtype) if into is None else into
+        self.data = torch.full(shape, fill, dtype=dtype, device=device) if into is None else into
 
     @property
     def nbytes(self) -> int:

@@ -90,7 +90,9 @@ class Rotary:
 
     def __init__(self, spec: RopeSpec, head_dim: int, parts: LayerParts) -> None:
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        self._frequencies, self._temperature = ROPE_KINDS[spec.kind](1.0 / spec.base**exponents, spec)
+        # Made on the CPU: a device's powers differ in the last bit, which a far position multiplies.
+        frequencies, self._temperature = ROPE_KINDS[spec.kind](1.0 / spec.base**exponents, spec)
+        self._frequencies = frequencies.to(parts.device)
         self._tables = layer_op("rotary_tables", parts)
 
     def tables(self, positions: torch.Tensor) -> RopeTables:

@@ -62,20 +62,20 @@ class DummyCheckpoint:
         dtype = getattr(torch, self.dtype)
         return TensorFacts(dense_scheme(dtype), shape, math.prod(shape) * dtype.itemsize, self.dtype)
 
-    def make_weight(self, target: str, shape: tuple[int, ...]) -> WeightRecord:
+    def make_weight(self, target: str, shape: tuple[int, ...], device: torch.device) -> WeightRecord:
         """Values for one parameter, the same for the same seed, target and shape: ones for norms, else normal.
 
         Values repeat with the period of one pool, because drawing billions of them would take minutes.
         """
         dtype = getattr(torch, self.dtype)
         if len(shape) == 1 and "norm" in target:
-            return dense_record(torch.ones(shape, dtype=dtype))
+            return dense_record(torch.ones(shape, dtype=dtype, device=device))
         if self._pool is None:
             generator = torch.Generator().manual_seed(self._seed)
-            self._pool = (torch.randn(_POOL_VALUES, generator=generator) * STANDARD_DEVIATION).to(dtype)
+            self._pool = (torch.randn(_POOL_VALUES, generator=generator) * STANDARD_DEVIATION).to(device, dtype)
         count = math.prod(shape)
         start = int.from_bytes(hashlib.blake2b(target.encode(), digest_size=8).digest()) % _POOL_VALUES
-        values = torch.empty(count, dtype=dtype)
+        values = torch.empty(count, dtype=dtype, device=device)
         filled = 0
         while filled < count:
             piece = self._pool[start : start + count - filled]

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from penstock.errors import UnsupportedModelError
+from penstock.kernels.device import CPU
 from penstock.loader.contract import Checkpoint, TensorFacts
 from penstock.loader.dummy_checkpoint import DummyCheckpoint
 from penstock.loader.folds import FOLDS
@@ -72,8 +73,10 @@ def load_parameters(
     parameters: Mapping[str, LoadableParameter],
     *,
     progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> None:
-    """Fill every parameter, one after the other, so that never more than one is held twice.
+    """Fill every parameter, one after the other, so that never more than one is held twice. Weights that are made up
+    are made on ``device``; stored ones come as they are stored.
 
     ``progress(done, total)`` counts parameters. Raises UnsupportedModelError, before anything is read, when a
     parameter has no tensor or a tensor no parameter, and for shapes that do not fit.
@@ -85,7 +88,7 @@ def load_parameters(
                 progress(done, len(assignments))
             parameter = parameters[target]
             if isinstance(checkpoint, DummyCheckpoint):
-                parameter.load([checkpoint.make_weight(target, parameter.shape)])
+                parameter.load([checkpoint.make_weight(target, parameter.shape, device)])
             else:
                 parameter.load([_load(source, checkpoint) for source in assignment.sources])
     if progress is not None:

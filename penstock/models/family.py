@@ -20,6 +20,7 @@ from typing import Protocol
 import torch
 
 from penstock.attention.contract import AttentionBackend, AttentionSpec
+from penstock.kernels.device import CPU
 from penstock.quantization.linear import LinearMethod, LinearSpec
 from penstock.types.facts import PlatformFacts
 from penstock.types.kv import Visibility
@@ -71,6 +72,7 @@ class ModelParts:
     linear_method: Callable[[LinearSpec], LinearMethod]
     attention_backend: Callable[[AttentionSpec], AttentionBackend]
     kv_dtype: str = "auto"  # as AttentionSpec has it
+    device: torch.device = CPU  # of parameters; explaining a machine that is not here needs none of it
 
     @property
     def dtype_name(self) -> str:

@@ -85,7 +85,7 @@ def test_poisoned_blocks_fail_their_request_and_serve_the_next_one(backend: str,
     maker.admit(1, prompts[1])
     tokens = list(run((0, 30, True), (1, 30, True)).row_tokens[1])
     poisoned = maker.residents[0].blocks[0]
-    for view in loaded.runner._storage.layers.values():
+    for view in loaded.runner._forward._storage.layers.values():
         view[poisoned] = float("nan")
     result = run((0, 1, True), (1, 1, True))
     assert result.failed_rows == {0: NOT_FINITE}

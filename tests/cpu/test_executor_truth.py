@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from executor_fixtures import (
     tiny_spec,
 )
 
+from penstock.executor.load import load_executor
 from penstock.executor.local import LocalExecutor
 from penstock.types.kv import Visibility
 from penstock.types.request import SamplingParams
@@ -32,14 +34,16 @@ DESCRIBED = SamplingParams(temperature=0.0, logprobs=20)
 class Lab:
     """One model: transformers' answers, and fresh executors over the same files."""
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, *, launches: bool) -> None:
         self.name = name
+        self._launches = launches
         self.directory = directory
         self.reference = save_tiny_model(name, directory)
         self._open: list[LocalExecutor] = []
 
     def start(self, **changes: Any) -> tuple[LocalExecutor, PlanMaker]:
-        executor = LocalExecutor(tiny_spec(self.directory, **changes))
+        load = partial(load_executor, launches=self._launches)
+        executor = LocalExecutor(tiny_spec(self.directory, **changes), load=load, launches=self._launches)
         self._open.append(executor)
         return executor, PlanMaker(executor.start())
 
@@ -51,10 +55,12 @@ class Lab:
             executor.stop()
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# A DeviceRunner works on any device; here on the CPU, where nothing is recorded but shapes are filled up.
+@pytest.fixture(scope="module", params=[*FAMILIES, "llama, launched", "gemma3, launched"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     pytest.importorskip("transformers")
-    lab = Lab(request.param, tmp_path_factory.mktemp(request.param))
+    name, _, launched = request.param.partition(", ")
+    lab = Lab(name, tmp_path_factory.mktemp(name), launches=bool(launched))
     yield lab
     lab.close()
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from penstock.errors import ModelSourceError, UnsupportedModelError
+from penstock.kernels.device import CPU
 from penstock.loader.checkpoint import open_checkpoint
 from penstock.loader.dummy_checkpoint import STANDARD_DEVIATION, DummyCheckpoint
 from penstock.loader.sources import ModelSource, resolve_source
@@ -283,22 +284,22 @@ def bare(tmp_path) -> ModelSource:
 def test_dummy_weights_follow_seed_target_and_shape(bare):
     first, same, other = (open_checkpoint(bare, load_format="dummy", seed=seed) for seed in (1, 1, 2))
     assert isinstance(first, DummyCheckpoint)
-    made = first.make_weight("layers.0.mlp.down.weight", (64, 96)).parts["values"]
+    made = first.make_weight("layers.0.mlp.down.weight", (64, 96), CPU).parts["values"]
     assert made.dtype == torch.bfloat16
-    assert torch.equal(made, same.make_weight("layers.0.mlp.down.weight", (64, 96)).parts["values"])
-    assert not torch.equal(made, other.make_weight("layers.0.mlp.down.weight", (64, 96)).parts["values"])
-    assert not torch.equal(made, first.make_weight("layers.1.mlp.down.weight", (64, 96)).parts["values"])
+    assert torch.equal(made, same.make_weight("layers.0.mlp.down.weight", (64, 96), CPU).parts["values"])
+    assert not torch.equal(made, other.make_weight("layers.0.mlp.down.weight", (64, 96), CPU).parts["values"])
+    assert not torch.equal(made, first.make_weight("layers.1.mlp.down.weight", (64, 96), CPU).parts["values"])
     assert first.facts().identity == same.facts().identity != other.facts().identity
 
 
 def test_dummy_values_are_normal_and_norms_are_one(bare):
     checkpoint = open_checkpoint(bare, load_format="dummy")
-    large = checkpoint.make_weight("embedding.weight", (40_000, 64)).parts["values"].float()
+    large = checkpoint.make_weight("embedding.weight", (40_000, 64), CPU).parts["values"].float()
     assert abs(large.mean()) < 1e-3
     assert abs(large.std() / STANDARD_DEVIATION - 1) < 1e-2
     assert len(large.unique(dim=0)) == 40_000  # the pool repeats, rows do not
     assert torch.equal(
-        checkpoint.make_weight("layers.0.attention_norm.weight", (64,)).parts["values"].float(), torch.ones(64)
+        checkpoint.make_weight("layers.0.attention_norm.weight", (64,), CPU).parts["values"].float(), torch.ones(64)
     )
 
 

@@ -95,11 +95,11 @@ class _Place(threading.local):
 _place = _Place()
 
 
-def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Memory for a result of a native op."""
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None = None) -> torch.Tensor:
+    """Memory for a result of a native op. Arenas are the CPU's."""
     if _place.arena is not None:
         return _place.arena.allocate(shape, dtype)
-    return torch.empty(shape, dtype=dtype)
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 @contextmanager

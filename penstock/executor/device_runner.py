@@ -1,0 +1,404 @@
+"""Steps on a device that computes while the host goes on. Knows no thread, no queue and no scheduler.
+
+The host never waits for the device within a step: what a row samples stays on the device, where the next step finds it,
+and is copied to the host behind the step. Seats advance when a step is launched, by what it will answer; the token ids
+follow when it is finished. Rows that the device cannot sample alone (masks, penalties, log-probabilities, drafts) make
+their step a careful one: the host samples its logits, and nothing is launched before that is done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from penstock.executor.answer import Answer, RowMasks
+from penstock.executor.device_inputs import Cuts, DeviceInputs, DeviceStep, Layout
+from penstock.executor.forward import Computed, Forward
+from penstock.executor.graphs import GraphKey, StepGraphs, Variant
+from penstock.executor.inputs import InputBuilder, StepInputs, StepShape
+from penstock.executor.runner import RunnerLimits, empty_result, step_result
+from penstock.executor.sampler.counter_random import uniform
+from penstock.executor.sampler.fused import SampleOp, fused_cuts
+from penstock.executor.sampler.rows import FusedCuts, SeatSampling
+from penstock.executor.sampler.sampler import NOT_FINITE, Sampler
+from penstock.executor.seat_sampling import SeatSamplings
+from penstock.executor.seats import Ints, SeatState
+from penstock.types.kv import KvGroupSpec
+from penstock.types.plan import StepPlan
+from penstock.types.result import StepResult, StepTimings
+
+# Likeliest token, the lowest id among equals: what the draw of a greedy row is told.
+ARGMAX = FusedCuts(1.0, 0.0, 1, 1.0)
+
+
+class PendingStep(Protocol):
+    """A step that was launched."""
+
+    careful: bool
+
+    def done(self) -> bool:
+        """True when ``finish`` will not wait for the device."""
+
+    def finish(self) -> StepResult:
+        """Wait for the device and answer. Called once by the owner, and earlier by the runner if need be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceParts:
+    """What a DeviceRunner is made of. ``resolve`` and ``keep`` are the ops of those names, ``sample_op`` draws on the
+    device; ``scratch_slots`` has one entry per group."""
+
+    forward: Forward
+    groups: tuple[KvGroupSpec, ...]
+    sampler: Sampler
+    sample_op: SampleOp | None
+    resolve: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    keep: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
+    scratch_slots: tuple[int, ...]
+    device: torch.device
+    depth: int
+
+
+class DeviceRunner:
+    """Owns the seats of one rank. ``launch`` is called by one thread at a time, with plans in order."""
+
+    def __init__(self, parts: DeviceParts, limits: RunnerLimits, graphs: StepGraphs) -> None:
+        self._forward = parts.forward
+        self._depth = parts.depth
+        self._sample_op, self._resolve, self._keep = parts.sample_op, parts.resolve, parts.keep
+        self._seats = SeatState(limits.max_num_seqs, limits.max_model_len, parts.groups, journal=True)
+        self._builder = InputBuilder(self._seats, limits.max_num_seqs, limits.max_num_batched_tokens, tables=False)
+        self._inputs = DeviceInputs(
+            self._seats,
+            limits.max_num_seqs,
+            limits.max_num_batched_tokens,
+            parts.scratch_slots,
+            parts.depth,
+            parts.device,
+        )
+        self._sampling = SeatSamplings(parts.sampler, self._seats)
+        self._cuts: dict[int, FusedCuts | None] = {}  # of a seat; None: the host has to sample
+        self._last_tokens = torch.zeros(limits.max_num_seqs + 1, dtype=torch.int64, device=parts.device)
+        self._num_final: Ints = np.zeros(limits.max_num_seqs, dtype=np.int64)
+        self._residence: Ints = np.zeros(limits.max_num_seqs, dtype=np.int64)  # counts admissions to a seat
+        self._answers = _AnswerRing(parts.depth + 1, limits.max_num_seqs, parts.device)
+        self._open: deque[_Launched | _Careful] = deque()
+        self._row_counts = padded_row_counts(limits.max_num_seqs)
+        self.graphs = graphs
+
+    def run(self, plan: StepPlan, wait_for_masks: Callable[[], RowMasks]) -> StepResult:
+        """Launch and finish."""
+        return self.launch(plan, wait_for_masks).finish()
+
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan, wait_for_masks: Callable[[], RowMasks]) -> PendingStep:
+        """Start one plan and return while the device computes. ``wait_for_masks`` as ``Runner.run`` has it; it is
+        called by ``finish``."""
+        started = time.monotonic()
+        if any(step.careful for step in self._open):
+            self._settle()  # its rows' lengths are known only then
+        while len(self._open) >= self._depth:  # the memory that results are copied to is as deep
+            self._open[0].finish()
+        self._apply(plan)
+        if plan.is_empty:
+            return _Finished(empty_result(plan, started))
+        careful = self._is_careful(plan)
+        if careful:
+            self._settle()  # the host samples with all tokens known
+        inputs = self._builder.build(plan)
+        self._inputs.send_tables()
+        pending: _Launched | _Careful
+        if careful:
+            pending = self._launch_careful(plan, inputs, wait_for_masks, started)
+        else:
+            pending = self._launch(plan, inputs, started)
+        self._open.append(pending)
+        return pending
+
+    def record(self, num_rows: int, variant: Variant) -> None:
+        """Record the decode step of ``num_rows`` rows, if it is not, over rows of filling."""
+        key = GraphKey(StepShape(num_rows, num_rows, num_rows), variant)
+        if self.graphs.wants(key):
+            layout = self._inputs.send_scratch(num_rows)
+            self.graphs.prepare(key, lambda: self._compute_decode(layout, variant))
+
+    @torch.inference_mode()
+    def record_all(self) -> None:
+        """Record greedy decode steps of every row count, the largest first: its memory serves the others."""
+        for num_rows in reversed(self._row_counts if self.graphs.on else []):
+            self.record(num_rows, Variant.GREEDY)
+
+    def _apply(self, plan: StepPlan) -> None:
+        self._seats.apply(plan)
+        self._sampling.apply(plan)
+        for admission in plan.admitted:
+            seat = admission.seat
+            self._residence[seat] += 1
+            self._num_final[seat] = len(admission.token_ids)
+            self._cuts[seat] = self._device_cuts(self._sampling[seat])
+
+    def _device_cuts(self, sampling: SeatSampling) -> FusedCuts | None:
+        if not sampling.plain or sampling.params.prompt_logprobs is not None:
+            return None
+        if sampling.greedy:
+            return ARGMAX
+        return None if self._sample_op is None else fused_cuts(sampling.params, self._sampling.sampler.vocab_size)
+
+    def _is_careful(self, plan: StepPlan) -> bool:
+        return (
+            bool(plan.masked_rows) or any(plan.row_drafts) or any(self._cuts[seat] is None for seat in plan.row_seats)
+        )
+
+    # -- what the device does alone ------------------------------------------------------------------------------
+
+    def _launch(self, plan: StepPlan, inputs: StepInputs, started: float) -> _Launched:
+        asked_seats = inputs.seats[inputs.asked_rows]
+        cuts = self._cuts_of(asked_seats)
+        variant = Variant.NOTHING if not len(asked_seats) else Variant.GREEDY if cuts is None else Variant.DRAWN
+        num_rows = len(inputs.seats)
+        padded = self._padded(num_rows) if inputs.decodes and self.graphs.on else None
+        if padded is not None:
+            self.record(padded, variant)
+        host = inputs.forward
+        layout = self._inputs.send(inputs, host, self._num_final, cuts, padded)
+        if padded is not None:
+            decode = partial(self._compute_decode, layout, variant)
+            computed = self.graphs.run(GraphKey(layout.shape, variant), decode, decode)
+        else:
+            first = host.groups[0]
+            computed = self._compute(self._inputs.views(layout, first.max_query_len, first.max_kv_len), variant)
+        answers = self._answers.copy(computed, len(asked_seats))
+        known = self._seats.num_known[asked_seats]
+        self._seats.advance_expected(inputs.seats, inputs.num_tokens, asked_seats)
+        launched = time.monotonic()
+        return _Launched(self, plan, inputs, answers, known, self._residence[asked_seats], started, launched)
+
+    def _compute_decode(self, layout: Layout, variant: Variant) -> Computed:
+        """With the largest lengths that a decode step may have: recorded, it serves all of its shape."""
+        return self._compute(self._inputs.views(layout, 1, self._seats.max_tokens), variant)
+
+    def _compute(self, step: DeviceStep, variant: Variant) -> Computed:
+        forward = step.forward
+        inputs = forward.with_tokens(self._resolve(forward.token_ids, self._last_tokens))
+        if variant is not Variant.DRAWN:
+            computed = self._forward.compute(inputs, variant)
+        else:
+            assert self._sample_op is not None
+            (logits,) = self._forward.compute(inputs, Variant.LOGITS)
+            computed = self._sample_op(logits, *step.cuts)
+        if variant in (Variant.GREEDY, Variant.DRAWN):
+            self._keep(self._last_tokens, step.asked_seats, computed[0])
+        return computed
+
+    def _cuts_of(self, seats: Ints) -> Cuts | None:
+        """What the asked rows' draws are told; None when all are greedy."""
+        parameters = [self._cuts[seat] or ARGMAX for seat in seats.tolist()]
+        if all(cuts is ARGMAX for cuts in parameters):
+            return None
+        places = self._seats.num_known[seats] - self._seats.num_prompt[seats]
+        seeds = np.array([self._sampling[seat].seed for seat in seats.tolist()], dtype=np.uint64)
+        uniforms = uniform(seeds, places.astype(np.uint64))
+        uniforms[[cuts is ARGMAX for cuts in parameters]] = 0.0
+        return Cuts(parameters, uniforms.tolist())
+
+    def _padded(self, num_rows: int) -> int:
+        return self._row_counts[np.searchsorted(self._row_counts, num_rows)]
+
+    def _finish_launched(self, step: _Launched) -> StepResult:
+        token_ids, sound = step.answers.wait()
+        waited = time.monotonic()
+        inputs = step.inputs
+        answer = Answer(len(inputs.seats))
+        for row, token in zip(inputs.asked_rows.tolist(), token_ids.tolist(), strict=True):
+            answer.tokens[row] = (token,)
+        for place in np.flatnonzero(~sound).tolist():
+            row = int(inputs.asked_rows[place])
+            answer.failed[row], answer.tokens[row] = NOT_FINITE, ()
+        seats = inputs.seats[inputs.asked_rows]
+        there = self._residence[seats] == step.residence
+        seats, known = seats[there], step.known[there]
+        self._seats.tokens[seats, known] = token_ids[there]
+        self._num_final[seats] = known + 1
+        timings = StepTimings(
+            started=step.started,
+            ended=time.monotonic(),
+            inputs_s=step.launched - step.started,
+            forward_s=waited - step.launched,
+            sample_s=time.monotonic() - waited,
+        )
+        return step_result(step.plan, answer, timings)
+
+    # -- what needs the host -------------------------------------------------------------------------------------
+
+    def _launch_careful(
+        self, plan: StepPlan, inputs: StepInputs, wait_for_masks: Callable[[], RowMasks], started: float
+    ) -> _Careful:
+        variant = Variant.LOGITS if len(inputs.asked_rows) else Variant.NOTHING
+        host = inputs.forward
+        layout = self._inputs.send(inputs, host, self._seats.num_known + self._seats.max_tokens, None, None)
+        first = host.groups[0]
+        step = self._inputs.views(layout, first.max_query_len, first.max_kv_len).forward
+        answer = Answer(len(inputs.seats))
+        carry = self._forward.carry(step)
+        if self._sampling.describes(plan):
+            describe = partial(self._forward.describe, carry, self._sampling.sampler.vocab_size)
+            self._sampling.describe_prompts(plan, inputs, describe, answer)
+        computed = self._forward.answers(carry, step.asked, variant)
+        return _Careful(self, plan, inputs, computed, answer, wait_for_masks, started, time.monotonic())
+
+    @torch.inference_mode()
+    def _finish_careful(self, step: _Careful) -> StepResult:
+        plan, inputs, answer = step.plan, step.inputs, step.answer
+        masks: RowMasks = {}
+        if plan.masked_rows:
+            began = time.monotonic()
+            masks = step.wait_for_masks()
+            answer.waited_s = time.monotonic() - began
+        logits = [tensor.cpu() for tensor in step.computed]
+        waited = time.monotonic()
+        if logits:
+            answer.take(plan, inputs, self._sampling.sample(logits[0], inputs, masks), masks)
+        self._seats.advance(inputs.seats, inputs.num_tokens, answer.tokens, plan.row_samples)
+        self._num_final[inputs.seats] = self._seats.num_known[inputs.seats]
+        timings = StepTimings(
+            started=step.started,
+            ended=time.monotonic(),
+            inputs_s=step.launched - step.started,
+            forward_s=waited - step.launched - answer.waited_s,
+            sample_s=time.monotonic() - waited,
+        )
+        return step_result(plan, answer, timings)
+
+    def _settle(self) -> None:
+        """Finish everything that was launched; whoever asks for the results later finds them."""
+        while self._open:
+            self._open[0].finish()
+
+    def _forget(self, step: _Launched | _Careful) -> None:
+        """Steps are finished in their order."""
+        while self._open and self._open[0] is not step:
+            self._open[0].finish()
+        self._open.popleft()
+
+
+class _Finished:
+    careful = False
+
+    def __init__(self, result: StepResult) -> None:
+        self._result = result
+
+    def done(self) -> bool:
+        return True
+
+    def finish(self) -> StepResult:
+        return self._result
+
+
+@dataclass(slots=True, eq=False)
+class _Launched:
+    """A step whose tokens are on their way to the host. ``known`` and ``residence`` belong to the asked seats, as they
+    were: a seat that was given to another request meanwhile does not get the token."""
+
+    runner: DeviceRunner
+    plan: StepPlan
+    inputs: StepInputs
+    answers: _Answers
+    known: Ints
+    residence: Ints
+    started: float
+    launched: float
+    result: StepResult | None = None
+    careful: bool = False
+
+    def done(self) -> bool:
+        return self.result is not None or self.answers.done()
+
+    def finish(self) -> StepResult:
+        if self.result is None:
+            self.runner._forget(self)
+            self.result = self.runner._finish_launched(self)
+        return self.result
+
+
+@dataclass(slots=True, eq=False)
+class _Careful:
+    """A step whose logits the host samples when it is finished."""
+
+    runner: DeviceRunner
+    plan: StepPlan
+    inputs: StepInputs
+    computed: Computed
+    answer: Answer
+    wait_for_masks: Callable[[], RowMasks]
+    started: float
+    launched: float
+    result: StepResult | None = None
+    careful: bool = True
+
+    def done(self) -> bool:
+        return self.result is not None
+
+    def finish(self) -> StepResult:
+        if self.result is None:
+            self.runner._forget(self)
+            self.result = self.runner._finish_careful(self)
+        return self.result
+
+
+class _Answers:
+    """Token ids and whether their rows' logits were finite, copied behind a step."""
+
+    def __init__(self, token_ids: torch.Tensor, largest: torch.Tensor, event: torch.cuda.Event | None) -> None:
+        self._token_ids, self._largest, self._event = token_ids, largest, event
+
+    def done(self) -> bool:
+        return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
+
+    def wait(self) -> tuple[Ints, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+        if self._event is not None:
+            self._event.synchronize()
+        return self._token_ids.numpy().copy(), np.isfinite(self._largest.numpy())
+
+
+class _AnswerRing:
+    """Host memory that results are copied to; one place per step in flight."""
+
+    def __init__(self, size: int, max_rows: int, device: torch.device) -> None:
+        self._pinned = device.type == "cuda"
+        self._places = [
+            (
+                torch.zeros(max_rows, dtype=torch.int64, pin_memory=self._pinned),
+                torch.zeros(max_rows, dtype=torch.float32, pin_memory=self._pinned),
+                torch.cuda.Event() if self._pinned else None,  # type: ignore[no-untyped-call]
+            )
+            for _ in range(size)
+        ]
+        self._last = 0
+
+    def copy(self, computed: Computed, count: int) -> _Answers:
+        self._last = (self._last + 1) % len(self._places)
+        token_ids, largest, event = self._places[self._last]
+        token_ids, largest = token_ids[:count], largest[:count]
+        if count:
+            token_ids.copy_(computed[0][:count], non_blocking=True)
+            if computed[1].dtype is torch.bool:  # finite or not
+                largest.copy_(torch.where(computed[1][:count], 0.0, torch.inf), non_blocking=True)
+            else:
+                largest.copy_(computed[1][:count], non_blocking=True)
+        if event is not None:
+            event.record()
+        return _Answers(token_ids, largest, event)
+
+
+def padded_row_counts(max_num_seqs: int) -> list[int]:
+    """Row counts that decode steps are recorded for, ascending: few enough to record, close enough that filling costs
+    little."""
+    counts = [1, 2, 4, *range(8, 257, 8), *range(272, 513, 16), *range(544, 4097, 32)]
+    return [count for count in counts if count < max_num_seqs] + [max_num_seqs]
