@@ -21,7 +21,7 @@ from penstock.types.facts import AcceleratorFacts, PlatformFacts
 
 PLAIN = PlatformFacts(name="cpu", machine="x86_64", extension_missing="was not built")
 CUDA = PlatformFacts(name="cuda", machine="x86_64")
-LONGEST_INTERPRETED = 300  # tokens of a row
+MOST_INTERPRETED = 130  # tokens of all rows; Triton's interpreter takes 50 ms for each
 TOLERANCE = {"float32": 4e-6, "bfloat16": 2e-2, "float16": 3e-3}
 # What may be lost in the cache: relative to the value, and to the largest value of its token and head.
 ROUNDING = {torch.float32: (2e-6, 2e-6), torch.bfloat16: (2**-8, 2e-6), torch.float16: (2**-11, 2e-6)}
@@ -59,6 +59,8 @@ WORKS = {
     "soft cap and window": Work(((300, 1), (0, 90), (40, 3)), soft_cap=5.0, window=33),
     "long": Work(((1500, 1), (700, 33), (0, 130))),
 }
+
+SHORT = Work(((20, 1), (0, 19), (5, 10), (14, 3)))
 
 
 def usable(backend: AttentionBackend, work: Work) -> Work:
@@ -109,7 +111,7 @@ def test_output_and_writes(backend: AttentionBackend, name: str) -> None:
 
 def test_other_layers_share_the_plan(backend: AttentionBackend) -> None:
     """The same metadata serves every layer of the group, whatever its place in a block."""
-    work = usable(backend, WORKS["mixed"])
+    work = usable(backend, SHORT)
     scene = make_scene(backend, work)
     metadata = backend.plan(work.spec, scene.step)
     scene.pool[:, 0] = scene.pool[:, 1]
@@ -122,12 +124,13 @@ def test_other_layers_share_the_plan(backend: AttentionBackend) -> None:
 
 def test_strided_queries_keys_and_values(backend: AttentionBackend) -> None:
     """Layers hand over views of one fused projection."""
-    scene = make_scene(backend, usable(backend, WORKS["mixed"]))
+    scene = make_scene(backend, usable(backend, SHORT))
     fused = torch.cat((scene.qk, scene.v), dim=1)
     scene.qk, scene.v = fused[:, :6], fused[:, 6:]
     check(scene.run(backend), backend, scene)
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning")  # of the interpreter
 def test_a_row_does_not_depend_on_its_neighbours(backend: AttentionBackend) -> None:
     """A neighbour that holds NaN, as after an overflow, spoils only its own output."""
     work = usable(backend, Work(((20, 1), (45, 1), (6, 1), (0, 12), (30, 11))))
@@ -149,7 +152,7 @@ def test_a_row_does_not_depend_on_its_neighbours(backend: AttentionBackend) -> N
     block_tokens=st.sampled_from([8, 16, 32]),
     seed=st.integers(0, 3),
 )
-@pytest.mark.parametrize("name", sorted(set(BACKENDS) - {"reference_torch"}))
+@pytest.mark.parametrize("name", sorted(set(BACKENDS) - {"reference_torch"} - (set() if CARD else set(FOR_CARDS))))
 def test_random_steps(
     name: str,
     rows: list[tuple[int, int]],

@@ -34,8 +34,9 @@ MAX_TILE_ROWS = 64  # queries times heads of a group; more is for attention_pref
 MAX_SPLITS = 32
 PROGRAMS_PER_PROCESSOR = 2  # that splits are to reach
 MERGED_VALUES = 8192  # of one read of parts
-# (padded head_dim up to, bytes of an element of the queries up to, BLOCK_N, num_warps, num_stages)
-TILES = ((128, 2, 64, 4, 3), (256, 2, 64, 4, 2), (128, 4, 32, 4, 2), (256, 4, 16, 4, 2))
+# (padded head_dim up to, bytes of an element of the queries up to, BLOCK_N, num_warps, num_stages). Of two stages one
+# is that of the block table: five stages have the keys and values of two tiles on their way.
+TILES = ((128, 2, 64, 4, 5), (256, 2, 32, 4, 5), (128, 4, 32, 4, 2), (256, 4, 16, 4, 2))
 
 
 @dataclass(frozen=True, slots=True)
