@@ -6,14 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 
 from penstock.attention.contract import AttentionBackend, AttentionSpec, GroupStep, KvLayout
 from penstock.kernels import reference
 from penstock.platforms.probe import probe_platform
+from penstock.platforms.recorded import RECORDED
 from penstock.types.facts import PlatformFacts
 
 CPU = probe_platform()
+CARD = torch.cuda.is_available()
+# Without a card the kernels for one are interpreted.
+FOR_CARDS = ("cuda_triton",)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,10 @@ class Work:
     platform: PlatformFacts = CPU
 
     @property
+    def device(self) -> str:
+        return "cuda" if CARD and self.platform.name == "cuda" else "cpu"
+
+    @property
     def scale(self) -> float:
         return 1.2 * self.head_dim**-0.5
 
@@ -50,7 +59,13 @@ class Work:
         )
 
     def on(self, backend: AttentionBackend) -> Work:
-        """With a block size that the backend takes."""
+        """With a platform and a block size that the backend takes. Skips what cannot be computed on this machine."""
+        if backend.name in FOR_CARDS and self.platform is CPU:
+            if not CARD:
+                pytest.importorskip("triton", reason="the interpreter of kernels comes with triton")
+                if {self.dtype, self.kv_dtype} - {"float32", "auto"}:
+                    pytest.skip("Triton's interpreter rounds to types other than float32 in its own way")
+            return replace(self, platform=RECORDED["h200"]).on(backend)
         if self.block_tokens in backend.block_tokens:
             return self
         return replace(self, block_tokens=min(size for size in backend.block_tokens if size >= self.block_tokens))
@@ -59,7 +74,7 @@ class Work:
 @dataclass
 class Scene:
     """A pool that holds the histories, and one step on it. ``q`` and ``keys`` are rotated; ``keys`` and ``values`` have
-    one tensor per row, history and new tokens, not rounded to the type of the cache."""
+    one tensor per row, history and new tokens, not rounded to the type of the cache, and lie on the CPU as ``q``."""
 
     work: Work
     qk: torch.Tensor
@@ -78,7 +93,7 @@ class Scene:
     def run(self, backend: AttentionBackend) -> torch.Tensor:
         metadata = backend.plan(self.work.spec, self.step)
         with torch.inference_mode():
-            return backend.run(self.qk, self.v, self.tables, self.kv, self.work.scale, metadata)
+            return backend.run(self.qk, self.v, self.tables, self.kv, self.work.scale, metadata).cpu()
 
     def stored(self, backend: AttentionBackend, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a row as the pool holds them, float32 [positions, kv_heads, head_dim]; zero where no query
@@ -87,8 +102,8 @@ class Scene:
         size, layout = self.work.block_tokens, backend.kv_layout(self.work.spec, self.work.block_tokens)
         low = _first_seen(self.work, history)
         positions = torch.arange(low, history + new)
-        blocks, offsets = self.step.block_table[row][positions // size], positions % size
-        pair = READERS[backend.name](self.kv, layout, self.work)
+        blocks, offsets = self.step.block_table[row].cpu()[positions // size], positions % size
+        pair = READERS[backend.name](self.kv.cpu(), layout, self.work)
         padding = torch.zeros(low, self.work.kv_heads, self.work.head_dim)
         keys, values = (torch.cat((padding, part[blocks, offsets].float())) for part in pair)
         return keys, values
@@ -115,7 +130,7 @@ def make_scene(backend: AttentionBackend, work: Work, seed: int = 0, *, rotated:
     for (history, _), table in zip(work.rows, tables, strict=True):
         gone = _first_seen(work, history) // work.block_tokens
         table[:gone] = [0] * gone
-    pool = empty_pool(backend.kv_layout(work.spec, work.block_tokens), sum(needed) + 3, work.layers)
+    pool = empty_pool(backend.kv_layout(work.spec, work.block_tokens), sum(needed) + 3, work.layers, work.device)
     angles = torch.rand(max(lens), 1, work.head_dim // 2) * 6
     turns = torch.cat((angles.cos(), angles.cos()), -1), torch.cat((-angles.sin(), angles.sin()), -1)
     width = work.heads + work.kv_heads
@@ -134,8 +149,10 @@ def make_scene(backend: AttentionBackend, work: Work, seed: int = 0, *, rotated:
         v = torch.cat([v[first:last] for (_, v), (first, last) in zip(parts, ranges, strict=True)])
         turned = reference.rotary(qk, *seen) if seen else qk
         whole = [reference.rotary(qk, turns[0][: len(qk)], turns[1][: len(qk)]) if rotated else qk for qk, _ in parts]
+        there = work.device
         return Scene(
-            work, qk, v, seen, pool, make_step(ranges, tables, work.block_tokens), turned[:, : work.heads],
+            work, qk.to(there), v.to(there), (seen[0].to(there), seen[1].to(there)) if seen else None, pool,
+            make_step(ranges, tables, work.block_tokens, there), turned[:, : work.heads],
             [each[:, work.heads :] for each in whole], [v for _, v in parts],
         )  # fmt: skip
 
@@ -145,31 +162,34 @@ def make_scene(backend: AttentionBackend, work: Work, seed: int = 0, *, rotated:
     return scene([(history, history + new) for history, new in work.rows])
 
 
-def make_step(ranges: list[tuple[int, int]], tables: list[list[int]], block_tokens: int) -> GroupStep:
+def make_step(
+    ranges: list[tuple[int, int]], tables: list[list[int]], block_tokens: int, device: str = "cpu"
+) -> GroupStep:
     """A step that computes the positions [first, last) of each row. Rows of the table lie apart, as in the executor."""
     counts = [last - first for first, last in ranges]
     widest = max(len(table) for table in tables)
-    table = torch.full((len(tables), widest + 3), -1)[:, :widest]
+    whole = torch.full((len(tables), widest + 3), -1)
+    table = whole[:, :widest]
     for row, blocks in enumerate(tables):
         table[row] = torch.tensor(blocks + [0] * (widest - len(blocks)))
     positions = torch.cat([torch.arange(*r) for r in ranges])
     row_of_token = torch.repeat_interleave(torch.arange(len(ranges)), torch.tensor(counts))
     return GroupStep(
-        query_start=torch.tensor([0, *counts]).cumsum(0),
-        kv_lens=torch.tensor([last for _, last in ranges]),
-        block_table=table,
-        slots=table[row_of_token, positions // block_tokens] * block_tokens + positions % block_tokens,
-        positions=positions,
+        query_start=torch.tensor([0, *counts]).cumsum(0).to(device),
+        kv_lens=torch.tensor([last for _, last in ranges]).to(device),
+        block_table=whole.to(device)[:, :widest],
+        slots=(table[row_of_token, positions // block_tokens] * block_tokens + positions % block_tokens).to(device),
+        positions=positions.to(device),
         max_query_len=max(counts),
         max_kv_len=max(last for _, last in ranges),
         block_tokens=block_tokens,
     )
 
 
-def empty_pool(layout: KvLayout, num_blocks: int, layers: int) -> torch.Tensor:
+def empty_pool(layout: KvLayout, num_blocks: int, layers: int, device: str = "cpu") -> torch.Tensor:
     """Every float in it is a NaN."""
     return (
-        torch.full((num_blocks, layers, layout.nbytes), 255, dtype=torch.uint8)
+        torch.full((num_blocks, layers, layout.nbytes), 255, dtype=torch.uint8, device=device)
         .view(layout.dtype)
         .view(num_blocks, layers, *layout.shape)
     )
@@ -211,8 +231,13 @@ def _read_tiles(kv: torch.Tensor, layout: KvLayout, work: Work) -> tuple[torch.T
     return keys.permute(0, 2, 4, 1, 3).flatten(1, 2), values.permute(0, 2, 3, 1, 4).flatten(1, 2)
 
 
+def _read_heads(kv: torch.Tensor, layout: KvLayout, work: Work) -> tuple[torch.Tensor, torch.Tensor]:
+    return kv[:, 0].transpose(1, 2), kv[:, 1].transpose(1, 2)
+
+
 READERS: dict[str, Callable[[torch.Tensor, KvLayout, Work], tuple[torch.Tensor, torch.Tensor]]] = {
     "cpu_native": _read_tiles,
     "cpu_sdpa": _read_entries,
+    "cuda_triton": _read_heads,
     "reference_torch": _read_entries,
 }

@@ -1,0 +1,149 @@
+"""Paged attention by Triton's kernels on NVIDIA GPUs.
+
+Knows no request. A step whose rows all have few queries (decoding, verification of drafts) is one launch per layer,
+which rotates, writes and attends. In other steps one launch rotates and writes, a second attends for long rows, and a
+third for those short ones among them.
+
+A block holds [2, kv_heads, block_tokens, head_dim]: what a program reads of a block lies together. Nothing of a step's
+lengths is read on the host, so that steps can be captured: how far a row is split follows from the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penstock.attention.contract import AttentionSpec, GroupStep, KvLayout
+from penstock.kernels.triton import lazy
+from penstock.types.decision import YES, Verdict
+
+if TYPE_CHECKING:
+    from penstock.kernels.triton.attention import PagedRows
+    from penstock.kernels.triton.attention_decode import Workspace
+
+DTYPES = ("bfloat16", "float16", "float32")
+KV_DTYPES = (*DTYPES, "float8_e4m3fn")
+MIN_CAPABILITY = (8, 0)
+MIN_CAPABILITY_FLOAT8 = (8, 9)
+MAX_HEAD_DIM = 256
+MAX_GROUP = 64  # query heads that share a KV head
+PROCESSORS_WITHOUT_A_CARD = 4  # of the interpreter
+
+_rotate_and_write: Callable[..., torch.Tensor] = lazy("attention", "rotate_and_write")
+_prefill: Callable[..., None] = lazy("attention_prefill", "prefill")
+_decode: Callable[..., None] = lazy("attention_decode", "decode")
+_make_workspace: Callable[..., Workspace] = lazy("attention_decode", "make_workspace")
+_queries_of_tile: Callable[[int, int], int] = lazy("attention_decode", "queries_of_tile")
+_choose_num_splits: Callable[[int, int, int], int] = lazy("attention_decode", "choose_num_splits")
+_paged_rows: Callable[..., PagedRows] = lazy("attention", "PagedRows")
+_scoring: Callable[..., Any] = lazy("attention", "Scoring")
+
+
+@dataclass(frozen=True, slots=True)
+class _Metadata:
+    rows: PagedRows
+    workspace: Workspace
+    max_query_len: int
+    window: int | None
+    soft_cap: float | None
+
+    @property
+    def is_short(self) -> bool:
+        """No row has more queries than the decoding kernel takes."""
+        return self.max_query_len <= self.workspace.queries
+
+
+class CudaTriton:
+    """Triton's attention for NVIDIA GPUs. See the module's docstring.
+
+    ``fixed_splits``: into how many parts every row is split, whatever is computed beside it, so that the bits of a row
+    do not depend on the size of its batch. None: as many as fill the card.
+    """
+
+    name = "cuda_triton"
+    block_tokens = (16, 32, 64, 128)
+
+    def __init__(self, fixed_splits: int | None = None) -> None:
+        self._fixed_splits = fixed_splits
+
+    def can_run(self, spec: AttentionSpec, /) -> Verdict:
+        reasons: list[str] = []
+        if spec.platform.name != "cuda":
+            reasons.append(f"needs platform cuda, found {spec.platform.name}")
+        else:
+            reasons += _reasons_against_card(spec)
+        if "triton" not in spec.platform.libraries:
+            reasons.append("needs triton, which is not installed")
+        if spec.dtype not in DTYPES:
+            reasons.append(f"needs dtype {', '.join(DTYPES)}, asked for {spec.dtype}")
+        if spec.kv_dtype not in ("auto", *KV_DTYPES):
+            reasons.append(f"keeps keys and values in {', '.join(KV_DTYPES)}, asked for {spec.kv_dtype}")
+        if spec.num_heads % spec.num_kv_heads:
+            reasons.append(f"needs heads in equal groups, found {spec.num_heads} over {spec.num_kv_heads} KV heads")
+        if spec.num_heads > MAX_GROUP * spec.num_kv_heads:
+            reasons.append(f"needs at most {MAX_GROUP} heads for a KV head, found {spec.num_heads}")
+        if spec.head_dim % 2 or spec.head_dim > MAX_HEAD_DIM:
+            reasons.append(f"needs an even head_dim up to {MAX_HEAD_DIM}, found {spec.head_dim}")
+        return Verdict(tuple(reasons)) if reasons else YES
+
+    def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
+        dtype = getattr(torch, spec.dtype if spec.kv_dtype == "auto" else spec.kv_dtype)
+        return KvLayout(dtype, (2, spec.num_kv_heads, block_tokens, spec.head_dim))
+
+    def plan(self, spec: AttentionSpec, step: GroupStep) -> _Metadata:
+        rows = _paged_rows(step.query_start, step.kv_lens, step.block_table, step.slots)
+        device = step.kv_lens.device
+        num_splits = self._fixed_splits or _choose_num_splits(rows.num_rows, spec.num_kv_heads, _num_processors(device))
+        workspace = _make_workspace(
+            rows.num_rows,
+            spec.num_heads,
+            spec.num_kv_heads,
+            spec.head_dim,
+            queries=_queries_of_tile(spec.num_heads // spec.num_kv_heads, step.max_query_len),
+            num_splits=num_splits,
+            device=device,
+        )
+        return _Metadata(rows, workspace, step.max_query_len, spec.window, spec.soft_cap)
+
+    def run(
+        self,
+        qk: torch.Tensor,
+        v: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor] | None,
+        kv: torch.Tensor,
+        scale: float,
+        metadata: _Metadata,
+    ) -> torch.Tensor:
+        rows, workspace = metadata.rows, metadata.workspace
+        scoring = _scoring(scale, metadata.window, metadata.soft_cap)
+        shape = (qk.shape[0], qk.shape[1] - v.shape[1], qk.shape[2])
+        out = torch.empty(shape, dtype=qk.dtype, device=qk.device)
+        if metadata.is_short:
+            _decode(qk, v, tables, kv, rows, out, scoring, workspace)
+            return out
+        queries = _rotate_and_write(qk, v, tables, kv, rows.slots)
+        _prefill(queries, kv, rows, out, scoring, more_than=workspace.queries)
+        if shape[0] < rows.num_rows * metadata.max_query_len:  # rows are not all as long as the longest
+            _decode(queries, None, None, kv, rows, out, scoring, workspace)
+        return out
+
+
+def _reasons_against_card(spec: AttentionSpec) -> list[str]:
+    if not spec.platform.accelerators:
+        return ["needs a GPU, found none"]
+    found = spec.platform.accelerators[0].capability
+    capability = tuple(int(part) for part in found.split(".")) if found.replace(".", "").isdigit() else ()
+    needed = MIN_CAPABILITY_FLOAT8 if spec.kv_dtype == "float8_e4m3fn" else MIN_CAPABILITY
+    if capability >= needed:
+        return []
+    stored = " to store float8_e4m3fn" if needed == MIN_CAPABILITY_FLOAT8 else ""
+    return [f"needs compute capability {needed[0]}.{needed[1]}{stored}, found {found}"]
+
+
+def _num_processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return PROCESSORS_WITHOUT_A_CARD
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,0 +1,335 @@
+"""Paged attention of rows with few queries: decoding and the verification of drafts, in one launch per layer.
+
+Knows no layer. All query heads of a KV head and all queries of a row are the rows of one tile, so that keys and values
+are read once. The length of a row is split into parts (Flash-Decoding, Dao et al. 2023) whose bounds follow from the
+row's length, the number of splits and the tile alone; the program that finishes last merges all parts of its
+row and KV head in their order, so that the bits do not depend on which one that was.
+
+A program may also rotate its queries, and rotate and write those new keys and values that lie in its part: nobody else
+reads them in this launch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from penstock.kernels.triton.aot import AotCase
+from penstock.kernels.triton.attention import (
+    MIN_TILE,
+    PagedRows,
+    Scoring,
+    attend_tile,
+    check_heads,
+    check_pool,
+    check_tables,
+    padded_head_dim,
+    rotated_rows,
+)
+
+MAX_TILE_ROWS = 64  # queries times heads of a group; more is for attention_prefill
+MAX_SPLITS = 32
+PROGRAMS_PER_PROCESSOR = 2  # that splits are to reach
+MERGED_VALUES = 8192  # of one read of parts
+# (padded head_dim up to, bytes of an element of the queries up to, BLOCK_N, num_warps, num_stages). Of two stages one
+# is that of the block table: five stages have the keys and values of two tiles on their way.
+TILES = ((128, 2, 64, 4, 5), (256, 2, 32, 4, 5), (128, 4, 32, 4, 2), (256, 4, 16, 4, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where the parts of a row meet; shared by the layers of a step. ``counters`` are zero between launches."""
+
+    num_splits: int
+    queries: int  # that a row may have
+    parts: torch.Tensor | None = None  # float32 [rows, kv_heads, num_splits, queries * group, head_dim]
+    logs: torch.Tensor | None = None  # float32 [rows, kv_heads, num_splits, queries * group]
+    counters: torch.Tensor | None = None  # int32 [rows, kv_heads]
+
+
+def queries_of_tile(group: int, max_query_len: int) -> int:
+    """Queries of a row that this kernel takes when rows have up to ``max_query_len``: all, or those that cost nothing
+    beside one, because a tile has room for them."""
+    if max_query_len * group <= max(MAX_TILE_ROWS, group):
+        return max_query_len
+    return max(1, MIN_TILE // group)
+
+
+def choose_num_splits(num_rows: int, kv_heads: int, num_processors: int) -> int:
+    """From the number of rows alone: lengths are not known when a step is recorded."""
+    wanted = PROGRAMS_PER_PROCESSOR * num_processors // max(1, num_rows * kv_heads)
+    return max(1, min(MAX_SPLITS, wanted))
+
+
+def make_workspace(
+    num_rows: int, heads: int, kv_heads: int, head_dim: int, *, queries: int, num_splits: int, device: torch.device
+) -> Workspace:
+    if num_splits == 1:
+        return Workspace(1, queries)
+    shape = (num_rows, kv_heads, num_splits, queries * (heads // kv_heads))
+    return Workspace(
+        num_splits,
+        queries,
+        torch.empty((*shape, head_dim), dtype=torch.float32, device=device),
+        torch.empty(shape, dtype=torch.float32, device=device),
+        torch.zeros(shape[:2], dtype=torch.int32, device=device),
+    )
+
+
+def decode(
+    qk: torch.Tensor,
+    v: torch.Tensor | None,
+    tables: tuple[torch.Tensor, torch.Tensor] | None,
+    kv: torch.Tensor,
+    rows: PagedRows,
+    out: torch.Tensor,
+    scoring: Scoring,
+    workspace: Workspace,
+    *,
+    block_n: int | None = None,
+    num_warps: int | None = None,
+    num_stages: int | None = None,
+) -> None:
+    """Attend for the rows that have 1 to ``workspace.queries`` queries; others of ``out`` are left as they are.
+
+    With ``v`` [tokens, kv_heads, d]: qk [tokens, heads + kv_heads, d] is rotated by ``tables`` (as ``rotary`` wants
+    them, None: not) and keys and values are written to ``rows.slots`` first. Without: qk starts with rotated queries
+    and the pool holds the keys. kv [blocks, 2, kv_heads, block_tokens, d], any block stride; out [tokens, heads, d].
+    """
+    kv_heads, head_dim = kv.shape[2], kv.shape[4]
+    block_tokens = check_pool(kv, kv_heads, head_dim)
+    check_heads(qk, out, *([] if v is None else [v]))
+    check_tables(tables, qk.shape[0], head_dim)
+    padded = padded_head_dim(head_dim)
+    tile = next(tile for tile in TILES if padded <= tile[0] and qk.element_size() <= tile[1])
+    group, queries = out.shape[1] // kv_heads, workspace.queries
+    cos, sin = tables or (None, None)
+    merged_rows = triton.next_power_of_2(queries * group)
+    _decode[(kv_heads, workspace.num_splits, rows.num_rows)](
+        qk, v, cos, sin, kv, out, workspace.parts, workspace.logs, workspace.counters,
+        rows.query_start, rows.kv_lens, rows.block_table, rows.slots,
+        *scoring.arguments(), workspace.num_splits,
+        qk.stride(0), 0 if v is None else v.stride(0), out.stride(0), kv.stride(0), rows.block_table.stride(0),
+        GROUP=group, QUERIES=queries, QUERIES_PAD=triton.next_power_of_2(queries), D=head_dim, D_PAD=padded,
+        BLOCK_TOKENS=block_tokens, BLOCK_M=max(MIN_TILE, merged_rows), BLOCK_N=block_n or tile[2],
+        MERGED_ROWS=merged_rows, MERGED_PARTS=max(1, min(MAX_SPLITS, MERGED_VALUES // (merged_rows * padded))),
+        WRITES=v is not None, ROTATED=tables is not None, HAS_WINDOW=scoring.window is not None,
+        HAS_CAP=scoring.soft_cap is not None, SPLIT=workspace.num_splits > 1,
+        num_warps=num_warps or tile[3], num_stages=num_stages or tile[4],
+    )  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=["window", "num_splits", "table_stride"],
+    do_not_specialize_on_alignment=["query_start_ptr", "kv_lens_ptr", "table_ptr", "slots_ptr"],
+)
+def _decode(
+    q_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, out_ptr, parts_ptr, logs_ptr, counters_ptr, query_start_ptr, kv_lens_ptr,
+    table_ptr, slots_ptr, scale, soft_cap, window, num_splits, q_stride, v_stride, out_stride, block_stride,
+    table_stride, GROUP: tl.constexpr, QUERIES: tl.constexpr, QUERIES_PAD: tl.constexpr, D: tl.constexpr,
+    D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    MERGED_ROWS: tl.constexpr, MERGED_PARTS: tl.constexpr, WRITES: tl.constexpr, ROTATED: tl.constexpr,
+    HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """One part of one row and KV head."""
+    head = tl.program_id(0)
+    kv_heads = tl.num_programs(0)
+    part = tl.program_id(1)
+    row = tl.program_id(2).to(tl.int64)
+    first_token = tl.load(query_start_ptr + row)
+    num_queries = (tl.load(query_start_ptr + row + 1) - first_token).to(tl.int32)
+    if (num_queries == 0) | (num_queries > QUERIES):
+        return
+    kv_len = tl.load(kv_lens_ptr + row).to(tl.int32)
+    history = kv_len - num_queries
+    low = 0
+    if HAS_WINDOW:
+        low = tl.maximum(history - window + 1, 0)
+    first_tile = low // BLOCK_N
+    num_tiles = tl.cdiv(kv_len, BLOCK_N) - first_tile
+    tiles_of_part = tl.maximum(tl.cdiv(num_tiles, num_splits), 1)
+    num_parts = tl.maximum(tl.cdiv(num_tiles, tiles_of_part), 1)  # padding without keys has one, whose answer is 0
+    if part >= num_parts:
+        return
+    begin = (first_tile + part * tiles_of_part) * BLOCK_N
+    end = tl.minimum(begin + tiles_of_part * BLOCK_N, kv_len)
+
+    if WRITES:
+        _write_new(
+            q_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, slots_ptr, first_token, num_queries, history, begin, end,
+            q_stride, v_stride, block_stride, GROUP, QUERIES_PAD, D, D_PAD, BLOCK_TOKENS, ROTATED,
+        )  # fmt: skip
+        tl.debug_barrier()  # the loop below reads them through other threads
+
+    line = tl.arange(0, BLOCK_M)
+    query = line // GROUP
+    valid = query < num_queries
+    token = first_token + query
+    q_head = head * GROUP + line % GROUP
+    q = rotated_rows(
+        q_ptr, token * q_stride + q_head * D, cos_ptr, sin_ptr, token * D, valid, ROTATED, D, D_PAD
+    )  # fmt: skip
+    acc = tl.zeros([BLOCK_M, D_PAD], dtype=tl.float32)
+    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    top = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
+    keys_ptr = kv_ptr + head * (BLOCK_TOKENS * D)
+    values_ptr = keys_ptr + kv_heads * (BLOCK_TOKENS * D)
+    for start in tl.range(begin, end, BLOCK_N):
+        acc, total, top = attend_tile(
+            q, acc, total, top, keys_ptr, values_ptr, table_ptr + row * table_stride, start, low, end,
+            history + query, scale, soft_cap, window, block_stride, True, HAS_WINDOW, HAS_CAP, D, D_PAD,
+            BLOCK_TOKENS, BLOCK_N,
+        )  # fmt: skip
+    acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+
+    column = tl.arange(0, D_PAD)
+    inside = valid[:, None] & (column < D)[None, :]
+    target = out_ptr + (token * out_stride + q_head * D)[:, None] + column[None, :]
+    if SPLIT:
+        pair = row * kv_heads + head
+        if num_parts == 1:
+            tl.store(target, acc.to(out_ptr.dtype.element_ty), mask=inside)
+        else:
+            line_of_part = (pair * num_splits + part) * (QUERIES * GROUP) + line
+            logs = tl.where(total == 0.0, float("-inf"), top + tl.log2(total))
+            tl.store(logs_ptr + line_of_part, logs, mask=valid)
+            tl.store(parts_ptr + line_of_part[:, None] * D + column[None, :], acc, mask=inside)
+            tl.debug_barrier()  # all threads have stored before one of them says so
+            arrived = tl.atomic_add(counters_ptr + pair, 1, sem="acq_rel", scope="gpu")
+            if arrived == num_parts - 1:
+                tl.store(counters_ptr + pair, 0)
+                _merge(
+                    parts_ptr + pair * num_splits * (QUERIES * GROUP * D),
+                    logs_ptr + pair * num_splits * (QUERIES * GROUP),
+                    out_ptr + first_token * out_stride + head * (GROUP * D), out_stride, num_parts, num_queries,
+                    GROUP, QUERIES, D, D_PAD, MERGED_ROWS, MERGED_PARTS,
+                )  # fmt: skip
+    else:
+        tl.store(target, acc.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _write_new(
+    q_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, slots_ptr, first_token, num_queries, history, begin, end,
+    q_stride, v_stride, block_stride, GROUP: tl.constexpr, QUERIES_PAD: tl.constexpr, D: tl.constexpr,
+    D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, ROTATED: tl.constexpr,
+):  # fmt: skip
+    """Rotate the row's new keys at the positions [begin, end) and write them and their values to their slots."""
+    head = tl.program_id(0)
+    kv_heads = tl.num_programs(0)
+    query = tl.arange(0, QUERIES_PAD)
+    mine = (query < num_queries) & (history + query >= begin) & (history + query < end)
+    token = first_token + query
+    key = rotated_rows(
+        q_ptr, token * q_stride + (kv_heads * GROUP + head) * D, cos_ptr, sin_ptr, token * D, mine, ROTATED, D, D_PAD
+    )
+    value = rotated_rows(v_ptr, token * v_stride + head * D, None, None, token, mine, False, D, D_PAD)
+    slot = tl.load(slots_ptr + token, mask=mine, other=0)
+    place = slot // BLOCK_TOKENS * block_stride + (head * BLOCK_TOKENS + slot % BLOCK_TOKENS) * D
+    column = tl.arange(0, D_PAD)
+    target = kv_ptr + place[:, None] + column[None, :]
+    stored = mine[:, None] & (column < D)[None, :]
+    tl.store(target, key.to(kv_ptr.dtype.element_ty), mask=stored)
+    tl.store(target + kv_heads * BLOCK_TOKENS * D, value.to(kv_ptr.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def _merge(
+    parts_ptr,
+    logs_ptr,
+    out_ptr,
+    out_stride,
+    num_parts,
+    num_queries,
+    GROUP: tl.constexpr,
+    QUERIES: tl.constexpr,
+    D: tl.constexpr,
+    D_PAD: tl.constexpr,
+    MERGED_ROWS: tl.constexpr,
+    MERGED_PARTS: tl.constexpr,
+):
+    """The mean of all parts, weighted by the sums of their exponentials, whose base-2 logarithms are ``logs``."""
+    line = tl.arange(0, MERGED_ROWS)
+    column = tl.arange(0, D_PAD)
+    query = line // GROUP
+    valid = query < num_queries
+    acc = tl.zeros([MERGED_ROWS, D_PAD], dtype=tl.float32)
+    total = tl.zeros([MERGED_ROWS], dtype=tl.float32)
+    top = tl.full([MERGED_ROWS], float("-inf"), dtype=tl.float32)
+    for first_part in range(0, num_parts, MERGED_PARTS):
+        part = first_part + tl.arange(0, MERGED_PARTS)
+        source = part[:, None] * (QUERIES * GROUP) + line[None, :]
+        there = (part < num_parts)[:, None] & valid[None, :]
+        # Past the first-level cache, which does not know what other processors wrote.
+        logs = tl.load(logs_ptr + source, mask=there, other=float("-inf"), cache_modifier=".cg")
+        inside = there[:, :, None] & (column < D)[None, None, :]
+        means = tl.load(
+            parts_ptr + source[:, :, None] * D + column[None, None, :], mask=inside, other=0.0, cache_modifier=".cg"
+        )
+        new_top = tl.maximum(top, tl.max(logs, 0))
+        reference = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weights = tl.exp2(logs - reference[None, :])
+        kept = tl.exp2(top - reference)
+        acc = acc * kept[:, None] + tl.sum(means * weights[:, :, None], 0)
+        total = total * kept + tl.sum(weights, 0)
+        top = new_top
+    acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+    target = out_ptr + (query * out_stride + line % GROUP * D)[:, None] + column[None, :]
+    tl.store(target, acc.to(out_ptr.dtype.element_ty), mask=valid[:, None] & (column < D)[None, :])
+
+
+_POINTERS = {
+    "q_ptr": "*bf16",
+    "v_ptr": "*bf16",
+    "cos_ptr": "*fp32",
+    "sin_ptr": "*fp32",
+    "kv_ptr": "*bf16",
+    "out_ptr": "*bf16",
+    "parts_ptr": "*fp32",
+    "logs_ptr": "*fp32",
+    "counters_ptr": "*i32",
+    "query_start_ptr": "*i64",
+    "kv_lens_ptr": "*i64",
+    "table_ptr": "*i64",
+    "slots_ptr": "*i64",
+}
+
+AOT: tuple[AotCase, ...] = (
+    AotCase(
+        kernel=_decode,
+        signature={
+            **_POINTERS,
+            "scale": "fp32",
+            "soft_cap": "fp32",
+            "window": "i32",
+            "num_splits": "i32",
+            "q_stride": "i32:16",
+            "v_stride": "i32:16",
+            "out_stride": "i32:16",
+            "block_stride": "i32:16",
+            "table_stride": "i32",
+        },
+        constants={
+            "GROUP": 4,
+            "QUERIES": 1,
+            "QUERIES_PAD": 1,
+            "D": 128,
+            "D_PAD": 128,
+            "BLOCK_TOKENS": 16,
+            "BLOCK_M": 16,
+            "BLOCK_N": 64,
+            "MERGED_ROWS": 4,
+            "MERGED_PARTS": 16,
+            "WRITES": True,
+            "ROTATED": True,
+            "HAS_WINDOW": False,
+            "HAS_CAP": False,
+            "SPLIT": True,
+        },
+        num_warps=4,
+        num_stages=2,
+    ),
+)
