@@ -188,9 +188,9 @@ def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts |
     from penstock.executor.weight_plan import plan_weights
     from penstock.loader.checkpoint import open_checkpoint
     from penstock.models.table import family_name
-    from penstock.platforms.probe import platform_decision, probe_platform
+    from penstock.platforms.probe import choose_platform, probe_platform
 
-    platform = platform or probe_platform()
+    platform, placed = choose_platform(platform or probe_platform(), config.backend.platform)
     with closing(
         open_checkpoint(source, load_format=config.model.load_format, seed=config.model.seed or 0)
     ) as checkpoint:
@@ -216,7 +216,7 @@ def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts |
     return _Survey(
         model=model,
         resolved=resolved,
-        decisions=(platform_decision(platform), *decisions),
+        decisions=(placed, *decisions),
         spec=_executor_spec(resolved, source, platform),
         kv_dtypes=kv_dtypes,
         attention_backends=tuple(dict.fromkeys(attention.backend.name for attention in built.attention)),
