@@ -21,7 +21,9 @@ def check(
     platform: Annotated[
         Optional[str],  # noqa: UP045  typer reads it at run time
         typer.Option(
-            "--platform", metavar="NAME", help="cpu or cuda of this machine, or a recorded machine, e.g. h200, laptop-avx2."
+            "--platform",
+            metavar="NAME",
+            help="cpu or cuda of this machine, or a recorded machine, e.g. h200, laptop-avx2.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print facts and decisions as JSON.")] = False,
@@ -36,16 +38,14 @@ def check(
     from penstock.platforms.probe import choose_platform, probe_platform
     from penstock.platforms.recorded import recorded_platform
 
-    here = not platform or platform in PLATFORMS
-    facts, placed = (
-        choose_platform(probe_platform(), platform or "auto") if here else choose_platform(recorded_platform(platform))
-    )
+    recorded = recorded_platform(platform) if platform and platform not in PLATFORMS else None
+    facts, placed = choose_platform(recorded or probe_platform(), "auto" if recorded else platform or "auto")
     decisions = [placed, *usual_decisions(facts)]
     if as_json:
         content = {"facts": dataclasses.asdict(facts), "decisions": [dataclasses.asdict(each) for each in decisions]}
         print(json.dumps(content, indent=2))
         return
-    built = [] if not here or facts.extension_missing else [extension_line()]
+    built = [] if recorded or facts.extension_missing else [extension_line()]
     print(
         "\n".join(
             [*machine_lines(facts), *built, "", "What would be chosen for a usual model:", *decision_lines(decisions)]
@@ -87,7 +87,8 @@ def accelerator_text(facts: AcceleratorFacts) -> str:
     """One device in a line; what is not known is left out."""
     known = [
         f"{facts.name}, capability {facts.capability}",
-        size_text(facts.memory_bytes) + (f" ({size_text(facts.memory_free_bytes)} free)" * bool(facts.memory_free_bytes)),
+        size_text(facts.memory_bytes)
+        + (f" ({size_text(facts.memory_free_bytes)} free)" * bool(facts.memory_free_bytes)),
         f"{facts.memory_bytes_per_s / 1e9:,.0f} GB/s" * bool(facts.memory_bytes_per_s),
         f"{facts.num_sms} multiprocessors" * bool(facts.num_sms),
         f"L2 {size_text(facts.l2_bytes)}" * bool(facts.l2_bytes),

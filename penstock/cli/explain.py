@@ -26,7 +26,9 @@ def explain(
     platform: Annotated[
         Optional[str],  # noqa: UP045  typer reads it at run time
         typer.Option(
-            "--platform", metavar="NAME", help="cpu or cuda of this machine, or a recorded machine, e.g. h200, laptop-avx2."
+            "--platform",
+            metavar="NAME",
+            help="cpu or cuda of this machine, or a recorded machine, e.g. h200, laptop-avx2.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,

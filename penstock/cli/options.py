@@ -30,8 +30,8 @@ ModelArgument = Annotated[
 
 
 def verb(*flag_sets: Sequence[flags.Flag]) -> Callable[[Command], Command]:
-    """Make a command of a function: its own parameters first, then one option per flag of ``flag_sets``, unless it has a
-    parameter of that name.
+    """Make a command of a function: its own parameters first, then one option per flag of ``flag_sets`` that is not
+    called like one of them.
 
     The function takes the flags as ``**options``; those that were not given are None (or empty). Its errors
     become one sentence on stderr and an exit code.

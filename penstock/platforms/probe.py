@@ -123,9 +123,7 @@ def _rejections(kinds: Iterable[str], facts: PlatformFacts) -> tuple[Rejection, 
     return tuple(Rejection(kind, reasons) for kind, reasons in found.items() if reasons)
 
 
-def _refusals(
-    kind: str, accelerators: tuple[AcceleratorFacts, ...], libraries: Mapping[str, str]
-) -> tuple[str, ...]:
+def _refusals(kind: str, accelerators: tuple[AcceleratorFacts, ...], libraries: Mapping[str, str]) -> tuple[str, ...]:
     """Every reason against computing on the first accelerator of ``kind``; none for "cpu"."""
     if kind == "cpu":
         return ()

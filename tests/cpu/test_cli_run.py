@@ -103,7 +103,7 @@ def test_explain_answers_for_every_recorded_machine(call, tiny, platform):
     flags = [flag for flag in FLAGS if flag not in ("--dtype", "float32")]
     record = json.loads(call("explain", tiny, *flags, "--platform", platform, "--json")[0])
     chosen = {decision["subject"].split()[0]: decision["chosen"] for decision in record["decisions"]}
-    assert {"platform", "dtype", "attention", "linear", "op", "graphs", "max_model_len"} <= set(chosen)
+    assert {"platform", "dtype", "attention", "linear", "op", "max_model_len"} <= set(chosen)
     assert record["settings"]["platform"] == record["platform"]["name"]
     assert all(rejection["reasons"] for decision in record["decisions"] for rejection in decision["rejected"])
 

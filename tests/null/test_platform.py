@@ -179,7 +179,11 @@ class StandInLibrary:
 
 
 def test_a_device_is_read_with_its_rates(monkeypatch):
-    numbers = {"nvmlDeviceGetNumGpuCores": 16896, "nvmlDeviceGetMaxClockInfo": 3201, "nvmlDeviceGetMemoryBusWidth": 6144}
+    numbers = {
+        "nvmlDeviceGetNumGpuCores": 16896,
+        "nvmlDeviceGetMaxClockInfo": 3201,
+        "nvmlDeviceGetMemoryBusWidth": 6144,
+    }
     monkeypatch.setattr(nvml, "_load", lambda: StandInLibrary(**numbers))
     (found,) = nvml.read_accelerators({})
     assert (found.name, found.kind, found.capability, found.driver) == ("NVIDIA H200", "cuda", "9.0", "580.95.05")
@@ -203,7 +207,8 @@ def test_cores_of_a_multiprocessor(capability, cores):
 
 
 @pytest.mark.parametrize(
-    ("name", "mib"), [("NVIDIA A100-SXM4-80GB", 40), ("NVIDIA A10G", 6), ("NVIDIA L40S", 96), ("NVIDIA L4", 48), ("x", 0)]
+    ("name", "mib"),
+    [("NVIDIA A100-SXM4-80GB", 40), ("NVIDIA A10G", 6), ("NVIDIA L40S", 96), ("NVIDIA L4", 48), ("x", 0)],
 )
 def test_second_level_caches_by_name(name, mib):
     assert nvml.l2_bytes(name) == mib << 20
@@ -247,7 +252,9 @@ def test_the_platform_is_decided_with_every_reason():
     alone = probe.platform_decision(machine(accelerators=()))
     assert (alone.chosen, alone.rejected) == ("cpu", ())
     old = dataclasses.replace(DEVICE, capability="7.5")
-    (refused,) = (here := probe.platform_decision(machine(accelerators=(old,), libraries={"torch": "2.13.0+cpu"}))).rejected
+    (refused,) = (
+        here := probe.platform_decision(machine(accelerators=(old,), libraries={"torch": "2.13.0+cpu"}))
+    ).rejected
     assert (here.chosen, refused.name) == ("cpu", "cuda")
     assert refused.reasons == (
         "needs compute capability 8.0, found 7.5",

@@ -6,6 +6,8 @@ Triton is imported by ``compile_case`` alone, so that cases and targets can be t
 from __future__ import annotations
 
 import re
+import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -120,4 +122,20 @@ def bind(case: AotCase) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int,
 
 
 def _register_use(asm: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    return None, None
+    """(registers, spills): for CUDA bytes of local memory, where spilled ones go; for ROCm vector registers, and how
+    many of them are spilled."""
+    if "amdgcn" in asm:
+        return _number(r"\.vgpr_count:\s*(\d+)", asm["amdgcn"]), _number(r"\.vgpr_spill_count:\s*(\d+)", asm["amdgcn"])
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return _number(r"REG:(\d+)", text), _number(r"STACK:(\d+)", text)
+
+
+def _number(pattern: str, text: str) -> int | None:
+    found = re.search(pattern, text)
+    return int(found.group(1)) if found else None

@@ -61,7 +61,12 @@ def compile_all(
         shares = pool.map(lambda share: list(_share(modules, targets, share, workers, cache, say)), range(workers))
         return sorted(
             (outcome for share in shares for outcome in share),
-            key=lambda outcome: (modules.index(outcome.module), outcome.kernel, outcome.case, targets.index(outcome.target)),
+            key=lambda outcome: (
+                modules.index(outcome.module),
+                outcome.kernel,
+                outcome.case,
+                targets.index(outcome.target),
+            ),
         )
 
 
@@ -148,11 +153,11 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-# The process that compiles ---------------------------------------------------------------------------------------------
+# The process that compiles --------------------------------------------------------------------------------------------
 
 
 def compile_share(modules: Sequence[str], targets: Sequence[str], share: int, num_shares: int, skip: int) -> None:
-    """Compile every ``num_shares``-th case, leaving out the first ``skip`` of them; a JSON line before and after each."""
+    """Compile every ``num_shares``-th case, without the first ``skip`` of them; a JSON line before and after each."""
     cases = [(module, case) for module in modules for case in importlib.import_module(module).AOT]
     pairs = [(module, case, target) for module, case in cases for target in targets]
     for module, case, target in pairs[share::num_shares][skip:]:
