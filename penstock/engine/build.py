@@ -21,6 +21,7 @@ from penstock.engine.engine import Engine, make_info
 from penstock.engine.mock_engine import build_mock_engine, mock_assets
 from penstock.engine.seed import start_seed
 from penstock.engine.threads import prefer_short_spins
+from penstock.errors import NoBackendError
 from penstock.frontend.text.load import TextAssets
 from penstock.mock.tokenizer import ByteTokenizer
 from penstock.types.decision import Decision
@@ -216,12 +217,27 @@ def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts |
     return _Survey(
         model=model,
         resolved=resolved,
-        decisions=(placed, *decisions),
+        decisions=(placed, *decisions, *_op_decisions(dtype, platform)),
         spec=_executor_spec(resolved, source, platform),
         kv_dtypes=kv_dtypes,
         attention_backends=tuple(dict.fromkeys(attention.backend.name for attention in built.attention)),
         linear_backends=built.choices.linear_names,
     )
+
+
+def _op_decisions(dtype: str, platform: PlatformFacts) -> tuple[Decision, ...]:
+    """What layers get when they ask for an op of the list, whether this model's do or not. The sampler asks itself."""
+    from penstock.kernels.implementation import OpSpec
+    from penstock.kernels.ops import OPS, choose_op
+
+    decisions = []
+    for op in OPS.values():
+        if op.implementations and op.name != "sample":
+            try:
+                decisions.append(choose_op(op.name, OpSpec(dtype=dtype, platform=platform))[1])
+            except NoBackendError as error:
+                decisions.append(error.decision)
+    return tuple(decisions)
 
 
 def _common_block_sizes(built: BuiltModel) -> tuple[int, ...]:
