@@ -11,11 +11,12 @@ TIERS ?= null cpu conformance
 export PORT HOST MODEL PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check docs clean
+.PHONY: help install serve test test-aot check docs clean
 
 help:
 	@echo "make serve [PORT=8000] [HOST=127.0.0.1] [MODEL=smollm2] [FLAGS='--max-model-len 4096']"
 	@echo "make test [TIERS='null cpu conformance']"
+	@echo "make test-aot   compile every Triton kernel for every target, without their hardware"
 	@echo "make check      format, lint, types, import contracts, sizes, generated pages"
 	@echo "make docs       write docs/generated again"
 	@echo "make install    only set up .venv"
@@ -29,6 +30,10 @@ serve: install
 
 test:
 	@scripts/test $(TIERS)
+
+test-aot:
+	@scripts/install test
+	@.venv/bin/python scripts/compile_kernels.py
 
 check:
 	@scripts/check

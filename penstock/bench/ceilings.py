@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from penstock.bench.device_ceilings import CACHED_BYTES, COPY_BYTES, FLOAT32_SIZE, MATRIX_SIZE, copy_gb_s, product_gop_s
+from penstock.kernels.device import device_of
 from penstock.kernels.native import BF16_ISA_NEEDS, ISA_MACHINES, ceilings
 from penstock.kernels.native.extension import ISAS, extension
 from penstock.types.facts import PlatformFacts
@@ -26,7 +28,10 @@ _REPEAT_S = 0.02  # a repeat takes about so long
 class Ceilings:
     """All threads together. Memory: a buffer that no cache holds; shared_cache: one of 32 MiB; own_cache and
     first_cache: 256 KiB and 16 KiB for each thread. Operations by type of the products, with the best instruction set
-    that the processor has for it."""
+    that the processor has for it.
+
+    Of a CUDA device, which has 0 threads: bytes copied, read and written ones together; every cache stands for the
+    second-level one."""
 
     threads: int
     memory_gb_s: float
@@ -61,10 +66,12 @@ def usable_isas(platform: PlatformFacts) -> tuple[str, ...]:
 
 
 def measure_ceilings(platform: PlatformFacts, cache_bytes: int, repeats: int = 9) -> Ceilings:
-    """The best of ``repeats`` runs of each loop, on as many threads as the extension's pool has.
+    """The best of ``repeats`` runs of each loop, on as many threads as the extension's pool has, or on the device.
 
     Everything else on the machine lowers it: measure when nothing else runs. Raises ImportError without the extension.
     """
+    if platform.name == "cuda":
+        return _measure_device(device_of(platform), repeats)
     isas = [ISAS[isa] for isa in usable_isas(platform)]
     reader = next(ISAS[isa] for isa in usable_isas(platform) if not isa.endswith("_bf16"))
     threads = extension().num_threads()
@@ -89,6 +96,23 @@ def measure_ceilings(platform: PlatformFacts, cache_bytes: int, repeats: int = 9
         own_cache_gb_s=reading_own(OWN_CACHE_BYTES),
         first_cache_gb_s=reading_own(FIRST_CACHE_BYTES),
         gop_s={kind: computing(kind) for kind in ceilings.KINDS},
+    )
+
+
+def _measure_device(device: torch.device, repeats: int) -> Ceilings:
+    cached = copy_gb_s(CACHED_BYTES, device, repeats)
+    return Ceilings(
+        threads=0,
+        memory_gb_s=copy_gb_s(COPY_BYTES, device, repeats),
+        shared_cache_gb_s=cached,
+        own_cache_gb_s=cached,
+        first_cache_gb_s=cached,
+        gop_s={
+            "float32": product_gop_s(FLOAT32_SIZE, torch.float32, device, repeats),
+            "bfloat16": product_gop_s(MATRIX_SIZE, torch.bfloat16, device, repeats),
+            "float16": product_gop_s(MATRIX_SIZE, torch.float16, device, repeats),
+            "int8": 0.0,
+        },
     )
 
 

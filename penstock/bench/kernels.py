@@ -1,7 +1,7 @@
 """Times the cases of ``kernel_cases`` and sets them beside the ceilings of the machine.
 
-Kernels of the extension run as recorded programs, as they do in decode steps: without Python between them. Whatever
-cannot be recorded is called from Python, whose share is in the figure.
+Kernels of the extension run as recorded programs and those of a device in CUDA graphs, as they do in decode steps:
+without Python between them. Whatever cannot be recorded is called from Python, whose share is in the figure.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from typing import Any
 import torch
 
 from penstock.bench.ceilings import Ceilings, beyond_caches, measure_ceilings
+from penstock.bench.device_ceilings import CACHED_BYTES, capture, device_seconds
 from penstock.bench.kernel_cases import Call, Candidate, Case, Work, make_cases, tensor_bytes
 from penstock.bench.model_shapes import ModelShapes
 from penstock.bench.report import Report
 from penstock.errors import ConfigError
+from penstock.kernels.device import device_of
 from penstock.kernels.native.extension import set_num_threads
 from penstock.kernels.native.program import RecordingRefusedError, record
 from penstock.types.decision import Decision
@@ -72,12 +74,15 @@ def measure_kernels(
     torch.set_num_threads(threads)
     set_num_threads(threads)
     ceilings = None
-    if not platform.extension_missing:
+    if platform.name == "cuda" or not platform.extension_missing:
         say("ceilings")
         ceilings = measure_ceilings(platform, cache_bytes)
     rows: list[dict[str, Any]] = []
     decisions: dict[str, Decision] = {}
-    with torch.inference_mode():
+    device = device_of(platform)
+    # Cases make their tensors without naming a device. On a CPU nothing is set: it would cost each call of torch.
+    made_on = contextlib.nullcontext() if device.type == "cpu" else device
+    with torch.inference_mode(), made_on:
         for case in make_cases(shapes, platform, workload.rows, workload.context):
             wanted = _wanted(case, workload)
             if wanted:
@@ -85,7 +90,7 @@ def measure_kernels(
                 decisions[case.decision.subject] = case.decision
             for candidate in wanted:
                 work = candidate.work()
-                times = _time(work, beyond_caches(cache_bytes), workload.repeats)
+                times = _time(work, device, beyond_caches(cache_bytes), workload.repeats)
                 rows.append(_row(case, candidate, work, times, ceilings))
     if not rows:
         raise ConfigError("Nothing to measure: no implementation with such a name runs such an op here.")
@@ -116,26 +121,29 @@ def _wanted(case: Case, workload: KernelWorkload) -> list[Candidate]:
     return [each for each in case.candidates if not workload.implementations or each.name in workload.implementations]
 
 
-def _time(work: Work, cold_set: int, repeats: int) -> _Times:
+def _time(work: Work, device: torch.device, cold_set: int, repeats: int) -> _Times:
     """Cold data is used in turn, ``cold_set`` bytes of it in all."""
+    timed = _seconds if device.type == "cpu" else device_seconds
     result_bytes = tensor_bytes(work.make(1)[0]())  # with the costs of the first use
-    started = time.perf_counter()
-    work.make(1)[0]()
-    once = max(time.perf_counter() - started, 1e-7)
+    once = max(timed(work.make(1)[0]), 1e-7)
     together = max(1, min(_MOST_CALLS, int(_REPEAT_S / once)))
     copies = -(-cold_set // work.copy_bytes) if work.copy_bytes else 1
     calls = work.make(max(1, min(copies, together * (repeats + 1))))
     groups = _groups(calls, together)
-    runs = itertools.cycle(_recorded(groups))
+    runs = itertools.cycle(_recorded(groups, device))
     seconds: list[float] = []
     began = time.perf_counter()
     for run in itertools.islice(runs, repeats + 1):  # the first one is for warming up
-        started = time.perf_counter()
-        run()
-        seconds.append((time.perf_counter() - started) / together)
+        seconds.append(timed(run) / together)
         if len(seconds) > 3 and time.perf_counter() - began > _MOST_S:
             break
     return _Times(tuple(seconds[1:]), result_bytes)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
 
 
 def _groups(calls: Sequence[Call], together: int) -> list[list[Call]]:
@@ -145,8 +153,12 @@ def _groups(calls: Sequence[Call], together: int) -> list[list[Call]]:
     return [list(itertools.islice(around, together)) for _ in range(num_groups)]
 
 
-def _recorded(groups: Sequence[Sequence[Call]]) -> list[Callable[[], None]]:
-    """Each group as one function: a program where its calls can be recorded, else a loop in Python."""
+def _recorded(groups: Sequence[Sequence[Call]], device: torch.device) -> list[Callable[[], None]]:
+    """Each group as one function: a program or a CUDA graph where its calls can be recorded, else a loop in Python."""
+    if device.type == "cuda":
+        with contextlib.suppress(RuntimeError):
+            return [capture(_loop(group)) for group in groups]
+        return [_loop(group) for group in groups]
     with contextlib.suppress(RecordingRefusedError, ImportError):
         arena = torch.empty(_ARENA_BYTES, dtype=torch.uint8)
         return [record(_loop(group), arena)[0].run for group in groups]
@@ -202,13 +214,24 @@ def _notes(platform: PlatformFacts, ceilings: Ceilings | None) -> tuple[str, ...
     ]
     if ceilings is None:
         return (*notes, f"no ceilings: {platform.extension_missing}")
-    reads = (
-        f"read {ceilings.memory_gb_s} GB/s from memory, {ceilings.shared_cache_gb_s} GB/s from 32 MiB, "
-        f"{ceilings.own_cache_gb_s} GB/s from 256 KiB and {ceilings.first_cache_gb_s} GB/s from 16 KiB per thread"
-    )
-    rates = ", ".join(f"{kind} {rate:,} Gop/s" for kind, rate in ceilings.gop_s.items())
-    notes.append(f"ceilings measured in this run on {ceilings.threads} threads: {reads}; {rates}")
+    if platform.name == "cuda":
+        reads = (
+            f"copied, bytes read and written, {ceilings.memory_gb_s} GB/s in memory and "
+            f"{ceilings.shared_cache_gb_s} GB/s of {CACHED_BYTES >> 20} MiB in the second-level cache"
+        )
+    else:
+        reads = _reads(ceilings)
+    rates = ", ".join(f"{kind} {rate:,} Gop/s" for kind, rate in ceilings.gop_s.items() if rate)
+    where = f"on {ceilings.threads} threads" if ceilings.threads else f"on {platform.name}"
+    notes.append(f"ceilings measured in this run {where}: {reads}; {rates}")
     notes.append(
         "roofline: the share of the time that these ceilings alone would take, cold and warm bytes after another"
     )
     return tuple(notes)
+
+
+def _reads(ceilings: Ceilings) -> str:
+    return (
+        f"read {ceilings.memory_gb_s} GB/s from memory, {ceilings.shared_cache_gb_s} GB/s from 32 MiB, "
+        f"{ceilings.own_cache_gb_s} GB/s from 256 KiB and {ceilings.first_cache_gb_s} GB/s from 16 KiB per thread"
+    )

@@ -168,6 +168,7 @@ def kernels(
         Optional[int],  # noqa: UP045
         typer.Option("--threads", min=1, help="Threads of kernels. Default: every core."),
     ] = None,
+    platform: Annotated[str, typer.Option("--platform", metavar="auto|cpu|cuda", help="What to compute on.")] = "auto",
     json_file: JsonOption = None,
 ) -> None:
     """Every op at a model's shapes, every implementation that can run here, beside this machine's measured ceilings.
@@ -181,9 +182,11 @@ def kernels(
     """
     from penstock.bench.kernels import KernelWorkload, measure_kernels
     from penstock.bench.model_shapes import read_shapes
-    from penstock.platforms.probe import probe_platform
+    from penstock.platforms.probe import choose_platform, probe_platform
     from penstock.platforms.processor import last_level_cache
 
+    facts, _ = choose_platform(probe_platform(), platform)
+    cache_bytes = facts.device.l2_bytes if facts.device else last_level_cache()
     workload = KernelWorkload(
         rows=_numbers(rows, "--rows"),
         ops=tuple(op or ()),
@@ -192,9 +195,8 @@ def kernels(
         repeats=repeats,
         threads=threads,
     )
-    platform = probe_platform()
-    shapes = read_shapes(fetch_model(model, None), platform, scheme)
-    report = measure_kernels(shapes, platform, last_level_cache(), workload, _command(), _say)
+    shapes = read_shapes(fetch_model(model, None), facts, scheme)
+    report = measure_kernels(shapes, facts, cache_bytes, workload, _command(), _say)
     _show(report, json_file, in_lines=True)
 
 

@@ -10,16 +10,21 @@ import typer
 
 from penstock.cli.decisions import decision_lines
 from penstock.cli.options import verb
+from penstock.config.sections import PLATFORMS
 from penstock.config.sizes import size_text
 from penstock.types.decision import Decision
-from penstock.types.facts import PlatformFacts
+from penstock.types.facts import AcceleratorFacts, PlatformFacts
 
 
 @verb()
 def check(
     platform: Annotated[
         Optional[str],  # noqa: UP045  typer reads it at run time
-        typer.Option("--platform", metavar="NAME", help="A recorded machine instead of this one, e.g. laptop-avx2."),
+        typer.Option(
+            "--platform",
+            metavar="NAME",
+            help="cpu or cuda of this machine, or a recorded machine, e.g. h200, laptop-avx2.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print facts and decisions as JSON.")] = False,
 ) -> None:
@@ -30,16 +35,17 @@ def check(
     penstock check --platform laptop-avx2
     penstock check --json | jq .facts.instruction_sets
     """
-    from penstock.platforms.probe import probe_platform
+    from penstock.platforms.probe import choose_platform, probe_platform
     from penstock.platforms.recorded import recorded_platform
 
-    facts = recorded_platform(platform) if platform else probe_platform()
-    decisions = usual_decisions(facts)
+    recorded = recorded_platform(platform) if platform and platform not in PLATFORMS else None
+    facts, placed = choose_platform(recorded or probe_platform(), "auto" if recorded else platform or "auto")
+    decisions = [placed, *usual_decisions(facts)]
     if as_json:
         content = {"facts": dataclasses.asdict(facts), "decisions": [dataclasses.asdict(each) for each in decisions]}
         print(json.dumps(content, indent=2))
         return
-    built = [] if platform or facts.extension_missing else [extension_line()]
+    built = [] if recorded or facts.extension_missing else [extension_line()]
     print(
         "\n".join(
             [*machine_lines(facts), *built, "", "What would be chosen for a usual model:", *decision_lines(decisions)]
@@ -64,9 +70,6 @@ def machine_lines(facts: PlatformFacts) -> list[str]:
     sets = usable_sets(facts)
     threads = f"{facts.num_cores} thread{'s' if facts.num_cores > 1 else ''} unless --threads says otherwise"
     native = f"{', '.join(sets)}; best first, {threads}" if sets else f"none: {facts.extension_missing}"
-    accelerators = [
-        f"{each.name}, capability {each.capability}, {size_text(each.memory_bytes)}" for each in facts.accelerators
-    ]
     rows = [
         ("platform", f"{facts.name}, {facts.machine}, Python {facts.python}"),
         ("processor", facts.cpu_model or "unknown"),
@@ -74,10 +77,24 @@ def machine_lines(facts: PlatformFacts) -> list[str]:
         ("instruction sets", ", ".join(facts.instruction_sets) or "none known"),
         ("native kernels", native),
         ("memory", f"{size_text(facts.memory_bytes)}, {size_text(facts.memory_available_bytes)} available"),
-        ("accelerators", "; ".join(accelerators) or "none"),
+        ("accelerators", "; ".join(accelerator_text(each) for each in facts.accelerators) or "none"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in facts.libraries.items())),
     ]
     return [f"{name:18}{value}" for name, value in rows]
+
+
+def accelerator_text(facts: AcceleratorFacts) -> str:
+    """One device in a line; what is not known is left out."""
+    known = [
+        f"{facts.name}, capability {facts.capability}",
+        size_text(facts.memory_bytes)
+        + (f" ({size_text(facts.memory_free_bytes)} free)" * bool(facts.memory_free_bytes)),
+        f"{facts.memory_bytes_per_s / 1e9:,.0f} GB/s" * bool(facts.memory_bytes_per_s),
+        f"{facts.num_sms} multiprocessors" * bool(facts.num_sms),
+        f"L2 {size_text(facts.l2_bytes)}" * bool(facts.l2_bytes),
+        f"driver {facts.driver}" * bool(facts.driver),
+    ]
+    return ", ".join(text for text in known if text)
 
 
 def usual_decisions(facts: PlatformFacts) -> list[Decision]:
@@ -86,7 +103,6 @@ def usual_decisions(facts: PlatformFacts) -> list[Decision]:
     from penstock.attention.select import choose_attention
     from penstock.config.resolve import resolve_dtype
     from penstock.config.sections import EngineConfig
-    from penstock.platforms.probe import platform_decision
     from penstock.quantization.linear import LinearSpec
     from penstock.quantization.schemes import SCHEMES
     from penstock.quantization.select import choose_linear
@@ -104,7 +120,7 @@ def usual_decisions(facts: PlatformFacts) -> list[Decision]:
         dtype="bfloat16",
     )
     dtype, decision = resolve_dtype(EngineConfig(), model, facts)
-    decisions = [platform_decision(facts), decision]
+    decisions = [decision]
     for head_dim in (64, 128):
         spec = AttentionSpec(
             num_heads=32, num_kv_heads=8, head_dim=head_dim, dtype=dtype, window=None, soft_cap=None, platform=facts

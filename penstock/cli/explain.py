@@ -12,6 +12,7 @@ from penstock.cli.check import machine_lines
 from penstock.cli.decisions import decision_lines
 from penstock.cli.options import ModelArgument, engine_config, fetch_model, verb
 from penstock.config.flags import engine_flags
+from penstock.config.sections import PLATFORMS
 from penstock.config.sizes import size_text
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ def explain(
     model: ModelArgument,
     platform: Annotated[
         Optional[str],  # noqa: UP045  typer reads it at run time
-        typer.Option("--platform", metavar="NAME", help="A recorded machine instead of this one, e.g. laptop-avx2."),
+        typer.Option(
+            "--platform",
+            metavar="NAME",
+            help="cpu or cuda of this machine, or a recorded machine, e.g. h200, laptop-avx2.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     **options: Any,
@@ -34,14 +39,16 @@ def explain(
     \b
     penstock explain smollm2
     penstock explain smollm2 --platform laptop-avx2 --max-model-len 1024
+    penstock explain ./my-model --platform h200
     penstock explain ./my-model --json | jq '.decisions[] | {subject, chosen}'
     """
     from penstock.engine.build import explain as explain_engine
     from penstock.platforms.recorded import recorded_platform
 
-    config = engine_config(model, options)
+    recorded = recorded_platform(platform) if platform and platform not in PLATFORMS else None
+    config = engine_config(model, options | {"platform": None if recorded else platform})
     fetch_model(model, config.model.revision)
-    found = explain_engine(config, platform=recorded_platform(platform) if platform else None)
+    found = explain_engine(config, platform=recorded)
     print(json.dumps(as_record(found), indent=2) if as_json else "\n".join(text_lines(found)))
 
 

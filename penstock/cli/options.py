@@ -30,7 +30,8 @@ ModelArgument = Annotated[
 
 
 def verb(*flag_sets: Sequence[flags.Flag]) -> Callable[[Command], Command]:
-    """Make a command of a function: its own parameters first, then one option per flag of ``flag_sets``.
+    """Make a command of a function: its own parameters first, then one option per flag of ``flag_sets`` that is not
+    called like one of them.
 
     The function takes the flags as ``**options``; those that were not given are None (or empty). Its errors
     become one sentence on stderr and an exit code.
@@ -39,7 +40,8 @@ def verb(*flag_sets: Sequence[flags.Flag]) -> Callable[[Command], Command]:
     def decorate(function: Command) -> Command:
         signature = inspect.signature(function, eval_str=True)
         own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-        generated = [_parameter(flag) for group in flag_sets for flag in group if flag.name != "model"]
+        named = {"model", *(each.name for each in own)}
+        generated = [_parameter(flag) for group in flag_sets for flag in group if flag.name not in named]
         parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *generated)]
 
         def command(**values: Any) -> None:

@@ -62,7 +62,8 @@ VARIABLES: tuple[EnvVariable, ...] = (
         "PENSTOCK_CACHE",
         "path",
         "~/.cache/penstock",
-        "Directory for fetched bundles. Without it, XDG_CACHE_HOME/penstock is used when XDG_CACHE_HOME is set.",
+        "Directory for fetched bundles and compiled kernels. Without it, XDG_CACHE_HOME/penstock is used when "
+        "XDG_CACHE_HOME is set.",
     ),
     EnvVariable(
         "PENSTOCK_API_KEY", "list", "", "Keys that clients of `penstock serve` must present, separated by commas."
@@ -104,7 +105,7 @@ def is_set(name: str, environ: Mapping[str, str] | None = None) -> bool:
 
 
 def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """Directory for fetched bundles; not created here."""
+    """Directory for fetched bundles and compiled kernels; not created here."""
     source = os.environ if environ is None else environ
     if not is_set("PENSTOCK_CACHE", source) and source.get("XDG_CACHE_HOME"):
         return Path(source["XDG_CACHE_HOME"]) / "penstock"

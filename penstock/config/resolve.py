@@ -47,6 +47,7 @@ class ResolvedConfig:
     scheduling_policy: str
     async_depth: int
     check_integrity: bool
+    platform: str
     attention_backend: str | None
     linear_backend: str | None
     graphs: bool
@@ -152,6 +153,7 @@ def resolve(
         scheduling_policy=config.scheduler.scheduling_policy,
         async_depth=depth,
         check_integrity=config.scheduler.check_integrity,
+        platform=platform.name,
         attention_backend=config.backend.attention_backend,
         linear_backend=config.backend.linear_backend,
         graphs=config.backend.graphs,

@@ -35,6 +35,7 @@ def flag(
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+PLATFORMS = ("auto", "cpu", "cuda")
 KV_DTYPES = ("auto", "bfloat16", "float32", "int8")
 
 
@@ -100,8 +101,13 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendConfig:
-    """Named backends never fall back: they run or the start fails with their reasons."""
+    """Named platforms and backends never fall back: they run or the start fails with their reasons."""
 
+    platform: str = flag(
+        "auto",
+        "What to compute on; auto takes a CUDA device where everything for it is there, else the CPU.",
+        choices=PLATFORMS,
+    )
     attention_backend: str | None = flag(None, "Attention backend by name; `penstock explain` lists them.")
     linear_backend: str | None = flag(None, "Linear method by name, for every scheme it can run.")
     graphs: bool = flag(

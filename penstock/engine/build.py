@@ -21,6 +21,7 @@ from penstock.engine.engine import Engine, make_info
 from penstock.engine.mock_engine import build_mock_engine, mock_assets
 from penstock.engine.seed import start_seed
 from penstock.engine.threads import prefer_short_spins
+from penstock.errors import NoBackendError
 from penstock.frontend.text.load import TextAssets
 from penstock.mock.tokenizer import ByteTokenizer
 from penstock.types.decision import Decision
@@ -188,9 +189,9 @@ def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts |
     from penstock.executor.weight_plan import plan_weights
     from penstock.loader.checkpoint import open_checkpoint
     from penstock.models.table import family_name
-    from penstock.platforms.probe import platform_decision, probe_platform
+    from penstock.platforms.probe import choose_platform, probe_platform
 
-    platform = platform or probe_platform()
+    platform, placed = choose_platform(platform or probe_platform(), config.backend.platform)
     with closing(
         open_checkpoint(source, load_format=config.model.load_format, seed=config.model.seed or 0)
     ) as checkpoint:
@@ -216,12 +217,27 @@ def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts |
     return _Survey(
         model=model,
         resolved=resolved,
-        decisions=(platform_decision(platform), *decisions),
+        decisions=(placed, *decisions, *_op_decisions(dtype, platform)),
         spec=_executor_spec(resolved, source, platform),
         kv_dtypes=kv_dtypes,
         attention_backends=tuple(dict.fromkeys(attention.backend.name for attention in built.attention)),
         linear_backends=built.choices.linear_names,
     )
+
+
+def _op_decisions(dtype: str, platform: PlatformFacts) -> tuple[Decision, ...]:
+    """What layers get when they ask for an op of the list, whether this model's do or not. The sampler asks itself."""
+    from penstock.kernels.implementation import OpSpec
+    from penstock.kernels.ops import OPS, choose_op
+
+    decisions = []
+    for op in OPS.values():
+        if op.implementations and op.name != "sample":
+            try:
+                decisions.append(choose_op(op.name, OpSpec(dtype=dtype, platform=platform))[1])
+            except NoBackendError as error:
+                decisions.append(error.decision)
+    return tuple(decisions)
 
 
 def _common_block_sizes(built: BuiltModel) -> tuple[int, ...]:

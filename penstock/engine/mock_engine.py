@@ -15,7 +15,7 @@ from penstock.mock.executor import MockExecutor
 from penstock.mock.faults import NO_FAULTS, MockFaults
 from penstock.mock.performance import FixedDelay, Performance
 from penstock.mock.tokenizer import ByteTokenizer
-from penstock.platforms.probe import probe_platform
+from penstock.platforms.probe import choose_platform, probe_platform
 from penstock.types.facts import ModelFacts
 from penstock.types.kv import KvGroupSpec, Visibility
 
@@ -40,7 +40,7 @@ def build_mock_engine(
 
     ``kv_cache_memory`` counts one byte per token. Raises ConfigError as a real engine would.
     """
-    platform = probe_platform()
+    platform, _ = choose_platform(probe_platform(), config.backend.platform)
     model = mock_facts()
     memory = config.cache.kv_cache_memory
     kv = KvFacts(

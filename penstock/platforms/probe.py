@@ -1,21 +1,26 @@
 """Asks this machine what it is: ``probe_platform() -> PlatformFacts``.
 
-It imports no torch and starts no driver context, so it may run in any process. It decides nothing.
+It imports no torch and starts no driver context, so it may run in any process. ``choose_platform`` says what a start
+computes on.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import os
 import platform
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from penstock.errors import NoBackendError
 from penstock.platforms import cgroups, nvml, processor
 from penstock.types.decision import Decision, Rejection
 from penstock.types.facts import AcceleratorFacts, PlatformFacts
 
-DATA_PLANES = ("cpu",)  # platforms that kernels and KV storage exist for
+DATA_PLANES = ("cpu", "cuda")  # platforms that kernels and KV storage exist for
+LEAST_CAPABILITY = (8, 0)  # of CUDA devices: the first with bfloat16 products and asynchronous copies
 LIBRARIES = (
     "torch",
     "triton",
@@ -74,11 +79,27 @@ def extension_missing() -> str:
 
 
 def platform_name(accelerators: tuple[AcceleratorFacts, ...], libraries: dict[str, str]) -> str:
-    """The platform to compute on: an accelerator's when there is one, the installed torch is built for it, and this
-    version of Penstock has a data plane for it; else "cpu". Accelerators are listed as facts in any case."""
+    """The platform to compute on: that of the first accelerator when nothing speaks against it, else "cpu".
+    Accelerators are listed as facts in any case."""
     kind = accelerators[0].kind if accelerators else "cpu"
-    torch_can = not libraries.get("torch", "+cpu").endswith("+cpu")
-    return kind if torch_can and kind in DATA_PLANES else "cpu"
+    return "cpu" if _refusals(kind, accelerators, libraries) else kind
+
+
+def choose_platform(facts: PlatformFacts, asked: str = "auto") -> tuple[PlatformFacts, Decision]:
+    """``facts`` with the platform to compute on, which ``asked`` may name ("cpu", "cuda"), and why.
+
+    Raises NoBackendError, with every reason, when the named one cannot run: it never falls back.
+    """
+    if asked == "auto":
+        return facts, platform_decision(facts)
+    others = dict.fromkeys(["cpu", *(accelerator.kind for accelerator in facts.accelerators)])
+    refused = _rejections([asked, *others], facts)
+    why = "named by --platform"
+    if asked not in (rejection.name for rejection in refused):
+        return dataclasses.replace(facts, name=asked), Decision("platform", asked, why, refused)
+    reasons = next(rejection.reasons for rejection in refused if rejection.name == asked)
+    decision = Decision("platform", None, why, refused)
+    raise NoBackendError(f"platform: {asked} cannot run.\n  {asked}: {'; '.join(reasons)}", decision=decision)
 
 
 def platform_decision(facts: PlatformFacts) -> Decision:
@@ -87,9 +108,7 @@ def platform_decision(facts: PlatformFacts) -> Decision:
     Nothing is chosen for recorded facts of a platform that this version cannot compute on: what is decided for them
     shows the tables, not a start.
     """
-    kinds = dict.fromkeys([facts.name, *(accelerator.kind for accelerator in facts.accelerators)])
-    refused = tuple(Rejection(kind, _refusals(kind, facts)) for kind in kinds if kind not in ("cpu", ""))
-    refused = tuple(rejection for rejection in refused if rejection.reasons)
+    refused = _rejections([facts.name, *(accelerator.kind for accelerator in facts.accelerators)], facts)
     if facts.name not in DATA_PLANES:
         why = f"there is no data plane for {facts.name} yet: a start on this machine would compute on its CPU"
         return Decision("platform", None, why, refused)
@@ -99,16 +118,37 @@ def platform_decision(facts: PlatformFacts) -> Decision:
     return Decision("platform", facts.name, "the accelerator that was found", refused)
 
 
-def _refusals(kind: str, facts: PlatformFacts) -> tuple[str, ...]:
+def _rejections(kinds: Iterable[str], facts: PlatformFacts) -> tuple[Rejection, ...]:
+    found = {kind: _refusals(kind, facts.accelerators, facts.libraries) for kind in kinds}
+    return tuple(Rejection(kind, reasons) for kind, reasons in found.items() if reasons)
+
+
+def _refusals(kind: str, accelerators: tuple[AcceleratorFacts, ...], libraries: Mapping[str, str]) -> tuple[str, ...]:
+    """Every reason against computing on the first accelerator of ``kind``; none for "cpu"."""
+    if kind == "cpu":
+        return ()
     reasons = []
     if kind not in DATA_PLANES:
         reasons.append(f"this version of Penstock has no kernels and no KV storage for {kind}")
-    version = facts.libraries.get("torch")
+    if not accelerators or accelerators[0].kind != kind:
+        reasons.append(f"no {kind} device was found")
+    elif kind == "cuda" and _capability(accelerators[0]) < LEAST_CAPABILITY:
+        least = ".".join(map(str, LEAST_CAPABILITY))
+        reasons.append(f"needs compute capability {least}, found {accelerators[0].capability}")
+    version = libraries.get("torch")
     if version is None:
         reasons.append("torch is not installed")
     elif version.endswith("+cpu"):
         reasons.append(f"the installed torch {version} is built for CPUs alone")
+    elif kind == "cuda" and "+rocm" in version:
+        reasons.append(f"the installed torch {version} is built for ROCm")
+    if kind == "cuda" and "triton" not in libraries:
+        reasons.append("needs triton, which is not installed")
     return tuple(reasons)
+
+
+def _capability(accelerator: AcceleratorFacts) -> tuple[int, ...]:
+    return tuple(int(part) for part in accelerator.capability.split("."))
 
 
 def installed_libraries(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:

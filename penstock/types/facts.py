@@ -43,10 +43,17 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceleratorFacts:
+    """One device. 0 and "" stand for what is not known; rates are the data sheet's, or clock times width."""
+
     name: str
     kind: str  # "cuda", "rocm"
     capability: str  # "9.0", "gfx942"
     memory_bytes: int
+    memory_free_bytes: int = 0  # at the moment of the probe
+    memory_bytes_per_s: int = 0
+    num_sms: int = 0  # multiprocessors or compute units
+    l2_bytes: int = 0  # that one multiprocessor can reach: of one die where dies have a cache each
+    driver: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +71,23 @@ class PlatformFacts:
     libraries: dict[str, str] = field(default_factory=dict)  # distribution name -> version, only installed ones
     python: str = ""
     extension_missing: str = ""  # why penstock._native cannot be used; empty: it can
+
+    @property
+    def device(self) -> AcceleratorFacts | None:
+        """The accelerator that is computed on: the first one, unless the platform is the CPU."""
+        return self.accelerators[0] if self.name != "cpu" and self.accelerators else None
+
+    @property
+    def compute_memory_bytes(self) -> int:
+        """Of the memory that weights and KV live in: the accelerator's, or this process's on a CPU."""
+        return self.device.memory_bytes if self.device else self.memory_bytes
+
+    @property
+    def compute_memory_free_bytes(self) -> int:
+        """What of ``compute_memory_bytes`` was free; all of it where that is not known."""
+        if self.device:
+            return self.device.memory_free_bytes or self.device.memory_bytes
+        return self.memory_available_bytes or self.memory_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

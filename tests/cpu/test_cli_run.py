@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from penstock.cli.main import main
 from penstock.platforms.probe import probe_platform
+from penstock.platforms.recorded import RECORDED
 from penstock.quantization.linear import LinearSpec
 from penstock.quantization.schemes import F32
 from penstock.quantization.select import choose_linear
@@ -88,13 +89,33 @@ def test_explain_for_another_machine(call, tiny):
 
 def test_explain_for_a_machine_without_a_data_plane_says_so_and_shows_the_refused(call, tiny):
     flags = [flag for flag in FLAGS if flag not in ("--dtype", "float32")]
-    decisions = json.loads(call("explain", tiny, *flags, "--platform", "h200", "--json")[0])["decisions"]
+    decisions = json.loads(call("explain", tiny, *flags, "--platform", "mi300x", "--json")[0])["decisions"]
     assert decisions[0]["subject"] == "platform"
     assert decisions[0]["chosen"] is None
-    assert "no data plane for cuda yet" in decisions[0]["why"]
+    assert "no data plane for rocm yet" in decisions[0]["why"]
     (attention,) = [decision for decision in decisions if decision["subject"].startswith("attention")]
     (refused,) = [rejection for rejection in attention["rejected"] if rejection["name"] == "cpu_sdpa"]
-    assert any("cuda" in reason for reason in refused["reasons"])
+    assert any("rocm" in reason for reason in refused["reasons"])
+
+
+@pytest.mark.parametrize("platform", RECORDED)
+def test_explain_answers_for_every_recorded_machine(call, tiny, platform):
+    flags = [flag for flag in FLAGS if flag not in ("--dtype", "float32")]
+    record = json.loads(call("explain", tiny, *flags, "--platform", platform, "--json")[0])
+    chosen = {decision["subject"].split()[0]: decision["chosen"] for decision in record["decisions"]}
+    assert {"platform", "dtype", "attention", "linear", "op", "max_model_len"} <= set(chosen)
+    subjects = {decision["subject"] for decision in record["decisions"]}
+    assert {f"op rms_norm {record['settings']['dtype']}", "op sample float32"} <= subjects
+    assert record["settings"]["platform"] == record["platform"]["name"]
+    assert all(rejection["reasons"] for decision in record["decisions"] for rejection in decision["rejected"])
+
+
+@pytest.mark.skipif(probe_platform().name == "cuda", reason="it can run here")
+def test_a_named_platform_that_cannot_run_ends_with_its_reasons(tiny, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["explain", tiny, *FLAGS, "--platform", "cuda"])
+    assert ended.value.code == 2
+    assert "platform: cuda cannot run" in capsys.readouterr().err
 
 
 def test_explain_shows_what_was_decided_not_what_was_left_open(call, tiny):

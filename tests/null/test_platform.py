@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, NoBackendError
 from penstock.platforms import cgroups, nvml, probe, processor, recorded
 from penstock.types.facts import AcceleratorFacts, PlatformFacts
 
@@ -135,30 +135,155 @@ def test_visible_devices(visible, indices):
     assert nvml.select_visible(visible, ["GPU-aaaa", "GPU-bbbb"]) == indices
 
 
-def test_an_accelerator_is_a_fact_even_where_nothing_runs_on_it():
-    device = AcceleratorFacts(name="x", kind="cuda", capability="9.0", memory_bytes=GIB)
-    assert probe.platform_name((device,), {"torch": "2.13.0+cpu"}) == "cpu"
-    assert probe.platform_name((), {"torch": "2.13.0"}) == "cpu"
-    assert probe.platform_name((device,), {}) == "cpu"
-    expected = "cuda" if "cuda" in probe.DATA_PLANES else "cpu"
-    assert probe.platform_name((device,), {"torch": "2.13.0"}) == expected
+class StandInLibrary:
+    """The management library of a driver with one device. Functions answer 0 and write through their last argument."""
+
+    def __init__(self, **numbers):
+        self._numbers = numbers
+
+    def __getattr__(self, name):
+        if name in self._numbers:
+            return lambda *arguments: self._write(arguments[-1], self._numbers[name])
+        if name in ("nvmlInit_v2", "nvmlShutdown"):
+            return lambda: 0
+        raise AttributeError(name)
+
+    def _write(self, target, number):
+        target._obj.value = number
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, target):
+        return self._write(target, 1)
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index, target):
+        return self._write(target, 1)
+
+    def nvmlDeviceGetMemoryInfo(self, handle, target):
+        target._obj.total, target._obj.free = 143771 << 20, 143000 << 20
+        return 0
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle, major, minor):
+        return self._write(major, 9) or self._write(minor, 0)
+
+    def nvmlDeviceGetName(self, handle, buffer, size):
+        buffer.value = b"NVIDIA H200"
+        return 0
+
+    def nvmlDeviceGetUUID(self, handle, buffer, size):
+        buffer.value = b"GPU-aaaa"
+        return 0
+
+    def nvmlSystemGetDriverVersion(self, buffer, size):
+        buffer.value = b"580.95.05"
+        return 0
+
+
+def test_a_device_is_read_with_its_rates(monkeypatch):
+    numbers = {
+        "nvmlDeviceGetNumGpuCores": 16896,
+        "nvmlDeviceGetMaxClockInfo": 3201,
+        "nvmlDeviceGetMemoryBusWidth": 6144,
+    }
+    monkeypatch.setattr(nvml, "_load", lambda: StandInLibrary(**numbers))
+    (found,) = nvml.read_accelerators({})
+    assert (found.name, found.kind, found.capability, found.driver) == ("NVIDIA H200", "cuda", "9.0", "580.95.05")
+    assert (found.memory_bytes, found.memory_free_bytes) == (143771 << 20, 143000 << 20)
+    assert (found.num_sms, found.l2_bytes) == (132, 60 << 20)
+    assert found.memory_bytes_per_s == pytest.approx(4.917e12, rel=1e-3)
+    assert nvml.read_accelerators({"CUDA_VISIBLE_DEVICES": ""}) == ()
+
+
+def test_an_old_driver_leaves_rates_unknown(monkeypatch):
+    monkeypatch.setattr(nvml, "_load", StandInLibrary)
+    (found,) = nvml.read_accelerators({})
+    assert (found.memory_bytes_per_s, found.num_sms) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "cores"), [("8.0", 64), ("8.9", 128), ("9.0", 128), ("10.3", 128), ("7.5", 64), ("13.0", 128)]
+)
+def test_cores_of_a_multiprocessor(capability, cores):
+    assert nvml.cores_per_sm(capability) == cores
+
+
+@pytest.mark.parametrize(
+    ("name", "mib"),
+    [("NVIDIA A100-SXM4-80GB", 40), ("NVIDIA A10G", 6), ("NVIDIA L40S", 96), ("NVIDIA L4", 48), ("x", 0)],
+)
+def test_second_level_caches_by_name(name, mib):
+    assert nvml.l2_bytes(name) == mib << 20
+
+
+@pytest.mark.parametrize("name", [name for name, facts in recorded.RECORDED.items() if facts.name == "cuda"])
+def test_recorded_devices_are_what_a_probe_would_find(name):
+    (device,) = recorded.RECORDED[name].accelerators
+    assert nvml.l2_bytes(device.name) == device.l2_bytes
+
+
+DEVICE = AcceleratorFacts(name="x", kind="cuda", capability="9.0", memory_bytes=GIB)
+GPU_LIBRARIES = {"torch": "2.13.0", "triton": "3.7.1"}
+
+
+@pytest.mark.parametrize(
+    ("capability", "libraries", "expected"),
+    [
+        ("9.0", GPU_LIBRARIES, "cuda"),
+        ("8.0", GPU_LIBRARIES | {"torch": "2.11.0+cu130"}, "cuda"),
+        ("10.0", GPU_LIBRARIES, "cuda"),
+        ("7.5", GPU_LIBRARIES, "cpu"),
+        ("9.0", {"torch": "2.13.0"}, "cpu"),
+        ("9.0", GPU_LIBRARIES | {"torch": "2.13.0+cpu"}, "cpu"),
+        ("9.0", GPU_LIBRARIES | {"torch": "2.13.0+rocm7.2"}, "cpu"),
+        ("9.0", {}, "cpu"),
+    ],
+)
+def test_an_accelerator_is_a_fact_even_where_nothing_runs_on_it(capability, libraries, expected):
+    device = dataclasses.replace(DEVICE, capability=capability)
+    assert probe.platform_name((device,), libraries) == expected
+    assert probe.platform_name((), libraries) == "cpu"
+    assert probe.platform_name((dataclasses.replace(device, kind="rocm", capability="gfx942"),), libraries) == "cpu"
+
+
+def machine(name="cpu", accelerators=(DEVICE,), libraries=GPU_LIBRARIES):
+    return PlatformFacts(name=name, machine="x86_64", accelerators=accelerators, libraries=libraries)
 
 
 def test_the_platform_is_decided_with_every_reason():
-    device = AcceleratorFacts(name="x", kind="cuda", capability="9.0", memory_bytes=GIB)
-
-    def decide(name, accelerators, torch):
-        libraries = {"torch": torch} if torch else {}
-        facts = PlatformFacts(name=name, machine="x86_64", accelerators=accelerators, libraries=libraries)
-        return probe.platform_decision(facts)
-
-    alone = decide("cpu", (), "2.13.0+cpu")
+    alone = probe.platform_decision(machine(accelerators=()))
     assert (alone.chosen, alone.rejected) == ("cpu", ())
-    (beside,) = (here := decide("cpu", (device,), "2.13.0+cpu")).rejected
-    assert here.chosen == "cpu"
-    assert beside.name == "cuda"
-    assert "2.13.0+cpu is built for CPUs alone" in beside.reasons[-1]
-    assert "not installed" in decide("cpu", (device,), None).rejected[0].reasons[-1]
+    old = dataclasses.replace(DEVICE, capability="7.5")
+    (refused,) = (
+        here := probe.platform_decision(machine(accelerators=(old,), libraries={"torch": "2.13.0+cpu"}))
+    ).rejected
+    assert (here.chosen, refused.name) == ("cpu", "cuda")
+    assert refused.reasons == (
+        "needs compute capability 8.0, found 7.5",
+        "the installed torch 2.13.0+cpu is built for CPUs alone",
+        "needs triton, which is not installed",
+    )
+    assert "torch is not installed" in probe.platform_decision(machine(libraries={})).rejected[0].reasons
+    assert probe.platform_decision(machine("cuda")).chosen == "cuda"
+
+
+def test_a_named_platform_runs_or_is_an_error():
+    facts, decision = probe.choose_platform(machine("cuda"), "cpu")
+    assert (facts.name, decision.chosen, decision.why) == ("cpu", "cpu", "named by --platform")
+    assert facts.accelerators == (DEVICE,)
+    assert probe.choose_platform(machine("cuda"), "cuda")[0].name == "cuda"
+    assert probe.choose_platform(machine("cuda"))[0].name == "cuda"
+    with pytest.raises(NoBackendError, match="no cuda device was found; needs triton") as caught:
+        probe.choose_platform(machine(accelerators=(), libraries={"torch": "2.13.0"}), "cuda")
+    assert caught.value.decision.chosen is None
+    assert caught.value.decision.rejected[0].name == "cuda"
+
+
+def test_memory_is_that_of_what_is_computed_on():
+    device = dataclasses.replace(DEVICE, memory_bytes=8 * GIB, memory_free_bytes=7 * GIB)
+    facts = dataclasses.replace(machine("cuda", (device,)), memory_bytes=4 * GIB, memory_available_bytes=3 * GIB)
+    assert (facts.compute_memory_bytes, facts.compute_memory_free_bytes) == (8 * GIB, 7 * GIB)
+    on_cpu = dataclasses.replace(facts, name="cpu")
+    assert (on_cpu.compute_memory_bytes, on_cpu.compute_memory_free_bytes) == (4 * GIB, 3 * GIB)
+    assert machine("cuda").compute_memory_free_bytes == GIB
 
 
 @pytest.mark.parametrize("name", recorded.RECORDED)
@@ -180,7 +305,10 @@ def test_recorded_platforms_use_the_words_of_the_probe(name):
     assert set(facts.instruction_sets) <= known
     assert set(facts.libraries) <= set(probe.LIBRARIES)
     assert 0 < facts.memory_available_bytes < facts.memory_bytes
-    assert facts.name == ("cuda" if facts.accelerators else "cpu")
+    assert facts.name == (facts.accelerators[0].kind if facts.accelerators else "cpu")
+    for device in facts.accelerators:
+        assert 0 < device.memory_free_bytes < device.memory_bytes
+        assert min(device.memory_bytes_per_s, device.num_sms, device.l2_bytes) > 0
     assert dataclasses.replace(facts) == facts
 
 

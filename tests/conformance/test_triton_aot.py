@@ -1,0 +1,155 @@
+"""Every Triton kernel compiles for every target without its hardware: a row per module and target.
+
+Nothing here imports Triton: other tests of this process interpret kernels, which Triton decides once.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+import penstock.kernels.triton as kernels
+from penstock.kernels.triton import MODULES
+from penstock.kernels.triton.aot import TARGETS
+from penstock.kernels.triton.compiler import Outcome, compile_all, text_line
+
+SOURCES = Path(kernels.__file__).parent
+NOT_KERNELS = ("__init__", "aot", "compiler")
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+@functools.cache
+def outcomes() -> tuple[Outcome, ...]:
+    """Of everything, once; another process of this session waits, and then finds it all in the cache."""
+    return tuple(compile_all())
+
+
+@needs_triton
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("module", MODULES)
+def test_kernels_compile(module: str, target: str) -> None:
+    found = [each for each in outcomes() if (each.module, each.target) == (f"{kernels.__name__}.{module}", target)]
+    assert found, f"{module} has no AOT case"
+    assert [text_line(outcome) for outcome in found if outcome.compiled is None] == []
+
+
+def _sources() -> dict[str, ast.Module]:
+    paths = [path for path in sorted(SOURCES.rglob("*.py")) if path.stem not in NOT_KERNELS]
+    return {path.relative_to(SOURCES).with_suffix("").as_posix().replace("/", "."): _parse(path) for path in paths}
+
+
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _jitted(tree: ast.Module) -> dict[str, ast.FunctionDef]:
+    return {
+        node.name: node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and any(ast.unparse(each).partition("(")[0] in ("jit", "triton.jit") for each in node.decorator_list)
+    }
+
+
+def _last_name(node: ast.expr) -> str:
+    return ast.unparse(node).rpartition(".")[2]
+
+
+def kernels_without_a_case(sources: dict[str, ast.Module]) -> list[str]:
+    """Jitted functions that are launched, or that no other calls, and that the AOT of their module does not name."""
+    called: set[str] = set()
+    for tree in sources.values():
+        for function in _jitted(tree).values():
+            calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+            called |= {_last_name(call.func) for call in calls}
+            # Functions that combine the elements of a reduction or a scan are handed over by name.
+            called |= {_last_name(each) for call in calls for each in call.args if isinstance(each, ast.Name)}
+    missing = []
+    for name, tree in sources.items():
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        launched = {_last_name(call.func.value) for call in calls if isinstance(call.func, ast.Subscript)}
+        cased = {
+            _last_name(keyword.value)
+            for call in calls
+            if _last_name(call.func) == "AotCase"
+            for keyword in call.keywords
+            if keyword.arg == "kernel"
+        }
+        missing += [
+            f"{name}.{function}"
+            for function in _jitted(tree)
+            if function not in cased and (function in launched or function not in called)
+        ]
+    return missing
+
+
+def test_every_module_is_listed() -> None:
+    assert sorted(MODULES) == sorted(_sources())
+
+
+def test_every_kernel_has_a_case() -> None:
+    assert kernels_without_a_case(_sources()) == []
+
+
+def test_a_kernel_without_a_case_is_found() -> None:
+    text = """
+@triton.jit
+def device(x): return x
+@triton.jit
+def cased(x): device(x)
+@triton.jit
+def forgotten(x): device(x)
+@triton.jit(debug=True)
+def launched_and_called(x): device(x)
+@triton.jit
+def caller(x): tl.reduce(x, 0, combine) + launched_and_called(x)
+@triton.jit
+def combine(a, b): return a + b
+def run(x): launched_and_called[(1,)](x)
+AOT = (AotCase(kernel=cased), AotCase(kernel=caller))
+"""
+    assert kernels_without_a_case({"m": ast.parse(text)}) == ["m.forgotten", "m.launched_and_called"]
+
+
+@needs_triton
+def test_a_kernel_is_compiled_for_every_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # of this process alone
+    found = compile_all(("aot_kernels.good",), workers=2, cache=tmp_path)
+    assert [outcome.error for outcome in found] == [""] * len(TARGETS)
+    assert [(outcome.kernel, outcome.target) for outcome in found] == [("matrix_product", name) for name in TARGETS]
+    for outcome in found:
+        assert outcome.compiled is not None
+        assert outcome.compiled.registers > 0
+        assert outcome.compiled.spills == 0
+        assert outcome.compiled.shared_bytes > 0
+        assert outcome.compiled.code_bytes > 500
+        assert f"matrix_product {outcome.target}" in " ".join(text_line(outcome).split())
+    files = sorted(tmp_path.rglob("*"))
+    (again,) = compile_all(("aot_kernels.good",), ("sm_90",), workers=1, cache=tmp_path)
+    assert dataclasses.replace(again.compiled, seconds=0) == dataclasses.replace(found[1].compiled, seconds=0)
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+@needs_triton
+def test_what_cannot_be_compiled_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
+    heard: list[Outcome] = []
+    found = compile_all(("aot_kernels.bad",), ("sm_80",), workers=1, cache=tmp_path, say=heard.append)
+    assert sorted(map(text_line, heard)) == sorted(map(text_line, found))
+    errors = [(outcome.kernel, outcome.error) for outcome in heard]
+    assert [kernel for kernel, _ in errors] == ["nothing_of_that_name", "copies_one", "ends_its_process", "copies_one"]
+    assert "there_is_no_such_function" in errors[0][1]
+    assert errors[1][1] == "ValueError: without a type or value: y; unknown: z"
+    assert errors[2][1].startswith("the compiler ended its process with status -6")
+    assert errors[3][1] == ""
+    assert "FAILED" in text_line(heard[0])
+
+
+@needs_triton
+def test_a_module_that_cannot_be_imported(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"No module named 'aot_kernels\.none'"):
+        compile_all(("aot_kernels.none",), ("sm_80",), workers=1, cache=tmp_path)
