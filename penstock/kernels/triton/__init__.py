@@ -18,7 +18,7 @@ from typing import Any
 
 from penstock.kernels.implementation import Implementation
 
-MODULES: tuple[str, ...] = ()  # with an AOT list
+MODULES: tuple[str, ...] = ("linear",)  # with an AOT list
 
 
 def lazy(module: str, function: str) -> Callable[..., Any]:
