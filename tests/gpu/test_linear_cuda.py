@@ -11,7 +11,7 @@ from penstock.kernels.ops import OPS
 if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA device", allow_module_level=True)
 
-from penstock.kernels.triton.linear import (  # noqa: E402
+from penstock.kernels.triton.linear import (
     DotTiling,
     VectorTiling,
     arrivals_on,

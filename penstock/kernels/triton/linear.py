@@ -127,8 +127,10 @@ def _dot_kernel(
 ):  # fmt: skip
     """``units`` blocks of [BLOCK_N, BLOCK_K] for every program, counted through all tiles one after the other.
 
-    parts float32 [programs, 2, BLOCK_N, BLOCK_R] holds sums over a part of a tile's columns: place 0 of the tile in
-    which the program began, place 1 of that in which it ended. arrivals int32 [tiles] is zero before and after.
+    parts float32 [programs, 2, BLOCK_N, BLOCK_R] holds sums over a part of a tile's columns, of which a program has two
+    at most: place 0 of a tile that another program began, place 1 of one that this program began and another one ended.
+    arrivals int32 [tiles] is zero before and after. What needs barriers stands behind the loop, which is pipelined only
+    when it has none.
     """
     program = tl.program_id(0)
     k_blocks = tl.cdiv(columns, BLOCK_K)
@@ -143,6 +145,7 @@ def _dot_kernel(
             weight, first, last, outs, k_blocks, columns, weight_stride, BLOCK_N, BLOCK_K, ACTIVATION != "", AHEAD
         )
         tl.extra.cuda.gdc_wait()
+    in_part = tl.arange(0, BLOCK_N)[:, None] * BLOCK_R + row[None, :]
     sums = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
     for unit in tl.range(first, last, num_stages=STAGES):
         tile = unit // k_blocks
@@ -164,25 +167,30 @@ def _dot_kernel(
             xs = tl.load(x_places + start, mask=inside, other=0.0)
         sums = tl.dot(w, xs, sums, input_precision="ieee")
         if (k_block == k_blocks - 1) | (unit == last - 1):
-            first_owner = tile * k_blocks // units
-            last_owner = ((tile + 1) * k_blocks - 1) // units
-            if first_owner == last_owner:
+            begun_here = tile * k_blocks >= first
+            if begun_here & ((tile + 1) * k_blocks <= last):
                 _store_tile(sums, tile, bias, out, rows, outs, out_stride, BLOCK_N, BLOCK_R, HAS_BIAS, ACTIVATION)
             else:
-                in_part = tl.arange(0, BLOCK_N)[:, None] * BLOCK_R + row[None, :]
-                own = 2 * program + (program == first_owner).to(tl.int32)
-                tl.store(parts + own * (BLOCK_N * BLOCK_R) + in_part, sums)
-                tl.debug_barrier()  # all threads have stored before one of them says so
-                arrived = tl.atomic_add(arrivals + tile, 1, sem="acq_rel")
-                if arrived == last_owner - first_owner:
-                    tl.debug_barrier()
-                    total = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
-                    for owner in tl.range(first_owner, last_owner + 1, num_stages=1):
-                        part = 2 * owner + (owner == first_owner).to(tl.int32)
-                        total += tl.load(parts + part * (BLOCK_N * BLOCK_R) + in_part, cache_modifier=".cg")
-                    _store_tile(total, tile, bias, out, rows, outs, out_stride, BLOCK_N, BLOCK_R, HAS_BIAS, ACTIVATION)
-                    tl.store(arrivals + tile, 0)
+                part = 2 * program + begun_here.to(tl.int32)
+                tl.store(parts + part * (BLOCK_N * BLOCK_R) + in_part, sums)
             sums = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
+    tl.debug_barrier()  # all threads have stored their parts before one of them says so
+    for place in tl.static_range(2):
+        tile = (first if place == 0 else last - 1) // k_blocks
+        begun_here = tile * k_blocks >= first
+        whole = begun_here & ((tile + 1) * k_blocks <= last)
+        if (begun_here == (place == 1)) & (whole == 0):
+            first_owner = tile * k_blocks // units
+            last_owner = ((tile + 1) * k_blocks - 1) // units
+            arrived = tl.atomic_add(arrivals + tile, 1, sem="acq_rel")
+            if arrived == last_owner - first_owner:
+                tl.debug_barrier()
+                total = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
+                for owner in tl.range(first_owner, last_owner + 1, num_stages=1):
+                    part = 2 * owner + (owner == first_owner).to(tl.int32)
+                    total += tl.load(parts + part * (BLOCK_N * BLOCK_R) + in_part, cache_modifier=".cg")
+                _store_tile(total, tile, bias, out, rows, outs, out_stride, BLOCK_N, BLOCK_R, HAS_BIAS, ACTIVATION)
+                tl.store(arrivals + tile, 0)
 
 
 @triton.jit
@@ -363,8 +371,8 @@ def _room(rows: int) -> int:
     return max(16, triton.next_power_of_2(rows))
 
 
-_POINTERS = {name: "*bf16" for name in ("x", "weight", "bias", "out")}
-_STRIDES = {name: "i32" for name in ("x_stride", "weight_stride", "out_stride")}
+_POINTERS = dict.fromkeys(("x", "weight", "bias", "out"), "*bf16")
+_STRIDES = dict.fromkeys(("x_stride", "weight_stride", "out_stride"), "i32")
 _FIXED = {"EVEN_K": True, "HAS_BIAS": True, "ACTIVATION": "silu", "EVICT": "", "PDL": False, "AHEAD": 0}
 
 AOT: tuple[AotCase, ...] = (
