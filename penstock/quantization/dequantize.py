@@ -16,18 +16,22 @@ from penstock.quantization.schemes import WeightRecord, code_planes
 # about a gigavalue per second; threads that wait for each other at every small operation took 0.2 s on two idle cores
 # and 3 to 29 s on busy ones for SmolLM2's 134 million values (one thread: 0.2 and 0.5 s).
 _CHUNK_VALUES = 1 << 15
+_DEVICE_CHUNK_VALUES = 1 << 24  # an accelerator wants few, large operations; each takes some times this in memory
 
 
 def reference_dequantize(record: WeightRecord, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """The weight as a dense tensor of the record's shape. Values are computed in float32, then rounded to ``dtype``.
 
-    A dense record of that type is returned as it is (perhaps a view of a mapped file), not copied.
+    A dense record of that type is returned as it is (perhaps a view of a mapped file), not copied. Values are computed
+    on the device of the parts, with the same bits on each.
     """
     if record.scheme.kind == "dense":
         return record.parts["values"].to(dtype)
-    out = torch.empty(record.shape, dtype=dtype)
+    device = record.parts["codes"].device
+    out = torch.empty(record.shape, dtype=dtype, device=device)
     columns = record.shape[-1]
-    rows = max(1, _CHUNK_VALUES // max(1, out[:1].numel()))
+    values = _CHUNK_VALUES if device.type == "cpu" else _DEVICE_CHUNK_VALUES
+    rows = max(1, values // max(1, out[:1].numel()))
     convert = _codebook_values if record.scheme.kind == "codebook" else _affine_values
     for start in range(0, record.shape[0], rows):
         chunk = cut_rows(record, start, min(start + rows, record.shape[0]))
@@ -42,7 +46,7 @@ def unpack_bits(packed: torch.Tensor, bits: int) -> torch.Tensor:
     if bits == 4:  # by far the commonest: spread both nibbles of a byte with two shifts
         wide = packed.to(torch.int16)
         return ((wide & 0x0F) | ((wide & 0xF0) << 4)).view(torch.uint8)
-    shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
     return ((packed[..., None] >> shifts) & ((1 << bits) - 1)).flatten(-2)
 
 
@@ -70,7 +74,8 @@ def _affine_values(record: WeightRecord, columns: int) -> torch.Tensor:
 
 def _codebook_values(record: WeightRecord, columns: int) -> torch.Tensor:
     scheme, parts = record.scheme, record.parts
-    values = codebook(scheme.codebook)[parts["codes"].long()].flatten(-2)
+    codes = parts["codes"].long()
+    values = codebook(scheme.codebook).to(codes.device)[codes].flatten(-2)
     negative = unpack_bits(parts["signs"].contiguous(), 1).bool()
     values = torch.where(negative, -values, values)
     scales = scale_levels(record, "scales", "subscales")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from penstock.kernels.activations import QuantizedRows
 from penstock.quantization.schemes import WeightRecord, WeightScheme
-from penstock.types.decision import Verdict
+from penstock.types.decision import Rung, Verdict
 from penstock.types.facts import PlatformFacts
 
 LinearInput = torch.Tensor | QuantizedRows
@@ -74,3 +74,11 @@ class LinearMethod(Protocol):
 
     def embed(self, prepared: Any, token_ids: torch.Tensor) -> torch.Tensor:
         """Rows of the weight, dequantized: token_ids [n] -> [n, in_features] (tied embeddings share the weight)."""
+
+
+@runtime_checkable
+class Ladder(Protocol):
+    """A LinearMethod that multiplies in different ways for few and for many rows, with one prepared weight."""
+
+    def rungs(self, spec: LinearSpec) -> tuple[Rung, ...]:
+        """The ways, for few rows first, with what was measured where one ends; the last has no end."""

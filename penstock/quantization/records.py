@@ -24,6 +24,11 @@ def cut_rows(record: WeightRecord, start: int, stop: int) -> WeightRecord:
     return _map_parts(record, stop - start, lambda part: part[start:stop])
 
 
+def move_parts(record: WeightRecord, device: torch.device) -> WeightRecord:
+    """The record on ``device``; parts that are there already are not copied."""
+    return _map_parts(record, record.shape[0], lambda part: part.to(device))
+
+
 def _map_parts(record: WeightRecord, num_rows: int, act: Callable[[torch.Tensor], torch.Tensor]) -> WeightRecord:
     parts = {name: act(part) for name, part in record.parts.items()}
     return WeightRecord(record.scheme, (num_rows, *record.shape[1:]), parts)

@@ -26,11 +26,22 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """One step of a ladder: for up to ``max_rows`` rows (None: for any number) ``name`` computes, for the reason
+    ``why``."""
+
+    max_rows: int | None
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The outcome of one selection. ``chosen`` is None when nobody could run.
 
     ``why`` says on what ground the chosen one won: "named by --attention-backend", "the only one that can run", or
-    "first of 3 that can run" with the measurement behind its place in the table.
+    "first of 3 that can run" with the measurement behind its place in the table. What was chosen may be a ladder, whose
+    ``rungs`` stand in the order of their rows.
     """
 
     subject: str  # what was decided, e.g. "attention", "linear q4_1 576x576", "dtype"
@@ -38,3 +49,4 @@ class Decision:
     why: str
     rejected: tuple[Rejection, ...] = ()
     also_possible: tuple[str, ...] = ()
+    rungs: tuple[Rung, ...] = ()

@@ -3,7 +3,8 @@
 What a method does to activations is part of its definition and done to the truth as well: those of quantized rows are
 the values that their codes stand for, those of bfloat16 weights are rounded to bfloat16.
 
-Rows of the table: ``LINEAR_METHODS``. A method may refuse a cell; what it accepts it must get right.
+Rows of the table: ``LINEAR_METHODS``. A method may refuse a cell; what it accepts it must get right. Weights are loaded on
+the CPU, as from files; activations are where this machine computes.
 """
 
 import importlib
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from penstock.cli.decisions import decision_lines
 from penstock.errors import NoBackendError
+from penstock.kernels.device import device_of
 from penstock.kernels.reference import quantize_rows
 from penstock.platforms.probe import probe_platform
 from penstock.platforms.recorded import RECORDED
@@ -32,6 +35,7 @@ from penstock.quantization.select import GROUNDS, LINEAR_METHODS, choose_linear
 OUT, IN = 96, 512
 DENSE_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 PLATFORM = probe_platform()
+DEVICE = device_of(PLATFORM)
 WITHOUT = replace(PLATFORM, extension_missing="the extension was not built")
 # Norm of the error over the norm of the result: unit roundoff of the weight's and the result's type. One wrong value
 # among the 3,840 of the largest case would be above 1e-2.
@@ -95,9 +99,9 @@ def test_apply(method, scheme, dtype, rows):
     prepared = method.prepare(record, spec)
     torch_dtype = getattr(torch, dtype)
     generator = torch.Generator().manual_seed(rows)
-    x = torch.randn(rows, IN, generator=generator).to(torch_dtype)
-    bias = torch.randn(OUT, generator=generator).to(torch_dtype)
-    weight = reference_dequantize(record).double()
+    x = torch.randn(rows, IN, generator=generator).to(DEVICE, torch_dtype)
+    bias = torch.randn(OUT, generator=generator).to(DEVICE, torch_dtype)
+    weight = reference_dequantize(record).to(DEVICE).double()
     given_x, true_x = as_multiplied(method, spec, x)
     for given in (None, bias):
         found = method.apply(prepared, given_x, given)
@@ -114,9 +118,9 @@ def test_argmax_and_columns_of_a_wider_result(method, scheme, dtype):
     record = make_record(scheme)
     spec = make_spec(record.scheme, dtype)
     prepared = method.prepare(record, spec)
-    x = torch.randn(9, IN, generator=torch.Generator().manual_seed(3)).to(getattr(torch, dtype))
+    x = torch.randn(9, IN, generator=torch.Generator().manual_seed(3)).to(DEVICE, getattr(torch, dtype))
     alone = method.apply(prepared, x, None)
-    wide = torch.zeros(9, OUT + 7, dtype=alone.dtype)
+    wide = torch.zeros(9, OUT + 7, dtype=alone.dtype, device=DEVICE)
     method.apply(prepared, x, None, wide[:, 3 : 3 + OUT])
     torch.testing.assert_close(wide[:, 3 : 3 + OUT], alone, rtol=0, atol=0)
     assert wide[:, :3].eq(0).all()
@@ -134,8 +138,9 @@ def test_embed_gives_rows_rounded_once(method, scheme, dtype):
     record = make_record(scheme)
     spec = make_spec(record.scheme, dtype)
     token_ids = torch.tensor([5, 0, 95, 5])
-    found = method.embed(method.prepare(record, spec), token_ids)
-    torch.testing.assert_close(found, reference_dequantize(record, getattr(torch, dtype))[token_ids], rtol=0, atol=0)
+    found = method.embed(method.prepare(record, spec), token_ids.to(DEVICE))
+    wanted = reference_dequantize(record, getattr(torch, dtype))[token_ids]
+    torch.testing.assert_close(found.cpu(), wanted, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("method", [m for m in NATIVE_METHODS if m.can_run(make_spec(SCHEMES["q4_k"], "float32")).ok])
@@ -157,7 +162,7 @@ def test_memory_is_known_before_it_is_taken_and_owned(method, scheme, dtype):
     spec = make_spec(record.scheme, dtype)
     prepared = method.prepare(record, spec)
     assert prepared.nbytes == method.prepared_bytes(spec)
-    x = torch.ones(2, IN, dtype=getattr(torch, dtype))
+    x = torch.ones(2, IN, dtype=getattr(torch, dtype), device=DEVICE)
     before = method.apply(prepared, x, None).clone()
     for part in record.parts.values():
         part.zero_()  # the file's map may go: what was prepared must not look at it
@@ -212,6 +217,32 @@ def test_memory_is_known_for_machines_whose_kernels_are_not_here(name):
         for method in NATIVE_METHODS:
             if method.can_run(spec).ok:
                 assert method.prepared_bytes(spec) == linear_native._bytes_unpadded(spec)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_cuda_devices_have_a_ladder(dtype):
+    spec = make_spec(SCHEMES["bf16"], dtype, platform=RECORDED["h200"])
+    method, decision = choose_linear(spec)
+    assert decision.chosen == method.name == "cuda_skinny"
+    assert [rung.name for rung in decision.rungs] == ["linear_skinny", "torch"]
+    assert decision.rungs[0].max_rows
+    assert decision.rungs[-1].max_rows is None
+    assert decision.also_possible == ("dense", "reference")
+    assert any("up to" in line and "linear_skinny" in line for line in decision_lines([decision]))
+    assert method.prepared_bytes(spec) == OUT * IN * 2
+
+
+def test_cuda_devices_run_in_float32_what_the_ladder_refuses():
+    usual = make_spec(SCHEMES["f32"], "bfloat16", platform=RECORDED["h200"])
+    for changes in ({"dtype": "float32"}, {"in_features": 520}, {"platform": without_triton(RECORDED["h200"])}):
+        spec = replace(usual, **changes)
+        _, decision = choose_linear(spec)
+        assert decision.chosen == "dense"
+        assert decision.rungs == ()
+
+
+def without_triton(platform):
+    return replace(platform, libraries={name: v for name, v in platform.libraries.items() if name != "triton"})
 
 
 def test_every_preference_has_its_ground():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from penstock.ipc import codec
 from penstock.types.control import CheckIntegrity, ControlCommand, ControlReply, ResetPrefixCache
-from penstock.types.decision import Decision, Rejection
+from penstock.types.decision import Decision, Rejection, Rung
 from penstock.types.facts import AcceleratorFacts, EngineInfo, ModelFacts, PlatformFacts
 from penstock.types.output import EngineStats, FailureKind, FinishReason, OutputBatch, Terminal, TokenUpdate
 from penstock.types.request import GenerateRequest, SamplingParams
@@ -31,7 +31,10 @@ INFO = EngineInfo(
     max_num_seqs=4,
     num_blocks=(8, 9),
     block_tokens=(16, 32),
-    decisions=(Decision("dtype", "float32", "why", (Rejection("bfloat16", ("slow", "no")),), ("float16",)),),
+    decisions=(
+        Decision("dtype", "float32", "why", (Rejection("bfloat16", ("slow", "no")),), ("float16",)),
+        Decision("linear", "a", "why", rungs=(Rung(64, "few", "read once"), Rung(None, "many", "the rest"))),
+    ),
     eos_token_ids=(1, 2),
     settings={"a": "b"},
 )  # fmt: skip

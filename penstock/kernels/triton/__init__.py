@@ -18,7 +18,7 @@ from typing import Any
 
 from penstock.kernels.implementation import Implementation
 
-MODULES: tuple[str, ...] = ("attention", "attention_decode", "attention_prefill")  # with an AOT list
+MODULES: tuple[str, ...] = ("attention", "attention_decode", "attention_prefill", "linear")  # with an AOT list
 
 
 def lazy(module: str, function: str) -> Callable[..., Any]:

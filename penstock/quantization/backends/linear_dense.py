@@ -1,6 +1,9 @@
 """Linear method "dense": torch's own multiplication, on the weight as it is or on a dense copy of a quantized one.
 
-It does not know schemes: dequantization is asked for once, in ``prepare``. Quantized files save no memory with it.
+It does not know schemes: dequantization is asked for once, in ``prepare``. Quantized files save no memory with it. It
+runs on every platform. On CUDA devices products are summed in float32 only when
+``torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction`` and its twin for float16 are off: whoever starts
+an executor turns them off.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from penstock.kernels.device import device_of
 from penstock.quantization.dequantize import dense_bytes, reference_dequantize
 from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
+from penstock.quantization.records import move_parts
 from penstock.quantization.schemes import WeightRecord
 from penstock.types.decision import YES, Verdict
 
@@ -39,11 +44,7 @@ class LinearDense:
         return dense_bytes((spec.out_features, spec.in_features), getattr(torch, spec.dtype))
 
     def prepare(self, record: WeightRecord, spec: LinearSpec) -> DenseWeight:
-        values = reference_dequantize(record, getattr(torch, spec.dtype))
-        if record.scheme.kind == "dense" and values.data_ptr() == record.parts["values"].data_ptr():
-            # Copied out of the file's map: weights must not wait for the disk, nor change when the file does.
-            values = values.clone(memory_format=torch.contiguous_format)
-        return DenseWeight(values)
+        return DenseWeight(dense_values(record, spec))
 
     def input_format(self, spec: LinearSpec) -> InputFormat:
         return InputFormat.TENSOR
@@ -61,6 +62,19 @@ class LinearDense:
         return F.embedding(token_ids, prepared.values)
 
 
+def dense_values(record: WeightRecord, spec: LinearSpec) -> torch.Tensor:
+    """The weight [out_features, in_features] in the spec's dtype on its platform's device, contiguous and in memory of
+    its own. What arrives like that on an accelerator is kept: it can be no file's map, and copies there cost memory."""
+    device = device_of(spec.platform)
+    moved = move_parts(record, device)  # as stored, which is never larger than what is made of it by much
+    values = reference_dequantize(moved, getattr(torch, spec.dtype))
+    shared = record.scheme.kind == "dense" and values.data_ptr() == record.parts["values"].data_ptr()
+    if shared and (device.type == "cpu" or values.untyped_storage().nbytes() != values.nbytes):
+        # Copied out of the file's map: weights must not wait for the disk, nor change when the file does.
+        return values.clone(memory_format=torch.contiguous_format)
+    return values.contiguous()
+
+
 def tensor_of(x: LinearInput) -> torch.Tensor:
     """The input of a method that did not ask for quantized rows. Raises TypeError when it got some."""
     if not isinstance(x, torch.Tensor):
@@ -74,11 +88,11 @@ def largest_of(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return place, largest
 
 
-def dense_verdict(spec: LinearSpec) -> Verdict:
-    """What the torch methods need of a spec."""
+def dense_verdict(spec: LinearSpec, dtypes: tuple[str, ...] = DENSE_DTYPES) -> Verdict:
+    """What methods with dense weights need of a spec."""
     reasons = []
-    if spec.dtype not in DENSE_DTYPES:
-        reasons.append(f"needs activations in {', '.join(DENSE_DTYPES)}, found {spec.dtype}")
+    if spec.dtype not in dtypes:
+        reasons.append(f"needs activations in {', '.join(dtypes)}, found {spec.dtype}")
     if spec.scheme.activation != "dense":
         reasons.append(f"multiplies with dense activations only, the scheme wants {spec.scheme.activation}")
     multiple = spec.scheme.column_multiple

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from penstock.kernels.device import device_of
 from penstock.quantization.backends.linear_dense import dense_verdict, largest_of, tensor_of
 from penstock.quantization.dequantize import dense_bytes, reference_dequantize
 from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
@@ -44,7 +45,10 @@ class LinearReference:
 
     def prepare(self, record: WeightRecord, spec: LinearSpec) -> StoredWeight:
         dense = record.scheme.kind == "dense"  # widened once, so that its memory is known from the spec
-        parts = {name: part.float().clone() if dense else part.clone() for name, part in record.parts.items()}
+        parts = {
+            name: part.to(device_of(spec.platform), torch.float32 if dense else part.dtype, copy=True)
+            for name, part in record.parts.items()
+        }
         return StoredWeight(WeightRecord(record.scheme, record.shape, parts), getattr(torch, spec.dtype))
 
     def input_format(self, spec: LinearSpec) -> InputFormat:

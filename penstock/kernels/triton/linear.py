@@ -1,0 +1,402 @@
+"""Multiplications of few rows with a dense weight, which take as long as the weight takes to be read.
+
+``linear_skinny`` and ``linear_gated`` cut the weight in tiles and their columns in blocks, and deal all blocks of all
+tiles out evenly, in order, to as many programs as the device runs at once (stream-K, Osama et al. 2023). So every
+multiprocessor reads the same amount whatever the shape is. A tile whose blocks went to several programs is summed in
+their order by the one that arrives last: one launch, and the same bits in every run.
+
+Which blocks are summed together depends on the shape and on the tiling, never on the values or on the arrival, and a
+row of x has a column of the accumulator of its own. With ``batch_invariant`` the tiling is the same for every number
+of rows up to 64, and with it the bits of a row, whatever rows stand beside it.
+
+Launches on one device must follow each other, as those of one stream do: they share counters. Knows no layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from penstock.kernels.triton.aot import AotCase
+
+MAX_ROWS = 128
+MAX_TILES = 1 << 14  # of one weight: there is a counter for each
+LEAST_UNITS = 4  # blocks of columns that a program takes at least: fewer are not worth the sum over programs
+ACTIVATIONS = ("silu", "gelu")
+
+
+@dataclass(frozen=True, slots=True)
+class DotTiling:
+    """How the matrix units multiply: ``block_n`` rows of the weight by ``block_k`` columns at a time, with ``stages``
+    such blocks on the way from memory, and ``per_sm`` programs on every multiprocessor."""
+
+    block_n: int
+    block_k: int
+    per_sm: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class VectorTiling:
+    """How the vector units multiply one or two rows of x: a program takes ``block_n`` rows of the weight and all
+    columns, ``block_k`` at a time."""
+
+    block_n: int
+    block_k: int
+    warps: int
+
+
+# By the rows of x that the accumulator has room for.
+DOT_TILINGS: Mapping[int, DotTiling] = {
+    16: DotTiling(64, 128, 2, 4, 5),
+    32: DotTiling(128, 64, 2, 4, 4),
+    64: DotTiling(128, 64, 2, 4, 3),
+    128: DotTiling(128, 64, 1, 8, 4),
+}
+INVARIANT_TILING = DotTiling(128, 64, 2, 4, 3)
+
+
+@triton.jit
+def _rows_of_tile(tile, outs, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
+    """Rows of the weight in a tile [BLOCK_N]; a gated one alternates between rows of the gate and of the other half.
+    Places behind the last row repeat it: what they compute is not stored."""
+    places = tl.arange(0, BLOCK_N)
+    if GATED:
+        half = outs // 2
+        return tl.minimum(tile * (BLOCK_N // 2) + places // 2, half - 1) + (places % 2) * half
+    return tl.minimum(tile * BLOCK_N + places, outs - 1)
+
+
+@triton.jit
+def _store_tile(
+    sums, tile, bias, out, rows, outs, out_stride,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """sums float32 [BLOCK_N, BLOCK_R] -> the tile's columns of out, after bias and activation."""
+    if HAS_BIAS:
+        added = tl.load(bias + _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != ""))
+        sums += added.to(tl.float32)[:, None]
+    row = tl.arange(0, BLOCK_R)
+    if ACTIVATION != "":
+        gate, up = tl.split(tl.permute(tl.reshape(sums, (BLOCK_N // 2, 2, BLOCK_R)), (0, 2, 1)))
+        if ACTIVATION == "silu":
+            result = gate * tl.sigmoid(gate) * up
+        else:  # the tanh form: (1 + tanh(y)) / 2 is sigmoid(2 y)
+            result = gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)) * up
+        column = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+        width = outs // 2
+    else:
+        result = sums
+        column = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        width = outs
+    places = out + row.to(tl.int64)[None, :] * out_stride + column[:, None]
+    tl.store(places, result.to(out.dtype.element_ty), mask=(column < width)[:, None] & (row < rows)[None, :])
+
+
+@triton.jit
+def _ask_for_lines(weight, first, last, outs, k_blocks, columns, weight_stride, BLOCK_N: tl.constexpr,
+                   BLOCK_K: tl.constexpr, GATED: tl.constexpr, AHEAD: tl.constexpr):  # fmt: skip
+    """Brings the first AHEAD blocks of this program into the second-level cache. Nobody waits for them."""
+    line: tl.constexpr = 64 if BLOCK_K >= 64 else BLOCK_K  # elements of 16 bits in 128 bytes
+    for ahead in tl.static_range(AHEAD):
+        unit = tl.minimum(first + ahead, last - 1)
+        tile = unit // k_blocks
+        of_tile = _rows_of_tile(tile, outs, BLOCK_N, GATED).to(tl.int64)
+        column = (unit - tile * k_blocks) * BLOCK_K + tl.arange(0, BLOCK_K // line) * line
+        places = weight + of_tile[:, None] * weight_stride + tl.minimum(column, columns - 1)[None, :]
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [places], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit(do_not_specialize=["rows", "units"])
+def _dot_kernel(
+    x, weight, tiles_of_weight, bias, out, parts, arrivals,
+    rows, outs, columns, units, x_stride, weight_stride, out_stride,
+    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr,
+    HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, EVICT: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
+    AHEAD: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """``units`` blocks of [BLOCK_N, BLOCK_K] for every program, counted through all tiles one after the other.
+
+    parts float32 [programs, 2, BLOCK_N, BLOCK_R] holds sums over a part of a tile's columns, of which a program has two
+    at most: place 0 of a tile that another program began, place 1 of one that this program began and another one ended.
+    arrivals int32 [tiles] is zero before and after. What needs barriers stands behind the loop, which is pipelined only
+    when it has none.
+    """
+    program = tl.program_id(0)
+    k_blocks = tl.cdiv(columns, BLOCK_K)
+    first = program * units
+    last = tl.minimum(first + units, tl.cdiv(outs, BLOCK_N) * k_blocks)
+    row = tl.arange(0, BLOCK_R)
+    in_block = tl.arange(0, BLOCK_K)
+    x_places = x + row.to(tl.int64)[None, :] * x_stride + in_block[:, None]
+    if PDL:  # weights are there before the kernel in front has ended; x is not, and it may read what is written here
+        tl.extra.cuda.gdc_launch_dependents()
+        _ask_for_lines(
+            weight, first, last, outs, k_blocks, columns, weight_stride, BLOCK_N, BLOCK_K, ACTIVATION != "", AHEAD
+        )
+        tl.extra.cuda.gdc_wait()
+    in_part = tl.arange(0, BLOCK_N)[:, None] * BLOCK_R + row[None, :]
+    sums = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
+    for unit in tl.range(first, last, num_stages=STAGES):
+        tile = unit // k_blocks
+        k_block = unit - tile * k_blocks
+        start = k_block * BLOCK_K
+        if TMA:
+            w = tiles_of_weight.load([tile * BLOCK_N, start])
+        else:
+            of_tile = _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != "").to(tl.int64)
+            w_places = weight + of_tile[:, None] * weight_stride + (start + in_block)[None, :]
+            if EVEN_K:
+                w = tl.load(w_places, eviction_policy=EVICT)
+            else:
+                w = tl.load(w_places, mask=(start + in_block < columns)[None, :], other=0.0, eviction_policy=EVICT)
+        if EVEN_K:
+            xs = tl.load(x_places + start, mask=(row < rows)[None, :], other=0.0)
+        else:
+            inside = (row < rows)[None, :] & (start + in_block < columns)[:, None]
+            xs = tl.load(x_places + start, mask=inside, other=0.0)
+        sums = tl.dot(w, xs, sums, input_precision="ieee")
+        if (k_block == k_blocks - 1) | (unit == last - 1):
+            begun_here = tile * k_blocks >= first
+            if begun_here & ((tile + 1) * k_blocks <= last):
+                _store_tile(sums, tile, bias, out, rows, outs, out_stride, BLOCK_N, BLOCK_R, HAS_BIAS, ACTIVATION)
+            else:
+                part = 2 * program + begun_here.to(tl.int32)
+                tl.store(parts + part * (BLOCK_N * BLOCK_R) + in_part, sums)
+            sums = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
+    tl.debug_barrier()  # all threads have stored their parts before one of them says so
+    for place in tl.static_range(2):
+        tile = (first if place == 0 else last - 1) // k_blocks
+        begun_here = tile * k_blocks >= first
+        whole = begun_here & ((tile + 1) * k_blocks <= last)
+        if (begun_here == (place == 1)) & (whole == 0):
+            first_owner = tile * k_blocks // units
+            last_owner = ((tile + 1) * k_blocks - 1) // units
+            arrived = tl.atomic_add(arrivals + tile, 1, sem="acq_rel")
+            if arrived == last_owner - first_owner:
+                tl.debug_barrier()
+                total = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
+                for owner in tl.range(first_owner, last_owner + 1, num_stages=1):
+                    part = 2 * owner + (owner == first_owner).to(tl.int32)
+                    total += tl.load(parts + part * (BLOCK_N * BLOCK_R) + in_part, cache_modifier=".cg")
+                _store_tile(total, tile, bias, out, rows, outs, out_stride, BLOCK_N, BLOCK_R, HAS_BIAS, ACTIVATION)
+                tl.store(arrivals + tile, 0)
+
+
+@triton.jit
+def _vector_kernel(
+    x, weight, bias, out, outs, columns, x_stride, weight_stride, out_stride,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr, HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr, EVICT: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """One tile for every program; ROWS is 1 or 2."""
+    tile = tl.program_id(0)
+    in_block = tl.arange(0, BLOCK_K)
+    of_tile = _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != "").to(tl.int64)
+    w_places = weight + of_tile[:, None] * weight_stride + in_block[None, :]
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        k_blocks = tl.cdiv(columns, BLOCK_K)
+        _ask_for_lines(
+            weight, tile * k_blocks, (tile + 1) * k_blocks, outs, k_blocks, columns, weight_stride,
+            BLOCK_N, BLOCK_K, ACTIVATION != "", AHEAD,
+        )  # fmt: skip
+        tl.extra.cuda.gdc_wait()
+    products = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    products_1 = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    for start in range(0, columns, BLOCK_K):
+        if EVEN_K:
+            w = tl.load(w_places + start, eviction_policy=EVICT).to(tl.float32)
+            products += w * tl.load(x + start + in_block).to(tl.float32)[None, :]
+            if ROWS == 2:
+                products_1 += w * tl.load(x + x_stride + start + in_block).to(tl.float32)[None, :]
+        else:
+            inside = start + in_block < columns
+            w = tl.load(w_places + start, mask=inside[None, :], other=0.0, eviction_policy=EVICT).to(tl.float32)
+            products += w * tl.load(x + start + in_block, mask=inside, other=0.0).to(tl.float32)[None, :]
+            if ROWS == 2:
+                more = tl.load(x + x_stride + start + in_block, mask=inside, other=0.0)
+                products_1 += w * more.to(tl.float32)[None, :]
+    if ROWS == 2:
+        sums = tl.join(tl.sum(products, axis=1), tl.sum(products_1, axis=1))
+    else:
+        sums = tl.sum(products, axis=1)[:, None]
+    _store_tile(sums, tile, bias, out, ROWS, outs, out_stride, BLOCK_N, ROWS, HAS_BIAS, ACTIVATION)
+
+
+def linear_skinny(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+    *,
+    batch_invariant: bool = False,
+    **choices: Any,
+) -> torch.Tensor:
+    """``x @ weight.T + bias`` for 1 to 128 rows: x [rows, n], weight [m, n], bias [m], one 16-bit type (or float32 in
+    the interpreter) -> [rows, m] in that type, summed in float32. ``out`` is where it goes, with contiguous columns.
+
+    ``choices`` are for measurements: see ``_launch``.
+    """
+    return _launch(x, weight, bias, out, "", batch_invariant, **choices)
+
+
+def linear_gated(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    activation: str,
+    bias: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+    *,
+    batch_invariant: bool = False,
+    **choices: Any,
+) -> torch.Tensor:
+    """A projection with its gated activation (Shazeer 2020): the upper half of the weight [2m, n] gives the gate, the
+    lower what it is multiplied with. ``activation`` is "silu" or "gelu" (tanh form), in float32, before the only
+    rounding -> [rows, m]."""
+    if activation not in ACTIVATIONS or weight.shape[0] % 2:
+        raise ValueError(f"gates are {' or '.join(ACTIVATIONS)} of an even number of rows, not {activation!r}")
+    return _launch(x, weight, bias, out, activation, batch_invariant, **choices)
+
+
+def tiling_of(rows: int, columns: int, batch_invariant: bool = False) -> DotTiling | VectorTiling:
+    """What a multiplication is launched with. Blocks of columns that leave no rest need no masks."""
+    tiling = INVARIANT_TILING if batch_invariant else DOT_TILINGS[_room(rows)]
+    fitting = [size for size in (128, 64, 32) if size <= tiling.block_k and columns % size == 0]
+    block_k = fitting[0] if fitting else tiling.block_k
+    return DotTiling(tiling.block_n, block_k, tiling.per_sm, tiling.warps, tiling.stages)
+
+
+@cache
+def arrivals_on(device: torch.device) -> torch.Tensor:
+    """The counters of a device, int32 zeros [MAX_TILES]. First asked for before anything is captured in a graph."""
+    return torch.zeros(MAX_TILES, dtype=torch.int32, device=device)
+
+
+@cache
+def num_multiprocessors(device: torch.device) -> int:
+    """In the interpreter a small number that is no divisor of usual sizes."""
+    if device.type != "cuda":
+        return 3
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor | None,
+    activation: str,
+    batch_invariant: bool,
+    *,
+    tiling: DotTiling | VectorTiling | None = None,
+    programs: int | None = None,
+    evict: str = "",
+    tma: bool = False,
+    pdl: bool = False,
+    ahead: int = 2,
+) -> torch.Tensor:
+    """``programs`` share the blocks, at most (default: those that run at once). ``evict``: how the caches are told to
+    treat weights. ``tma``: blocks are copied by the copy engine (compute capability 9.0; not for gates). ``pdl``: the
+    kernel starts before the one in front has ended and asks for ``ahead`` blocks of weights until then (9.0)."""
+    rows, columns = x.shape
+    outs = weight.shape[0]
+    width = outs // 2 if activation else outs
+    if not 0 <= rows <= MAX_ROWS or weight.shape[1] != columns:
+        raise ValueError(f"cannot multiply {tuple(x.shape)} with {tuple(weight.shape)} in at most {MAX_ROWS} rows")
+    if (
+        x.stride(1) != 1
+        or weight.stride(1) != 1
+        or not x.dtype == weight.dtype == (bias if bias is not None else x).dtype
+    ):
+        raise ValueError("rows must be contiguous and of one type")
+    if out is None:
+        out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
+    elif out.shape != (rows, width) or out.stride(1) != 1 or out.dtype != x.dtype:
+        raise ValueError(f"the result is [{rows}, {width}] {x.dtype} with contiguous columns, not {tuple(out.shape)}")
+    if rows == 0:
+        return out
+    tiling = tiling or tiling_of(rows, columns, batch_invariant)
+    strides = (x.stride(0), weight.stride(0), out.stride(0))
+    fixed: dict[str, Any] = {
+        "BLOCK_N": tiling.block_n,
+        "BLOCK_K": tiling.block_k,
+        "EVEN_K": columns % tiling.block_k == 0,
+        "HAS_BIAS": bias is not None,
+        "ACTIVATION": activation,
+        "EVICT": evict,
+        "PDL": pdl,
+        "AHEAD": ahead if pdl else 0,
+        "num_warps": tiling.warps,
+        **({"launch_pdl": True} if pdl else {}),
+    }
+    tiles = triton.cdiv(outs, tiling.block_n)
+    bias = x if bias is None else bias
+    if isinstance(tiling, VectorTiling):
+        _vector_kernel[(tiles,)](x, weight, bias, out, outs, columns, *strides, ROWS=rows, **fixed)
+        return out
+    if tiles > MAX_TILES or (tma and activation):
+        raise ValueError(f"{outs} rows are too many" if tiles > MAX_TILES else "the copy engine takes no gates")
+    k_blocks = triton.cdiv(columns, tiling.block_k)
+    if programs is None:
+        most = num_multiprocessors(x.device) * tiling.per_sm
+        units = max(triton.cdiv(tiles * k_blocks, most), min(LEAST_UNITS, k_blocks))
+    else:
+        units = triton.cdiv(tiles * k_blocks, programs)
+    programs = triton.cdiv(tiles * k_blocks, units)
+    room = _room(rows)
+    arrivals = arrivals_on(x.device)
+    splits = units % k_blocks != 0
+    parts = torch.empty(programs * 2 * tiling.block_n * room if splits else 1, dtype=torch.float32, device=x.device)
+    blocks = TensorDescriptor.from_tensor(weight, [tiling.block_n, tiling.block_k]) if tma else weight
+    _dot_kernel[(programs,)](
+        x, weight, blocks, bias, out, parts, arrivals, rows, outs, columns, units, *strides,
+        BLOCK_R=room, TMA=tma, STAGES=tiling.stages, **fixed,
+    )  # fmt: skip
+    return out
+
+
+def _room(rows: int) -> int:
+    """Rows of the accumulator."""
+    return max(16, triton.next_power_of_2(rows))
+
+
+_POINTERS = dict.fromkeys(("x", "weight", "bias", "out"), "*bf16")
+_STRIDES = dict.fromkeys(("x_stride", "weight_stride", "out_stride"), "i32")
+_FIXED = {"EVEN_K": True, "HAS_BIAS": True, "ACTIVATION": "silu", "EVICT": "", "PDL": False, "AHEAD": 0}
+
+AOT: tuple[AotCase, ...] = (
+    AotCase(
+        kernel=_dot_kernel,
+        signature={
+            "x": "*bf16",
+            "weight": "*bf16",
+            "tiles_of_weight": "*bf16",
+            "bias": "*bf16",
+            "out": "*bf16",
+            "parts": "*fp32",
+            "arrivals": "*i32",
+            "rows": "i32",
+            "outs": "i32",
+            "columns": "i32",
+            "units": "i32",
+            **_STRIDES,
+        },
+        constants={**_FIXED, "BLOCK_R": 16, "BLOCK_N": 64, "BLOCK_K": 128, "TMA": False, "STAGES": 5},
+    ),
+    AotCase(
+        kernel=_vector_kernel,
+        signature={**_POINTERS, "outs": "i32", "columns": "i32", **_STRIDES},
+        constants={**_FIXED, "ROWS": 1, "BLOCK_N": 8, "BLOCK_K": 1024},
+    ),
+)

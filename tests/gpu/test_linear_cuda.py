@@ -1,0 +1,107 @@
+"""Multiplications of few rows on the card, at the shapes of real models, against torch in float32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from penstock.kernels import reference
+from penstock.kernels.ops import OPS
+
+if not torch.cuda.is_available():
+    pytest.skip("needs an NVIDIA device", allow_module_level=True)
+
+from penstock.kernels.triton.linear import (
+    DotTiling,
+    VectorTiling,
+    arrivals_on,
+    linear_gated,
+    linear_skinny,
+)
+
+SHAPES = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096), (576, 576), (1000, 1536))
+HOPPER = torch.cuda.get_device_capability()[0] >= 9
+WAYS = {
+    "default": {},
+    "invariant": {"batch_invariant": True},
+    "wide": {"tiling": DotTiling(128, 128, 1, 8, 4)},
+    "evict": {"evict": "evict_first"},
+    **({"tma": {"tma": True}, "pdl": {"pdl": True}} if HOPPER else {}),
+}
+
+
+def _values(*shape: int, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return torch.randn(shape, generator=generator, device="cuda").to(dtype)
+
+
+def _check(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Tolerances are for results of unit size."""
+    relative, absolute = OPS["linear"].tolerance[str(found.dtype).removeprefix("torch.")]
+    scale = max(1.0, wanted.float().std().item())
+    torch.testing.assert_close(found.float(), wanted.float(), rtol=relative, atol=absolute * scale)
+
+
+@pytest.fixture(autouse=True)
+def _float32_is_float32() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("way", WAYS)
+def test_linear_agrees_with_float32_and_with_itself(shape: tuple[int, int], way: str) -> None:
+    weight, bias = _values(*shape, seed=1), _values(shape[0], seed=2)
+    for rows in (1, 2, 8, 17, 33, 64, 100) if way != "invariant" else (1, 8, 17, 64):
+        x = _values(rows, shape[1])
+        for b in (None, bias):
+            found = linear_skinny(x, weight, b, **WAYS[way])
+            _check(found, reference.linear(x, weight, b))
+            assert torch.equal(found, linear_skinny(x, weight, b, **WAYS[way])), rows
+    assert not arrivals_on(weight.device).any()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_row_is_the_same_bits_alone_and_in_every_batch(shape: tuple[int, int]) -> None:
+    weight, x = _values(*shape, seed=1), _values(64, shape[1])
+    alone = torch.cat([linear_skinny(row[None], weight, batch_invariant=True) for row in x])
+    for rows in (2, 8, 16, 17, 32, 33, 64):
+        assert torch.equal(linear_skinny(x[-rows:], weight, batch_invariant=True), alone[-rows:]), rows
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_vector_units(rows: int, dtype: torch.dtype) -> None:
+    for shape in SHAPES:
+        weight, bias = _values(*shape, seed=1, dtype=dtype), _values(shape[0], seed=2, dtype=dtype)
+        x = _values(rows, shape[1], dtype=dtype)
+        _check(linear_skinny(x, weight, bias, tiling=VectorTiling(8, 512, 4)), reference.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+@pytest.mark.parametrize("rows", [1, 7, 32, 64])
+def test_gates(activation: str, rows: int) -> None:
+    weight, x = _values(2 * 1536, 576, seed=1) / 16, _values(rows, 576)
+    gate = {"silu": reference.silu_and_mul, "gelu": reference.gelu_and_mul}[activation]
+    wanted = gate(reference.linear(x.float(), weight.float()))
+    _check(linear_gated(x, weight, activation), wanted)
+    if rows == 1:
+        _check(linear_gated(x, weight, activation, tiling=VectorTiling(8, 128, 4)), wanted)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_captured_call_reads_its_inputs_anew(way: str) -> None:
+    """Two in a row, the second on the result of the first, as in a model."""
+    down, up = _values(576, 1536, seed=1) / 32, _values(1536, 576, seed=2) / 32
+    x = _values(4, 576)
+
+    def twice() -> torch.Tensor:
+        return linear_skinny(linear_skinny(x, up, **WAYS[way]), down, **WAYS[way])
+
+    twice()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = twice()
+    for seed in range(20):
+        x.copy_(_values(4, 576, seed=seed))
+        graph.replay()
+        assert torch.equal(captured, twice())
