@@ -368,9 +368,8 @@ def on_device(platform: PlatformFacts) -> bool:
 
 def _memory_available(platform: PlatformFacts) -> int:
     """What weights, activations and KV may take, before anything is loaded."""
-    if on_device(platform) and platform.accelerators:
-        return platform.accelerators[0].memory_bytes - RESERVE_BYTES
-    return platform.memory_available_bytes or platform.memory_bytes
+    reserve = RESERVE_BYTES if on_device(platform) else 0
+    return max(0, platform.compute_memory_free_bytes - reserve)
 
 
 def group_specs(built: BuiltModel, block_size: int | None) -> tuple[KvGroupSpec, ...]:
