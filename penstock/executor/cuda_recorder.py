@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from penstock.executor.graphs import Recorded
+from penstock.executor.graphs import GraphRefusedError, Recorded
 
 T = TypeVar("T")
 
@@ -48,7 +48,10 @@ class CudaRecorder:
         torch.cuda.synchronize()
         before = torch.cuda.memory_reserved()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            answer = compute()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                answer = compute()
+        except RuntimeError as error:
+            raise GraphRefusedError(f"a step waits for the device or does what a graph cannot: {error}") from error
         self.nbytes += torch.cuda.memory_reserved() - before
         return _CudaGraph(graph), answer

@@ -21,6 +21,16 @@ from penstock.types.kv import KvGroupSpec
 RESERVE_BYTES = 1 << 30
 
 
+def claim_device(device: torch.device) -> None:
+    """Called before anything is allocated. torch's allocator keeps what it has freed; bounded, it gives that back before
+    it takes what libraries and the driver need. Sums of 16-bit products are float32's: torch may add parts in 16 bits
+    otherwise."""
+    free, total = torch.cuda.mem_get_info(device)
+    torch.cuda.set_per_process_memory_fraction((free - RESERVE_BYTES) / total, device)
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceMemory:
     """Bytes. ``step`` is the most that the largest step held at once besides weights and KV, ``free`` what the device

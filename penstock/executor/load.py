@@ -17,7 +17,7 @@ import torch
 from penstock.attention.contract import AttentionBackend, AttentionSpec, KvLayout
 from penstock.attention.select import choose_attention
 from penstock.errors import ConfigError
-from penstock.executor.device_memory import RESERVE_BYTES, measure_step
+from penstock.executor.device_memory import RESERVE_BYTES, claim_device, measure_step
 from penstock.executor.device_runner import DeviceParts, DeviceRunner
 from penstock.executor.forward import Forward, GroupAttention
 from penstock.executor.graphs import StepGraphs, graphs_decision
@@ -238,6 +238,8 @@ def load_executor(
     """Build, plan, load, allocate and warm up. The checkpoint is closed at the end: nothing of it is kept but what the
     prepared weights refer to. ``launches``: with a DeviceRunner, as on every device; on a CPU, for tests of it."""
     device = device_of(spec.platform)
+    if device != CPU:
+        claim_device(device)
     checkpoint = open_checkpoint(spec.source, load_format=spec.load_format, seed=spec.dummy_seed)
     try:
         plan = plan_executor(spec, checkpoint, device)
