@@ -183,7 +183,8 @@ def _decode(
             history + query, scale, soft_cap, window, block_stride, True, HAS_WINDOW, HAS_CAP, D, D_PAD,
             BLOCK_TOKENS, BLOCK_N,
         )  # fmt: skip
-    acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+    total = tl.where(total == 0.0, 1.0, total)  # of a query that sees no key of this part: top is -inf, acc 0
+    acc = acc / total[:, None]
 
     column = tl.arange(0, D_PAD)
     inside = valid[:, None] & (column < D)[None, :]
@@ -194,8 +195,7 @@ def _decode(
             tl.store(target, acc.to(out_ptr.dtype.element_ty), mask=inside)
         else:
             line_of_part = (pair * num_splits + part) * (QUERIES * GROUP) + line
-            logs = tl.where(total == 0.0, float("-inf"), top + tl.log2(total))
-            tl.store(logs_ptr + line_of_part, logs, mask=valid)
+            tl.store(logs_ptr + line_of_part, top + tl.log2(total), mask=valid)
             tl.store(parts_ptr + line_of_part[:, None] * D + column[None, :], acc, mask=inside)
             tl.debug_barrier()  # all threads have stored before one of them says so
             arrived = tl.atomic_add(counters_ptr + pair, 1, sem="acq_rel", scope="gpu")
