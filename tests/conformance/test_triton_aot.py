@@ -33,8 +33,10 @@ def outcomes() -> tuple[Outcome, ...]:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("module", MODULES)
 def test_kernels_compile(module: str, target: str) -> None:
-    found = [each for each in outcomes() if (each.module, each.target) == (f"{kernels.__name__}.{module}", target)]
+    cases = [each for each in outcomes() if each.module == f"{kernels.__name__}.{module}"]
+    found = [each for each in cases if each.target == target]
     assert found, f"{module} has no AOT case"
+    assert {each.kernel for each in found} == {each.kernel for each in cases}, "a kernel has no case for this target"
     assert [text_line(outcome) for outcome in found if outcome.compiled is None] == []
 
 
@@ -147,6 +149,8 @@ def test_what_cannot_be_compiled_is_reported_and_the_rest_goes_on(tmp_path: Path
     assert errors[2][1].startswith("the compiler ended its process with status -6")
     assert errors[3][1] == ""
     assert "FAILED" in text_line(heard[0])
+    for_another = compile_all(("aot_kernels.bad",), ("gfx942",), workers=1, cache=tmp_path)
+    assert [outcome.kernel for outcome in for_another if not outcome.error] == ["copies_one", "copies_one"]
 
 
 @needs_triton
