@@ -98,6 +98,19 @@ def test_every_kernel_has_a_case() -> None:
     assert kernels_without_a_case(_sources()) == []
 
 
+def test_functions_that_launch_are_typed() -> None:
+    """Strict types let kernels off, and with them the whole folder."""
+    untyped = []
+    for name, tree in _sources().items():
+        jitted = {id(inner) for function in _jitted(tree).values() for inner in ast.walk(function)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and id(node) not in jitted:
+                arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                bare = [each for each in arguments if each.annotation is None and each.arg not in ("self", "cls")]
+                untyped += [f"{name}.{node.name}"] if bare or node.returns is None else []
+    assert untyped == []
+
+
 def test_a_kernel_without_a_case_is_found() -> None:
     text = """
 @triton.jit
