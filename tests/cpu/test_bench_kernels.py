@@ -219,7 +219,7 @@ def test_ceilings_of_a_device_are_copies_and_products(monkeypatch: pytest.Monkey
     monkeypatch.setattr(device_ceilings, "device_seconds", kernels._seconds)
     monkeypatch.setattr(device_ceilings, "_LEAST_S", 1e-4)
     monkeypatch.setattr(measured, "device_of", lambda platform: torch.device("cpu"))
-    sizes = {"CACHED_BYTES": 1 << 12, "COPY_BYTES": 1 << 16, "FLOAT32_SIZE": 32, "MATRIX_SIZE": 64}
+    sizes = {"CACHED_BYTES": 1 << 14, "COPY_BYTES": 1 << 20, "FLOAT32_SIZE": 128, "MATRIX_SIZE": 128}
     for name, size in sizes.items():
         monkeypatch.setattr(measured, name, size)
     found = measured.measure_ceilings(RECORDED["h200"], 60 << 20, repeats=2)
