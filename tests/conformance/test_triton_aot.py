@@ -33,8 +33,10 @@ def outcomes() -> tuple[Outcome, ...]:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("module", MODULES)
 def test_kernels_compile(module: str, target: str) -> None:
-    found = [each for each in outcomes() if (each.module, each.target) == (f"{kernels.__name__}.{module}", target)]
+    cases = [each for each in outcomes() if each.module == f"{kernels.__name__}.{module}"]
+    found = [each for each in cases if each.target == target]
     assert found, f"{module} has no AOT case"
+    assert {each.kernel for each in found} == {each.kernel for each in cases}, "a kernel has no case for this target"
     assert [text_line(outcome) for outcome in found if outcome.compiled is None] == []
 
 
@@ -96,6 +98,19 @@ def test_every_kernel_has_a_case() -> None:
     assert kernels_without_a_case(_sources()) == []
 
 
+def test_functions_that_launch_are_typed() -> None:
+    """Strict types let kernels off, and with them the whole folder."""
+    untyped = []
+    for name, tree in _sources().items():
+        jitted = {id(inner) for function in _jitted(tree).values() for inner in ast.walk(function)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and id(node) not in jitted:
+                arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                bare = [each for each in arguments if each.annotation is None and each.arg not in ("self", "cls")]
+                untyped += [f"{name}.{node.name}"] if bare or node.returns is None else []
+    assert untyped == []
+
+
 def test_a_kernel_without_a_case_is_found() -> None:
     text = """
 @triton.jit
@@ -147,6 +162,8 @@ def test_what_cannot_be_compiled_is_reported_and_the_rest_goes_on(tmp_path: Path
     assert errors[2][1].startswith("the compiler ended its process with status -6")
     assert errors[3][1] == ""
     assert "FAILED" in text_line(heard[0])
+    for_another = compile_all(("aot_kernels.bad",), ("gfx942",), workers=1, cache=tmp_path)
+    assert [outcome.kernel for outcome in for_another if not outcome.error] == ["copies_one", "copies_one"]
 
 
 @needs_triton

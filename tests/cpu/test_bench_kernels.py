@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from penstock.bench import ceilings as measured
-from penstock.bench import kernels
+from penstock.bench import device_ceilings, kernels
 from penstock.bench.ceilings import Ceilings
 from penstock.bench.kernel_cases import POINTWISE, Case, make_cases, random_record, tensor_bytes
 from penstock.bench.kernels import KernelWorkload, measure_kernels
@@ -22,6 +22,7 @@ from penstock.kernels.native.ceilings import KINDS
 from penstock.kernels.ops import OPS
 from penstock.loader.sources import resolve_source
 from penstock.platforms.probe import probe_platform
+from penstock.platforms.recorded import RECORDED
 from penstock.quantization.dequantize import reference_dequantize
 from penstock.quantization.linear import LinearSpec
 from penstock.quantization.schemes import SCHEMES
@@ -210,3 +211,22 @@ def test_the_command_writes_rows_decisions_and_ceilings(
         main(["bench", "kernels", str(model), "--op", "nonsense"])
     assert ended.value.code == 2
     assert "Nothing to measure" in capsys.readouterr().err
+
+
+def test_ceilings_of_a_device_are_copies_and_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a CPU in the place of the device, and calls in that of its graphs."""
+    monkeypatch.setattr(device_ceilings, "capture", lambda run: run)
+    monkeypatch.setattr(device_ceilings, "device_seconds", kernels._seconds)
+    monkeypatch.setattr(device_ceilings, "_LEAST_S", 1e-4)
+    monkeypatch.setattr(measured, "device_of", lambda platform: torch.device("cpu"))
+    sizes = {"CACHED_BYTES": 1 << 14, "COPY_BYTES": 1 << 20, "FLOAT32_SIZE": 128, "MATRIX_SIZE": 128}
+    for name, size in sizes.items():
+        monkeypatch.setattr(measured, name, size)
+    found = measured.measure_ceilings(RECORDED["h200"], 60 << 20, repeats=2)
+    assert found.threads == 0
+    assert min(found.memory_gb_s, found.shared_cache_gb_s, found.gop_s["float32"], found.gop_s["bfloat16"]) > 0
+    assert found.warm_gb_s(1) == found.shared_cache_gb_s
+    assert found.warm_gb_s(1 << 30) == found.memory_gb_s
+    notes = kernels._notes(RECORDED["h200"], found)
+    assert f"{found.memory_gb_s} GB/s in memory" in notes[1]
+    assert "on cuda" in notes[1]

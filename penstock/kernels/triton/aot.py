@@ -22,7 +22,8 @@ class AotCase:
     Triton writes them ("*bf16", "*i64", "fp32", "i32"); ``constants`` the values of those that are.
 
     Pointers are compiled as divisible by 16, as those of tensors are; of integers only those whose type ends in ":16".
-    Constexprs that have a default and are not in ``constants`` take it.
+    Constexprs that have a default and are not in ``constants`` take it. ``targets`` empty means all of ``TARGETS``; a
+    kernel whose blocks differ between devices has a case for each kind of them.
     """
 
     kernel: Any  # triton.JITFunction
@@ -30,6 +31,7 @@ class AotCase:
     constants: Mapping[str, Any] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int = 2
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

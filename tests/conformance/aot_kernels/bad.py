@@ -36,4 +36,5 @@ AOT = (
     AotCase(kernel=copies_one, signature={"x": "*fp32", "z": "*fp32"}),
     AotCase(kernel=EndsItsProcess(), signature={}),
     AotCase(kernel=copies_one, signature={"x": "*fp32", "y": "*fp32"}),
+    AotCase(kernel=copies_one, signature={"x": "*bf16", "y": "*bf16"}, targets=("gfx942",)),
 )
