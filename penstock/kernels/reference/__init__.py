@@ -21,6 +21,7 @@ from penstock.kernels.reference.quantize import quantize_rows
 from penstock.kernels.reference.rotary import rotary, rotary_tables
 from penstock.kernels.reference.rows import add, gather_rows, scale
 from penstock.kernels.reference.sampling import sample
+from penstock.kernels.reference.step import keep_tokens, resolve_tokens
 
 __all__ = [
     "add",
@@ -32,12 +33,14 @@ __all__ = [
     "gather_rows",
     "gelu_and_mul",
     "gelu_and_mul_quantized",
+    "keep_tokens",
     "linear",
     "linear_bf16",
     "linear_quantized",
     "linear_quantized_argmax",
     "paged_attention",
     "quantize_rows",
+    "resolve_tokens",
     "rms_norm",
     "rms_norm_quantized",
     "rotate_and_write",
