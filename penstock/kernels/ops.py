@@ -13,6 +13,7 @@ from typing import Any
 from penstock.kernels import aten, reference
 from penstock.kernels.implementation import Implementation, OpSpec
 from penstock.kernels.native import activation, implementations, norm, quantize, rotary, rows, sampling
+from penstock.kernels.triton import implementation
 from penstock.oracle.choose import choose
 from penstock.types.decision import Decision
 
@@ -22,7 +23,8 @@ class Op:
     """``tolerance`` gives (relative, absolute) against the reference on inputs of unit size.
 
     ``selected_in`` names the table that chooses for ops with a richer contract than a function (attention backends,
-    linear methods); such a row gives the truth and the tolerance only.
+    linear methods); such a row gives the truth and the tolerance only. ``changes``: the places of the arguments that
+    it writes; all others stay as they are.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Op:
     tolerance: Mapping[str, tuple[float, float]]
     implementations: tuple[Implementation, ...] = ()
     selected_in: str = ""
+    changes: tuple[int, ...] = ()
 
 
 POINTWISE = {"float32": (2e-6, 2e-6), "bfloat16": (1.6e-2, 1e-2), "float16": (2e-3, 2e-3)}
@@ -40,37 +43,55 @@ QUANTIZED = {"float32": (1e-6, 2e-6)}
 DRAWN = {"float32": (0.0, 1e-6)}
 EXACT = {"float32": (0.0, 0.0), "bfloat16": (0.0, 0.0), "float16": (0.0, 0.0)}
 
+INTEGERS = {"float32": (0.0, 0.0)}  # no float in it, whatever the model's type is
 TABLES = {"float32": (3e-7, 1e-7)}  # cosines and sines, whatever the model's type is
 
 
-def _op(name: str, tolerance: Mapping[str, tuple[float, float]], native: Callable[..., Any], **claims: Any) -> Op:
-    """A row whose implementations are the extension's, best instruction set first, and torch calls. References and
-    torch calls have the name of their op."""
-    candidates = (*implementations(native, **claims), Implementation("aten", getattr(aten, name)))
-    return Op(name, getattr(reference, name), tolerance, candidates)
+def _op(
+    name: str,
+    tolerance: Mapping[str, tuple[float, float]],
+    native: Callable[..., Any] | None,
+    triton: str = "",
+    changes: tuple[int, ...] = (),
+    **claims: Any,
+) -> Op:
+    """A row whose implementations are the extension's, best instruction set first, the kernel of the module ``triton``
+    and torch calls. References, kernels and torch calls have the name of their op."""
+    candidates = (
+        *(implementations(native, **claims) if native else ()),
+        *((implementation(triton, name, **claims),) if triton else ()),
+        Implementation("aten", getattr(aten, name)),
+    )
+    return Op(name, getattr(reference, name), tolerance, candidates, changes=changes)
 
 
 OPS: Mapping[str, Op] = {
     op.name: op
     for op in (
-        _op("rms_norm", POINTWISE, norm.rms_norm),
-        _op("add_rms_norm", POINTWISE, norm.add_rms_norm),
+        _op("rms_norm", POINTWISE, norm.rms_norm, "norm"),
+        _op("add_rms_norm", POINTWISE, norm.add_rms_norm, "norm"),
         _op("rms_norm_quantized", POINTWISE, norm.rms_norm_quantized),
         _op("add_rms_norm_quantized", POINTWISE, norm.add_rms_norm_quantized),
         _op("quantize_rows", POINTWISE, quantize.quantize_rows),
-        _op("rotary", POINTWISE, rotary.rotary),
-        _op("rotary_tables", TABLES, rotary.rotary_tables, dtypes=()),
-        _op("silu_and_mul", POINTWISE, activation.silu_and_mul),
+        _op("rotary", POINTWISE, rotary.rotary, "rotary"),
+        _op("rotary_tables", TABLES, rotary.rotary_tables, "rotary", dtypes=()),
+        _op("silu_and_mul", POINTWISE, activation.silu_and_mul, "activation"),
         _op("silu_and_mul_quantized", POINTWISE, activation.silu_and_mul_quantized),
-        _op("gelu_and_mul", POINTWISE, activation.gelu_and_mul),
+        _op("gelu_and_mul", POINTWISE, activation.gelu_and_mul, "activation"),
         _op("gelu_and_mul_quantized", POINTWISE, activation.gelu_and_mul_quantized),
-        _op("add", POINTWISE, rows.add),
-        _op("scale", POINTWISE, rows.scale),
-        _op("gather_rows", EXACT, rows.gather_rows),
-        Op("resolve_tokens", reference.resolve_tokens, EXACT, (Implementation("aten", aten.resolve_tokens),)),
-        Op("keep_tokens", reference.keep_tokens, EXACT, (Implementation("aten", aten.keep_tokens),)),
+        _op("add", POINTWISE, rows.add, "rows"),
+        _op("scale", POINTWISE, rows.scale, "rows"),
+        _op("gather_rows", EXACT, rows.gather_rows, "rows"),
+        _op("argmax", EXACT, None, "argmax"),
+        _op("resolve_tokens", INTEGERS, None, "step", dtypes=()),
+        _op("keep_tokens", INTEGERS, None, "step", changes=(0,), dtypes=()),
         # Elsewhere the steps of the executor's sampler do the same one by one.
-        Op("sample", reference.sample, DRAWN, implementations(sampling.sample)),
+        Op(
+            "sample",
+            reference.sample,
+            DRAWN,
+            (*implementations(sampling.sample), implementation("sampling", "sample", ("float32",))),
+        ),
         Op("rotate_and_write", reference.rotate_and_write, POINTWISE, selected_in="penstock.attention.select"),
         Op("paged_attention", reference.paged_attention, REDUCTION, selected_in="penstock.attention.select"),
         Op("linear", reference.linear, REDUCTION, selected_in="penstock.quantization.select"),

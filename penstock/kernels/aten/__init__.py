@@ -6,6 +6,7 @@ from penstock.kernels.aten.activation import (
     silu_and_mul,
     silu_and_mul_quantized,
 )
+from penstock.kernels.aten.argmax import argmax
 from penstock.kernels.aten.norm import add_rms_norm, add_rms_norm_quantized, rms_norm, rms_norm_quantized
 from penstock.kernels.aten.quantize import quantize_rows
 from penstock.kernels.aten.rotary import rotary, rotary_tables
@@ -16,6 +17,7 @@ __all__ = [
     "add",
     "add_rms_norm",
     "add_rms_norm_quantized",
+    "argmax",
     "gather_rows",
     "gelu_and_mul",
     "gelu_and_mul_quantized",

@@ -1,4 +1,4 @@
-"""The ops that carry sampled tokens from one step to the next, in torch calls."""
+"""Tokens that stay on the device between steps, in torch calls. Knows no plan."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ def resolve_tokens(token_ids: torch.Tensor, last_tokens: torch.Tensor) -> torch.
 
 def keep_tokens(last_tokens: torch.Tensor, seats: torch.Tensor, token_ids: torch.Tensor) -> None:
     """See kernels.reference.step.keep_tokens."""
-    last_tokens.index_put_((seats,), token_ids.clamp(min=0))
+    last_tokens[seats] = token_ids.clamp(min=0)

@@ -22,14 +22,14 @@ def linear_bf16(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 def argmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The largest of every row and where it is: the first of equal ones, a NaN before any number.
 
-    logits [rows, m] -> (int64 [rows], values [rows] in logits' type).
+    logits [rows, m] -> (int64 [rows], float32 [rows]).
     """
     places = []
     for row in logits.tolist():
         unknown = [i for i, value in enumerate(row) if value != value]
         places.append(unknown[0] if unknown else row.index(max(row)))
     ids = torch.tensor(places, dtype=torch.int64)
-    return ids, logits.gather(1, ids[:, None])[:, 0]
+    return ids, logits.gather(1, ids[:, None])[:, 0].to(torch.float32)
 
 
 def embedding(weight: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:

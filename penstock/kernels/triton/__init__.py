@@ -18,7 +18,8 @@ from typing import Any
 
 from penstock.kernels.implementation import Implementation
 
-MODULES: tuple[str, ...] = ("attention", "attention_decode", "attention_prefill", "linear")  # with an AOT list
+# With an AOT list.
+MODULES: tuple[str, ...] = ("activation", "argmax", "attention", "attention_decode", "attention_prefill", "linear", "norm", "rotary", "rows", "sampling", "step")
 
 
 def lazy(module: str, function: str) -> Callable[..., Any]:
@@ -35,12 +36,14 @@ def lazy(module: str, function: str) -> Callable[..., Any]:
     return call
 
 
-def implementation(module: str, function: str, dtypes: tuple[str, ...] = ()) -> Implementation:
-    """The row of an op's table for ``lazy(module, function)``."""
+def implementation(
+    module: str, function: str, dtypes: tuple[str, ...] = ("bfloat16", "float16", "float32")
+) -> Implementation:
+    """The row of an op's table for ``lazy(module, function)``. Empty ``dtypes`` mean any."""
     return Implementation(
         "triton",
         lazy(module, function),
-        dtypes=dtypes or ("bfloat16", "float16", "float32"),
+        dtypes=dtypes,
         platforms=("cuda",),
         libraries=("triton",),
     )
