@@ -3,8 +3,8 @@
 What a method does to activations is part of its definition and done to the truth as well: those of quantized rows are
 the values that their codes stand for, those of bfloat16 weights are rounded to bfloat16.
 
-Rows of the table: ``LINEAR_METHODS``. A method may refuse a cell; what it accepts it must get right. Weights are loaded on
-the CPU, as from files; activations are where this machine computes.
+Rows of the table: ``LINEAR_METHODS``. A method may refuse a cell; what it accepts it must get right. Weights are
+loaded on the CPU, as from files; activations are where this machine computes.
 """
 
 import importlib

@@ -1,5 +1,5 @@
-"""Multiplications of few rows in Triton's interpreter, in float32, against their reference: odd sizes, every way to deal
-the blocks out, gates, and the same bits for a row alone and in any batch."""
+"""Multiplications of few rows in Triton's interpreter, in float32, against their reference: odd sizes, every way to
+deal the blocks out, gates, and the same bits for a row alone and in a batch."""
 
 from __future__ import annotations
 

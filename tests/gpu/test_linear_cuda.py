@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from penstock.kernels import reference
 from penstock.kernels.ops import OPS
+from penstock.platforms.probe import probe_platform
+from penstock.quantization.backends.linear_cuda import MAX_SKINNY_ROWS, LinearCuda
+from penstock.quantization.backends.linear_dense import LinearDense
+from penstock.quantization.dequantize import reference_dequantize
+from penstock.quantization.formats.gguf import GGUF_TYPES, convert_gguf
+from penstock.quantization.linear import LinearMethod, LinearSpec
+from penstock.quantization.records import move_parts
+from penstock.quantization.schemes import SCHEMES, dense_record
 
 if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA device", allow_module_level=True)
@@ -20,6 +31,7 @@ from penstock.kernels.triton.linear import (
 )
 
 SHAPES = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096), (576, 576), (1000, 1536))
+PLATFORM = probe_platform()
 HOPPER = torch.cuda.get_device_capability()[0] >= 9
 WAYS = {
     "default": {},
@@ -86,6 +98,55 @@ def test_gates(activation: str, rows: int) -> None:
     _check(linear_gated(x, weight, activation), wanted)
     if rows == 1:
         _check(linear_gated(x, weight, activation, tiling=VectorTiling(8, 128, 4)), wanted)
+
+
+@pytest.mark.parametrize("method", [LinearCuda(), LinearDense()], ids=lambda method: method.name)
+def test_a_weight_that_is_on_the_card_is_kept_and_one_that_is_not_is_moved(method: LinearMethod) -> None:
+    spec = LinearSpec(
+        scheme=SCHEMES["bf16"],
+        out_features=256,
+        in_features=512,
+        dtype="bfloat16",
+        platform=replace(PLATFORM, name="cuda"),
+    )
+    stored = _values(256, 512)
+    assert method.prepare(dense_record(stored), spec).values.data_ptr() == stored.data_ptr()
+    part = _values(300, 512)[20:276]
+    for other in (part, stored.cpu(), stored.float(), stored.t().contiguous().t()):
+        values = method.prepare(dense_record(other), spec).values
+        assert (values.device, values.dtype, values.is_contiguous()) == (stored.device, stored.dtype, True)
+        assert values.untyped_storage().nbytes() == values.nbytes
+        assert values.data_ptr() != other.data_ptr()
+        assert torch.equal(values, other.cuda().bfloat16())
+
+
+@pytest.mark.parametrize("scheme", [name for name in GGUF_TYPES if SCHEMES[name.lower()].kind != "dense"])
+def test_dequantizing_on_the_card_gives_the_bits_of_the_cpu(scheme: str) -> None:
+    size = 96 * 512 // GGUF_TYPES[scheme].block.columns * GGUF_TYPES[scheme].block.nbytes
+    record = convert_gguf(scheme, np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8), (96, 512))
+    wanted = reference_dequantize(record)
+    found = reference_dequantize(move_parts(record, torch.device("cuda", 0)))
+    torch.testing.assert_close(found.cpu(), wanted, rtol=0, atol=0, equal_nan=True)
+
+
+def test_both_rungs_give_the_same_result() -> None:
+    spec = LinearSpec(
+        scheme=SCHEMES["bf16"],
+        out_features=1000,
+        in_features=576,
+        dtype="bfloat16",
+        platform=replace(PLATFORM, name="cuda"),
+    )
+    method, weight, bias = LinearCuda(), _values(1000, 576, seed=1), _values(1000, seed=2)
+    prepared = method.prepare(dense_record(weight), spec)
+    for rows in (1, MAX_SKINNY_ROWS, MAX_SKINNY_ROWS + 1, 300):
+        x = _values(rows, 576)
+        wanted = reference.linear(x, weight, bias)
+        wide = torch.zeros(rows, 1010, dtype=torch.bfloat16, device="cuda")
+        _check(method.apply(prepared, x, bias), wanted)
+        _check(method.apply(prepared, x, bias, wide[:, 5:1005]), wanted)
+        assert wide[:, :5].eq(0).all()
+        assert wide[:, 1005:].eq(0).all()
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -368,7 +368,7 @@ def _launch(
 
 def _room(rows: int) -> int:
     """Rows of the accumulator."""
-    return max(16, triton.next_power_of_2(rows))
+    return max(16, 1 << (rows - 1).bit_length())
 
 
 _POINTERS = dict.fromkeys(("x", "weight", "bias", "out"), "*bf16")
