@@ -6,6 +6,7 @@ what is free afterwards sees the rest.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,9 +23,11 @@ RESERVE_BYTES = 1 << 30
 
 
 def claim_device(device: torch.device) -> None:
-    """Called before anything is allocated. torch's allocator keeps what it has freed; bounded, it gives that back before
-    it takes what libraries and the driver need. Sums of 16-bit products are float32's: torch may add parts in 16 bits
-    otherwise."""
+    """Called before anything is allocated. torch's allocator keeps what it has freed, in segments that grow instead of
+    such of one size each, which steps of many shapes would leave in pieces; bounded, it gives them back before it takes
+    what libraries and the driver need. Sums of 16-bit products are float32's: torch may add parts in 16 bits otherwise.
+    """
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     free, total = torch.cuda.mem_get_info(device)
     torch.cuda.set_per_process_memory_fraction((free - RESERVE_BYTES) / total, device)
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

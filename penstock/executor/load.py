@@ -46,6 +46,9 @@ from penstock.types.decision import Decision
 from penstock.types.facts import ModelFacts, PlatformFacts
 from penstock.types.kv import KvCapacity, KvGroupSpec
 
+# Steps of other shapes leave pieces between what they allocate.
+STEP_MARGIN = 1.25
+
 # (weights done, weights in all)
 Progress = Callable[[int, int], None]
 
@@ -351,7 +354,9 @@ def _measured_plan(
     return plan_memory(
         replace(
             need,
-            activation_bytes=measured.step + int(recorded) + logits_bytes(plan.built, spec) + RESERVE_BYTES,
+            activation_bytes=int(measured.step * STEP_MARGIN + recorded)
+            + logits_bytes(plan.built, spec)
+            + RESERVE_BYTES,
             graph_bytes=int(recorded) + logits_bytes(plan.built, spec),
             memory_available=measured.free + need.weight_bytes,
         )

@@ -19,7 +19,19 @@ from typing import Any
 from penstock.kernels.implementation import Implementation
 
 # With an AOT list.
-MODULES: tuple[str, ...] = ("activation", "argmax", "attention", "attention_decode", "attention_prefill", "linear", "norm", "rotary", "rows", "sampling", "step")
+MODULES: tuple[str, ...] = (
+    "activation",
+    "argmax",
+    "attention",
+    "attention_decode",
+    "attention_prefill",
+    "linear",
+    "norm",
+    "rotary",
+    "rows",
+    "sampling",
+    "step",
+)
 
 
 def lazy(module: str, function: str) -> Callable[..., Any]:

@@ -155,8 +155,7 @@ def _top_p_bound(keys, weights, masses, best, best_key, heat, target, PIECE: tl.
 def _top_k_key(
     source, chosen, count, low, top_k, best, best_key, heat, vocab, PIECE: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
-    """The largest key that ``top_k`` tokens reach, or one between it and the next token; ``low`` when no more reach it.
-    """
+    """The largest key that ``top_k`` tokens reach, or one between it and the next token; ``low`` when no more reach it."""
     high = best_key + 1
     reached, _ = _measure(source, chosen, count, low, best, heat, vocab, PIECE, TILE)
     while _far(low, high, 1) & (reached > top_k):
