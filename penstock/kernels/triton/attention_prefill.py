@@ -162,7 +162,7 @@ def _find_row(
         first += tl.sum(tl.where(passed, tiles, 0), 0)
         num_tiles += tl.sum(tl.where((ends > tile) & (ends - tiles <= tile), tiles, 0), 0)
         before += tl.sum(tiles, 0)
-    return row.to(tl.int64), tile - first, num_tiles
+    return tl.cast(row, tl.int64), tile - first, num_tiles
 
 
 AOT: tuple[AotCase, ...] = (
