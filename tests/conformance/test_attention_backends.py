@@ -64,11 +64,7 @@ SHORT = Work(((20, 1), (0, 19), (5, 10), (14, 3)))
 
 
 def usable(backend: AttentionBackend, work: Work) -> Work:
-    if (
-        backend.name in FOR_CARDS
-        and not CARD
-        and max(history + new for history, new in work.rows) > LONGEST_INTERPRETED
-    ):
+    if backend.name in FOR_CARDS and not CARD and sum(map(sum, work.rows)) > MOST_INTERPRETED:
         pytest.skip("too long for Triton's interpreter")
     work = work.on(backend)
     verdict = backend.can_run(work.spec)

@@ -57,7 +57,7 @@ class Scoring:
 
 def padded_head_dim(head_dim: int) -> int:
     """Columns of a tile."""
-    return max(MIN_TILE, triton.next_power_of_2(head_dim))
+    return max(MIN_TILE, int(triton.next_power_of_2(head_dim)))
 
 
 def check_pool(kv: torch.Tensor, kv_heads: int, head_dim: int) -> int:

@@ -52,10 +52,10 @@ class Workspace:
 
 def queries_of_tile(group: int, max_query_len: int) -> int:
     """Queries of a row that this kernel takes when rows have up to ``max_query_len``: all, or those that cost nothing
-    beside one, because a tile has room for them."""
-    if max_query_len * group <= max(MAX_TILE_ROWS, group):
-        return max_query_len
-    return max(1, MIN_TILE // group)
+    beside one, because a tile has room for them. One of three numbers, since each is compiled by itself."""
+    room = max(1, MIN_TILE // group)
+    sizes = (1, room, MAX_TILE_ROWS // group)
+    return next((size for size in sizes if max_query_len <= size), room)
 
 
 def choose_num_splits(num_rows: int, kv_heads: int, num_processors: int) -> int:

@@ -30,6 +30,8 @@ TILES = (
     (128, 4, 32, 32, 4, 2),
     (256, 4, 16, 16, 4, 2),
 )
+# Without wgmma, which takes no registers for the operands in shared memory.
+TILES_BEFORE_HOPPER = ((128, 2, 64, 32, 4, 3), (256, 2, 64, 32, 8, 2), *TILES[-2:])
 SCANNED_ROWS = 128  # lengths that a program reads at once
 
 
@@ -56,7 +58,9 @@ def prefill(
     block_tokens = check_pool(kv, kv_heads, head_dim)
     check_heads(q, out)
     padded = padded_head_dim(head_dim)
-    tile = next(tile for tile in TILES if padded <= tile[0] and q.element_size() <= tile[1])
+    older = q.is_cuda and torch.cuda.get_device_capability(q.device) < (9, 0)
+    tiles = TILES_BEFORE_HOPPER if older else TILES
+    tile = next(tile for tile in tiles if padded <= tile[0] and q.element_size() <= tile[1])
     group = heads // kv_heads
     block_m = max(block_m or tile[2], triton.next_power_of_2(group))
     # No row leaves more than one tile that is not full.
@@ -162,7 +166,7 @@ def _find_row(
         first += tl.sum(tl.where(passed, tiles, 0), 0)
         num_tiles += tl.sum(tl.where((ends > tile) & (ends - tiles <= tile), tiles, 0), 0)
         before += tl.sum(tiles, 0)
-    return row.to(tl.int64), tile - first, num_tiles
+    return tl.cast(row, tl.int64), tile - first, num_tiles
 
 
 AOT: tuple[AotCase, ...] = (
