@@ -60,8 +60,9 @@ TARGETS: Mapping[str, Target] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """Of one case for one target. ``registers`` of one thread and ``spills`` from them are None where the compiler does
-    not tell; ``code_bytes`` is the size of the binary."""
+    """Of one case for one target. ``registers`` of one thread and ``spills`` are None where the compiler does not tell.
+    ``spills`` counts vector registers for ROCm; for CUDA it is the bytes of a thread's stack, where arrays of library
+    functions lie too, such as those of a cosine. ``code_bytes`` is the size of the binary."""
 
     seconds: float
     registers: int | None
@@ -124,8 +125,7 @@ def bind(case: AotCase) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int,
 
 
 def _register_use(asm: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """(registers, spills): for CUDA bytes of local memory, where spilled ones go; for ROCm vector registers, and how
-    many of them are spilled."""
+    """(registers, spills) as ``Compiled`` has them."""
     if "amdgcn" in asm:
         return _number(r"\.vgpr_count:\s*(\d+)", asm["amdgcn"]), _number(r"\.vgpr_spill_count:\s*(\d+)", asm["amdgcn"])
     from triton import knobs

@@ -72,7 +72,7 @@ def compile_all(
 
 def text_line(outcome: Outcome) -> str:
     """One line for people; an error takes the lines that it has."""
-    head = f"{outcome.module.rpartition('.')[2]:14} {outcome.kernel:32} {outcome.target:8}"
+    head = f"{outcome.module.rpartition('.')[2]:18} {outcome.kernel:24} {outcome.target:8}"
     found = outcome.compiled
     if found is None:
         return f"{head} FAILED ({outcome.case})\n    " + outcome.error.replace("\n", "\n    ")
