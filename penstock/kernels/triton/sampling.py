@@ -49,8 +49,8 @@ def _piece_kernel(
 
 @triton.jit
 def _first_beyond(masses, before, target):
-    """The first place of masses float64 [n] whose cumulated mass, with ``before``, exceeds the target: never one without
-    mass, behind which rounding may have put the target. And what lies before it."""
+    """The first place of masses float64 [n] whose cumulated mass, with ``before``, exceeds the target: never one
+    without mass, behind which rounding may have put the target. And what lies before it."""
     places: tl.constexpr = masses.shape[0]
     index = tl.arange(0, places)
     some = masses > 0.0
@@ -155,8 +155,8 @@ def _top_p_bound(keys, weights, masses, best, best_key, heat, target, PIECE: tl.
 def _top_k_key(
     source, chosen, count, low, top_k, best, best_key, heat, vocab, PIECE: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
-    """The largest key that ``top_k`` tokens reach, or one between it and the next token; ``low`` when no more reach it.
-    """
+    """The largest key that ``top_k`` tokens reach, or one between it and the next token; ``low`` when no more
+    reach it."""
     high = best_key + 1
     reached, _ = _measure(source, chosen, count, low, best, heat, vocab, PIECE, TILE)
     while _far(low, high, 1) & (reached > top_k):
