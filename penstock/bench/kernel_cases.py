@@ -141,6 +141,18 @@ def _sample_arguments(shapes: ModelShapes, rows: int) -> tuple[Any, ...]:
     return logits, temperature, min_p, top_k, top_p, torch.rand(rows, dtype=torch.float64)
 
 
+def _argmax_arguments(shapes: ModelShapes, rows: int) -> tuple[Any, ...]:
+    return (torch.randn(rows, shapes.facts.vocab_size) * 3,)
+
+
+def _resolve_arguments(shapes: ModelShapes, rows: int) -> tuple[Any, ...]:
+    return -1 - torch.arange(rows), torch.arange(rows + 1)
+
+
+def _keep_arguments(shapes: ModelShapes, rows: int) -> tuple[Any, ...]:
+    return torch.zeros(rows + 1, dtype=torch.int64), torch.arange(rows), torch.arange(rows)
+
+
 POINTWISE = {
     "rms_norm": _Pointwise(_norm_arguments, 4),
     "add_rms_norm": _Pointwise(_add_norm_arguments, 5),
@@ -156,6 +168,9 @@ POINTWISE = {
     "add": _Pointwise(lambda shapes, rows: (_hidden(shapes, rows), _hidden(shapes, rows)), 1),
     "scale": _Pointwise(lambda shapes, rows: (_hidden(shapes, rows), 0.5), 1),
     "gather_rows": _Pointwise(lambda shapes, rows: (_hidden(shapes, rows), torch.randperm(rows)), 0),
+    "argmax": _Pointwise(_argmax_arguments, 1, most_rows=MOST_LOGITS_ROWS),
+    "resolve_tokens": _Pointwise(_resolve_arguments, 0, typed=0),
+    "keep_tokens": _Pointwise(_keep_arguments, 0, typed=0),
     "sample": _Pointwise(_sample_arguments, 4, typed=0, most_rows=MOST_LOGITS_ROWS),
 }
 

@@ -1,9 +1,15 @@
 """Every op of the list over its grid (``op_grids``): odd sizes, one row, no rows, strides; implementations against
-references. An implementation runs in the types that it claims; one that this machine cannot run is skipped once."""
+references. An implementation runs in the types that it claims; one that this machine cannot run is skipped once.
+
+Triton's kernels run on a card where there is one, else in the interpreter, whose only type is float32. Torch calls run
+on the card too, since they are what is left when Triton is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +25,7 @@ from penstock.types.facts import PlatformFacts
 
 GRIDS, TRUTHS = discover()
 HERE = probe_platform()
+CARD = torch.cuda.is_available()
 RECORDED = PlatformFacts(name="cpu", machine="x86_64", instruction_sets=("avx2",))
 
 
@@ -26,18 +33,62 @@ def _claimed(op: Op, implementation: Implementation) -> tuple[str, ...]:
     return tuple(dtype for dtype in op.tolerance if not implementation.dtypes or dtype in implementation.dtypes)
 
 
+def _refused(implementation: Implementation, device: str, dtype: str) -> str:
+    """Why the implementation cannot run on the device here; empty when it can."""
+    if implementation.name == "triton" and device == "cpu":
+        if importlib.util.find_spec("triton") is None:
+            return "needs triton, which is not installed"
+        interprets = os.environ.get("TRITON_INTERPRET") == "1"
+        return "" if interprets else "needs a card that torch can use, or TRITON_INTERPRET=1"
+    platform = dataclasses.replace(HERE, name=device)
+    return "; ".join(implementation.can_run(OpSpec(dtype=dtype, platform=platform)).reasons)
+
+
+def _devices(implementation: Implementation) -> tuple[str, ...]:
+    if implementation.name == "triton":
+        return ("cuda",) if CARD else ("cpu",)
+    return ("cpu", "cuda") if CARD and not implementation.platforms else ("cpu",)
+
+
 def _rows() -> Iterator[Any]:
     for op in OPS.values():
         for implementation in op.implementations:
-            name = f"{op.name}-{implementation.name}"
-            verdict = implementation.can_run(OpSpec(dtype=_claimed(op, implementation)[0], platform=HERE))
-            if not verdict.ok:
-                refused = pytest.mark.skip(reason="; ".join(verdict.reasons))
-                yield pytest.param(op, implementation, None, "", id=name, marks=refused)
-                continue
-            for cell in GRIDS[op.name]():
-                for dtype in _claimed(op, implementation):
-                    yield pytest.param(op, implementation, cell, dtype, id=f"{name}-{cell.name}-{dtype}")
+            for device in _devices(implementation):
+                yield from _rows_on(device, op, implementation)
+
+
+def _rows_on(device: str, op: Op, implementation: Implementation) -> Iterator[Any]:
+    name = f"{op.name}-{implementation.name}" + ("-cuda" if device == "cuda" else "")
+    claimed = _claimed(op, implementation)
+    interpreted = implementation.name == "triton" and device == "cpu"
+    if reason := _refused(implementation, device, claimed[0]):
+        refused = pytest.mark.skip(reason=reason)
+        yield pytest.param(op, implementation, None, "", device, id=name, marks=refused)
+        return
+    for cell in GRIDS[op.name]():
+        for dtype in claimed:
+            if not interpreted or (cell.interpreted and dtype == "float32"):
+                yield pytest.param(op, implementation, cell, dtype, device, id=f"{name}-{cell.name}-{dtype}")
+
+
+def _moved(part: Any, device: str) -> Any:
+    """The tensor with its strides on the device, and tuples and quantized rows of such."""
+    if isinstance(part, tuple):
+        return tuple(_moved(each, device) for each in part)
+    if isinstance(part, QuantizedRows):
+        return QuantizedRows(*(_moved(each, device) for each in (part.codes, part.scales, part.zeros, part.sums)))
+    if not isinstance(part, torch.Tensor) or part.device.type == device:
+        return part
+    if part.is_contiguous():
+        return part.to(device)
+    spread = torch.empty_strided(part.shape, part.stride(), dtype=part.dtype, device=device)
+    return spread.copy_(part)
+
+
+def _outcome(op: Op, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """What the op answers, or what it wrote."""
+    answer = function(*arguments)
+    return tuple(arguments[place] for place in op.changes) if op.changes else answer
 
 
 def _tensors(arguments: tuple[Any, ...]) -> list[torch.Tensor]:
@@ -50,16 +101,19 @@ def _tensors(arguments: tuple[Any, ...]) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize(("op", "implementation", "cell", "dtype"), list(_rows()))
+# The interpreter computes in numpy, which warns where a float overflows as it should.
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize(("op", "implementation", "cell", "dtype", "device"), list(_rows()))
 def test_implementation_agrees_with_its_reference(
-    op: Op, implementation: Implementation, cell: Cell, dtype: str
+    op: Op, implementation: Implementation, cell: Cell, dtype: str, device: str
 ) -> None:
-    arguments = cell.make(getattr(torch, dtype))
-    before = [tensor.clone() for tensor in _tensors(arguments)]
-    wanted = op.reference(*arguments)
-    found = implementation.function(*arguments)
-    cell.compare(found, wanted, op.tolerance[dtype])
-    for kept, tensor in zip(before, _tensors(arguments), strict=True):
+    wanted = _outcome(op, op.reference, cell.make(getattr(torch, dtype)))
+    arguments = _moved(cell.make(getattr(torch, dtype)), device)
+    unchanged = _tensors(tuple(part for place, part in enumerate(arguments) if place not in op.changes))
+    before = [tensor.clone() for tensor in unchanged]
+    found = _outcome(op, implementation.function, arguments)
+    cell.compare(_moved(found, "cpu"), wanted, op.tolerance[dtype])
+    for kept, tensor in zip(before, unchanged, strict=True):
         torch.testing.assert_close(tensor, kept, rtol=0, atol=0, equal_nan=True)
 
 

@@ -6,7 +6,8 @@ import torch
 
 
 def argmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """See kernels.reference.linear.argmax. torch promises the first of equal values on no device: places are compared."""
+    """See kernels.reference.linear.argmax. Places are compared, since torch promises the first of equal values
+    on no device."""
     values = logits.float()
     largest = values.amax(dim=-1, keepdim=True)
     places = torch.arange(values.shape[-1], device=values.device)

@@ -44,8 +44,8 @@ def _scale_kernel(x, out, factor, size, row_stride, BLOCK: tl.constexpr):
 
 
 def gather_rows(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """See ``reference.gather_rows``. x [n, size] with contiguous rows, rows int64 contiguous: read when the kernel runs,
-    and not checked."""
+    """See ``reference.gather_rows``. x [n, size] with contiguous rows, rows int64 contiguous: read when the kernel
+    runs, and not checked."""
     if x.dim() != 2:
         raise ValueError(f"needs x [n, size], found {tuple(x.shape)}")
     check_rows(x)

@@ -49,8 +49,8 @@ def _piece_kernel(
 
 @triton.jit
 def _first_beyond(masses, before, target):
-    """The first place of masses float64 [n] whose cumulated mass, with ``before``, exceeds the target: never one without
-    mass, behind which rounding may have put the target. And what lies before it."""
+    """The first place of masses float64 [n] whose cumulated mass, with ``before``, exceeds the target: never one
+    without mass, behind which rounding may have put the target. And what lies before it."""
     places: tl.constexpr = masses.shape[0]
     index = tl.arange(0, places)
     some = masses > 0.0
@@ -72,28 +72,35 @@ def _token_in_piece(source, piece, key, best, heat, before, target, vocab, PIECE
 
 
 @triton.jit
-def _tile_masses(
-    source, chosen, start, count, key, best, heat, vocab, PIECE: tl.constexpr, TILE: tl.constexpr
-):  # fmt: skip
-    """What the tokens not below the key weigh in each of the chosen pieces from ``start`` on, float64 [TILE], and how
-    many they are."""
+def _tile(source, chosen, start, count, best, heat, vocab, PIECE: tl.constexpr, TILE: tl.constexpr):
+    """Keys and weights [TILE, PIECE] of the tokens of the chosen pieces from ``start`` on. What is behind the last has
+    the key of minus infinity."""
     which = start + tl.arange(0, TILE)
     piece = tl.load(chosen + which, mask=which < count, other=0)
     token = piece[:, None] * PIECE + tl.arange(0, PIECE)[None, :]
     there = (which < count)[:, None] & (token < vocab)
     values = tl.load(source + token, mask=there, other=float("-inf")).to(tl.float32)
-    kept = key_of(values) >= key
-    weights = tl.where(kept, tl.exp((values - best) / heat), 0.0)
-    return tl.sum(weights, axis=1).to(tl.float64), tl.sum(tl.sum(kept.to(tl.int32), axis=1), axis=0)
+    return key_of(values), tl.exp((values - best) / heat)
 
 
 @triton.jit
-def _measure(source, chosen, count, key, best, heat, vocab, PIECE: tl.constexpr, TILE: tl.constexpr):
-    """How many tokens of the chosen pieces are not below the key, and what they weigh."""
-    tokens = count * 0
-    weight = (tokens * 0).to(tl.float64)
-    for start in range(0, count, TILE):
-        masses, kept = _tile_masses(source, chosen, start, count, key, best, heat, vocab, PIECE, TILE)
+def _masses(keys, weights, key):
+    """What the tokens of each piece of a tile that are not below the key weigh, float64, and how many they are in
+    all."""
+    kept = keys >= key
+    masses = tl.sum(tl.where(kept, weights, 0.0), axis=1).to(tl.float64)
+    return masses, tl.sum(tl.sum(kept.to(tl.int32), axis=1), axis=0)
+
+
+@triton.jit
+def _measure(source, chosen, count, keys, weights, key, best, heat, vocab, PIECE: tl.constexpr, TILE: tl.constexpr):
+    """How many tokens of the chosen pieces are not below the key, and what they weigh. The first tile is at hand as
+    ``keys`` and ``weights``: mostly there is no other."""
+    masses, tokens = _masses(keys, weights, key)
+    weight = tl.sum(masses, axis=0)
+    for start in range(TILE, count, TILE):
+        more_keys, more_weights = _tile(source, chosen, start, count, best, heat, vocab, PIECE, TILE)
+        masses, kept = _masses(more_keys, more_weights, key)
         weight += tl.sum(masses, axis=0)
         tokens += kept
     return tokens, weight
@@ -120,10 +127,10 @@ def _min_p_key(best, best_key, heat, least):
 
 
 @triton.jit
-def _top_k_bound(keys, best_key, top_k, pieces: tl.constexpr):
-    """A key that at least ``top_k`` of the largest logits of pieces reach, and so as many tokens; nearly no more pieces
-    do."""
-    low, high, count = best_key * 0 + LEAST, best_key + 1, best_key * 0 + pieces
+def _top_k_bound(keys, low, best_key, top_k, pieces: tl.constexpr):
+    """A key that at least ``top_k`` of the largest logits of pieces reach, and so as many tokens, but hardly more
+    pieces. ``low`` is reached by all of them, or by every token."""
+    high, count = best_key + 1, best_key * 0 + pieces
     while _far(low, high, 1) & (count > top_k + 16):
         middle = _middle(low, high)
         reached = tl.sum((keys >= middle).to(tl.int32), axis=0)
@@ -136,10 +143,10 @@ def _top_k_bound(keys, best_key, top_k, pieces: tl.constexpr):
 
 
 @triton.jit
-def _top_p_bound(keys, weights, masses, best, best_key, heat, target, PIECE: tl.constexpr):
+def _top_p_bound(keys, weights, masses, low, best, best_key, heat, target, PIECE: tl.constexpr):
     """A key whose tokens weigh at least the target for certain: a piece that reaches it has its largest weight, and all
-    of its mass but what fewer than ``PIECE`` tokens below the key can weigh."""
-    low, high = best_key * 0 + LEAST, best_key + 1
+    of its mass but what fewer than ``PIECE`` tokens below the key can weigh. ``low`` is such a key."""
+    high = best_key + 1
     while _far(low, high, 4096):
         middle = _middle(low, high)
         lost = PIECE * tl.exp((value_of(middle) - best) / heat)
@@ -153,14 +160,16 @@ def _top_p_bound(keys, weights, masses, best, best_key, heat, target, PIECE: tl.
 
 @triton.jit
 def _top_k_key(
-    source, chosen, count, low, top_k, best, best_key, heat, vocab, PIECE: tl.constexpr, TILE: tl.constexpr
+    source, chosen, count, keys, weights, low, top_k, best, best_key, heat, vocab,
+    PIECE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The largest key that ``top_k`` tokens reach, or one between it and the next token; ``low`` when no more reach it."""
+    """The largest key that ``top_k`` tokens reach, or one between it and the next token; ``low`` when no more reach
+    it."""
     high = best_key + 1
-    reached, _ = _measure(source, chosen, count, low, best, heat, vocab, PIECE, TILE)
+    reached, _ = _measure(source, chosen, count, keys, weights, low, best, heat, vocab, PIECE, TILE)
     while _far(low, high, 1) & (reached > top_k):
         middle = _middle(low, high)
-        tokens, _ = _measure(source, chosen, count, middle, best, heat, vocab, PIECE, TILE)
+        tokens, _ = _measure(source, chosen, count, keys, weights, middle, best, heat, vocab, PIECE, TILE)
         if tokens >= top_k:
             low = middle
             reached = tokens
@@ -171,14 +180,15 @@ def _top_k_key(
 
 @triton.jit
 def _top_p_key(
-    source, chosen, count, low, reached, target, best, best_key, heat, vocab, PIECE: tl.constexpr, TILE: tl.constexpr
-):
+    source, chosen, count, keys, weights, low, reached, target, best, best_key, heat, vocab,
+    PIECE: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     """The largest key whose tokens weigh the target, or one between it and the next token; ``low``, which ``reached``
     tokens reach, weighs it."""
     high, beyond = best_key + 1, best_key * 0
     while _far(low, high, 1) & (reached - beyond > 1):
         middle = _middle(low, high)
-        tokens, weight = _measure(source, chosen, count, middle, best, heat, vocab, PIECE, TILE)
+        tokens, weight = _measure(source, chosen, count, keys, weights, middle, best, heat, vocab, PIECE, TILE)
         if weight >= target:
             low = middle
             reached = tokens
@@ -190,23 +200,67 @@ def _top_p_key(
 
 @triton.jit
 def _draw_from_chosen(
-    source, chosen, count, key, uniform, best, heat, vocab, PIECE: tl.constexpr, TILE: tl.constexpr
-):  # fmt: skip
-    _, total = _measure(source, chosen, count, key, best, heat, vocab, PIECE, TILE)
+    source, chosen, count, keys, weights, key, uniform, best, heat, vocab, PIECE: tl.constexpr, TILE: tl.constexpr
+):
+    """The token where the cumulated weight of those not below the key exceeds its part of their total."""
+    _, total = _measure(source, chosen, count, keys, weights, key, best, heat, vocab, PIECE, TILE)
     target = uniform * total
-    start = count * 0
-    before = (start * 0).to(tl.float64)
-    masses, _ = _tile_masses(source, chosen, start, count, key, best, heat, vocab, PIECE, TILE)
+    start, before = count * 0, total * 0.0
+    masses, _ = _masses(keys, weights, key)
     here = tl.sum(masses, axis=0)
     # The sums are those of the total in its order, so that the last of them exceeds the target.
     while (before + here <= target) & (start + TILE < count):
         before += here
         start += TILE
-        masses, _ = _tile_masses(source, chosen, start, count, key, best, heat, vocab, PIECE, TILE)
+        more_keys, more_weights = _tile(source, chosen, start, count, best, heat, vocab, PIECE, TILE)
+        masses, _ = _masses(more_keys, more_weights, key)
         here = tl.sum(masses, axis=0)
     found, before = _first_beyond(masses, before, target)
     piece = tl.load(chosen + start + found)
     return _token_in_piece(source, piece, key, best, heat, before, target, vocab, PIECE)
+
+
+@triton.jit
+def _draw_from_cuts(
+    source, chosen, keys, weights, masses, there, best, best_key, heat, least, top_k, top_p, uniform, vocab,
+    NUM_PIECES: tl.constexpr, PIECE: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """The draw of a row with a cut, from the largest keys, weights and masses of its pieces."""
+    total = tl.sum(masses.to(tl.float64), axis=0)
+    only_top_p = (top_k >= vocab) & (least <= 0.0)
+    key = best_key * 0 + LEAST
+    if least > 0.0:
+        key = _min_p_key(best, best_key, heat, least)
+    if top_k <= NUM_PIECES:
+        low = tl.maximum(tl.min(tl.where(there, keys, best_key), axis=0), LEAST)
+        key = tl.maximum(key, _top_k_bound(keys, low, best_key, top_k, keys.shape[0]))
+    if only_top_p:
+        # All tokens below weigh less than half of what may be left out.
+        low = _min_p_key(best, best_key, heat, (1.0 - top_p) * total / (2.0 * vocab))
+        # A little more than the target, since these sums are rounded in another order.
+        key = _top_p_bound(keys, weights, masses, low, best, best_key, heat, top_p * total * 1.00001, PIECE)
+    is_chosen = keys >= key
+    count = tl.sum(is_chosen.to(tl.int32), axis=0)
+    places = tl.cumsum(is_chosen.to(tl.int32), axis=0) - 1
+    tl.store(chosen + places, tl.arange(0, keys.shape[0]), mask=is_chosen)
+    tl.debug_barrier()
+    tile_keys, tile_weights = _tile(source, chosen, count * 0, count, best, heat, vocab, PIECE, TILE)
+    if top_k < vocab:
+        key = _top_k_key(
+            source, chosen, count, tile_keys, tile_weights, key, top_k, best, best_key, heat, vocab, PIECE, TILE
+        )
+    if top_p < 1.0:
+        reached, kept = _measure(
+            source, chosen, count, tile_keys, tile_weights, key, best, heat, vocab, PIECE, TILE
+        )  # fmt: skip
+        target = top_p * tl.where(only_top_p, total, kept)
+        key = _top_p_key(
+            source, chosen, count, tile_keys, tile_weights, key, reached, target, best, best_key, heat, vocab, PIECE,
+            TILE,
+        )  # fmt: skip
+    return _draw_from_chosen(
+        source, chosen, count, tile_keys, tile_weights, key, uniform, best, heat, vocab, PIECE, TILE
+    )
 
 
 @triton.jit
@@ -221,11 +275,9 @@ def _draw_kernel(
     largest = tl.load(at, mask=there, other=float("-inf"))
     sums = tl.load(at + NUM_PIECES, mask=there, other=0.0)
     broken = tl.load(at + 2 * NUM_PIECES, mask=there, other=0.0)
-    source, list_of_row = logits + row * row_stride, chosen + row * NUM_PIECES
+    source = logits + row * row_stride
     heat, least, uniform = tl.load(temperature + row), tl.load(min_p + row), tl.load(uniforms + row)
-    # No logit is more than 2^31 - 1 places from the first.
     wanted, mass = tl.minimum(tl.load(top_k + row), vocab).to(tl.int32), tl.load(top_p + row)
-
     keys = key_of(largest)
     best_key = tl.max(keys, axis=0)
     best = value_of(best_key)
@@ -234,31 +286,13 @@ def _draw_kernel(
     if (best_key > NEVER) & (best_key < INFINITE):
         weights = tl.exp((largest - best) / heat)
         masses = sums * weights
-        total = tl.sum(masses.to(tl.float64), axis=0)
         if (least > 0.0) | (wanted < vocab) | (mass < 1.0):
-            only_top_p = (wanted >= vocab) & (least <= 0.0)
-            key = best_key * 0 + LEAST
-            if least > 0.0:
-                key = _min_p_key(best, best_key, heat, least)
-            if wanted <= NUM_PIECES:
-                key = tl.maximum(key, _top_k_bound(keys, best_key, wanted, PIECES))
-            if only_top_p:
-                # A little more than the target, since these sums are rounded in another order.
-                key = _top_p_bound(keys, weights, masses, best, best_key, heat, mass * total * 1.00001, PIECE)
-            is_chosen = keys >= key
-            count = tl.sum(is_chosen.to(tl.int32), axis=0)
-            tl.store(list_of_row + tl.cumsum(is_chosen.to(tl.int32), axis=0) - 1, piece, mask=is_chosen)
-            tl.debug_barrier()
-            if wanted < vocab:
-                key = _top_k_key(source, list_of_row, count, key, wanted, best, best_key, heat, vocab, PIECE, TILE)
-            if mass < 1.0:
-                reached, kept = _measure(source, list_of_row, count, key, best, heat, vocab, PIECE, TILE)
-                target = mass * tl.where(only_top_p, total, kept)
-                key = _top_p_key(
-                    source, list_of_row, count, key, reached, target, best, best_key, heat, vocab, PIECE, TILE
-                )
-            drawn = _draw_from_chosen(source, list_of_row, count, key, uniform, best, heat, vocab, PIECE, TILE)
+            drawn = _draw_from_cuts(
+                source, chosen + row * NUM_PIECES, keys, weights, masses, there, best, best_key, heat, least, wanted,
+                mass, uniform, vocab, NUM_PIECES, PIECE, TILE,
+            )  # fmt: skip
         else:
+            total = tl.sum(masses.to(tl.float64), axis=0)
             target = uniform * total
             found, before = _first_beyond(masses.to(tl.float64), total * 0.0, target)
             drawn = _token_in_piece(source, found, LEAST, best, heat, before, target, vocab, PIECE)

@@ -13,6 +13,9 @@ def _gated() -> Iterator[Cell]:
     for size in (1, 7, 64, 1536):
         for rows in ROWS:
             yield Cell(f"{rows}x{size}", lambda dtype, r=rows, n=size: (values(r, 2 * n, dtype=dtype),))
+    for rows in (1, 9):
+        yield Cell(f"{rows}x14336", lambda dtype, r=rows: (values(r, 28672, dtype=dtype),))
+    yield Cell("300x1536", lambda dtype: (values(300, 3072, dtype=dtype),), interpreted=False)
     yield Cell("strided", lambda dtype: (strided(5, 32, dtype=dtype),))
     yield Cell("large", lambda dtype: (values(3, 32, dtype=dtype) * 30,))
 

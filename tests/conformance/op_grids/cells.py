@@ -47,11 +47,13 @@ def _assert_quantized_agree(found: QuantizedRows, wanted: QuantizedRows, relativ
 
 @dataclass(frozen=True)
 class Cell:
-    """``make`` builds the arguments for a dtype; ``compare(found, wanted, tolerance)`` raises when they differ."""
+    """``make`` builds the arguments for a dtype; ``compare(found, wanted, tolerance)`` raises when they differ.
+    ``interpreted``: Triton's interpreter, which takes a millisecond for what an instruction does, gets through it."""
 
     name: str
     make: Callable[[torch.dtype], tuple[Any, ...]]
     compare: Compare = assert_agrees
+    interpreted: bool = True
 
 
 def values(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:

@@ -20,8 +20,19 @@ def _norm() -> Iterator[Cell]:
             )
     yield Cell("strided", lambda dtype: (strided(5, 64, dtype=dtype), values(64, dtype=F32), 1e-6))
     yield Cell("per-head", lambda dtype: (strided(3, 5, 16, dtype=dtype), values(5, 16, dtype=F32), 1e-6))
+    yield Cell("fused heads", lambda dtype: (fused_heads(5, 40, 48, 128, dtype), values(40, 128, dtype=F32), 1e-6))
+    yield Cell("one weight", lambda dtype: (fused_heads(5, 3, 4, 24, dtype), values(24, dtype=F32), 1e-6))
+    yield Cell("one head", lambda dtype: (strided(3, 1, 16, dtype=dtype), values(1, 16, dtype=F32), 1e-6))
+    for size in (4096, 5120):
+        yield Cell(f"3x{size}", lambda dtype, n=size: (values(3, n, dtype=dtype), values(n, dtype=F32), 1e-5))
+    yield Cell("2x16384", lambda dtype: (values(2, 16384, dtype=dtype), values(16384, dtype=F32), 1e-5))
     yield Cell("tiny", lambda dtype: (values(2, 8, dtype=dtype) * 1e-3, values(8, dtype=F32), 1e-6))
     yield Cell("zero", lambda dtype: (torch.zeros(2, 8, dtype=dtype), values(8, dtype=F32), 1e-6))
+
+
+def fused_heads(tokens: int, heads: int, all_heads: int, size: int, dtype: torch.dtype) -> torch.Tensor:
+    """The first heads of a fused projection of more."""
+    return values(tokens, all_heads, size, dtype=dtype)[:, :heads]
 
 
 def _pairs(sizes: tuple[int, ...]) -> Iterator[Cell]:
@@ -44,7 +55,7 @@ def _pairs(sizes: tuple[int, ...]) -> Iterator[Cell]:
 
 
 def _add_norm() -> Iterator[Cell]:
-    yield from _pairs((1, 8, 63, 65, 576))
+    yield from _pairs((1, 8, 63, 65, 576, 4096))
 
 
 def _add_norm_quantized() -> Iterator[Cell]:

@@ -21,6 +21,7 @@ def _rotary() -> Iterator[Cell]:
                 f"{tokens}x{heads}x{head_dim}",
                 lambda dtype, t=tokens, h=heads, d=head_dim: (values(t, h, d, dtype=dtype), *tables(t, d)),
             )
+    yield Cell("fused", lambda dtype: (values(9, 48, 128, dtype=dtype)[:, :40], *tables(9, 128)))
     yield Cell("strided", lambda dtype: (values(4, 9, 16, dtype=dtype)[:, 2:7], *tables(4, 16)))
 
 

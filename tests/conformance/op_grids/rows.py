@@ -10,7 +10,7 @@ from op_grids.cells import ROWS, Cell, strided, values
 
 
 def _gather() -> Iterator[Cell]:
-    for size in (1, 17, 576):
+    for size in (1, 17, 576, 4096):
         for rows in ROWS:
             yield Cell(
                 f"{rows}x{size}",
@@ -20,13 +20,16 @@ def _gather() -> Iterator[Cell]:
 
 
 def _add() -> Iterator[Cell]:
-    for size in (1, 17, 576):
+    for size in (1, 17, 576, 4096):
         for rows in ROWS:
             yield Cell(
                 f"{rows}x{size}",
                 lambda dtype, r=rows, n=size: (values(r, n, dtype=dtype), values(r, n, dtype=dtype, seed=1)),
             )
     yield Cell("strided", lambda dtype: (strided(5, 64, dtype=dtype), values(5, 64, dtype=dtype, seed=1)))
+    yield Cell(
+        "strided 3d", lambda dtype: (values(3, 4, 5, dtype=dtype)[:, :, :3], values(3, 4, 3, dtype=dtype, seed=1))
+    )
     yield Cell("3d", lambda dtype: (values(3, 4, 5, dtype=dtype), values(3, 4, 5, dtype=dtype, seed=1)))
 
 

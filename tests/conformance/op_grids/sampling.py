@@ -13,14 +13,16 @@ from op_grids.cells import Cell
 from penstock.kernels.reference import sampling as reference
 
 NEVER = float("-inf")
+SOME = 7  # of the points that follow each other this far apart, each has another cut
+MOST_INTERPRETED = 12  # rows
 HEATS = (1.0, 0.7, 3.0, 1e-30, 1e-3, 100.0)
 CUTS = ((0.0, 0, 1.0), (0.1, 0, 1.0), (0.0, 1, 1.0), (0.0, 5, 1.0), (0.0, 0, 0.9), (0.0, 0, 0.2), (0.02, 40, 0.95),
         (0.0, 3, 0.5), (1.0, 0, 1.0), (0.0, 0, 1e-9), (0.0, 700, 0.999), (0.0, 2**31, 0.999999))  # fmt: skip
 
 
-def _arguments(logits: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, ...]:
-    """Every temperature with every cut, on the rows in turn."""
-    points = list(itertools.product(HEATS, CUTS))
+def _arguments(logits: torch.Tensor, seed: int = 0, every: int = 1) -> tuple[torch.Tensor, ...]:
+    """Every temperature with every cut, or ``every`` so many of these, on the rows in turn."""
+    points = list(itertools.product(HEATS, CUTS))[::every]
     rows = torch.arange(len(points)) % max(1, len(logits))
     heat, min_p, top_k, top_p = zip(*((h, *cut) for h, cut in points), strict=True)
     vocab = logits.shape[1]
@@ -71,6 +73,7 @@ def _cell(name: str, arguments: tuple[torch.Tensor, ...]) -> Cell:
         name,
         lambda dtype: arguments,
         lambda found, wanted, tolerance: _compare(arguments, found, wanted, tolerance),
+        interpreted=len(arguments[0]) <= MOST_INTERPRETED,
     )
 
 
@@ -78,6 +81,11 @@ def _sample() -> Iterator[Cell]:
     for kind in ("peaked", "flat", "far", "tied", "masked", "single"):
         for vocab in (1, 17, 64, 127, 700):
             yield _cell(f"{kind} {vocab}", _arguments(_logits(kind, 3, vocab)))
+    for kind, vocab in (("peaked", 700), ("flat", 127), ("tied", 64), ("masked", 130)):
+        yield _cell(f"some {kind} {vocab}", _arguments(_logits(kind, 3, vocab), every=SOME))
+    for kind in ("peaked", "flat"):  # pieces of more than one tile
+        yield _cell(f"some {kind} 5003", _arguments(_logits(kind, 2, 5003), every=3 * SOME))
+        yield _cell(f"{kind} 128256", _arguments(_logits(kind, 2, 128256), every=5))
     yield _cell("peaked 5003", _arguments(_logits("peaked", 2, 5003)))
     wide = _logits("peaked", 3, 200)
     yield _cell("strided", _strided(wide))
@@ -89,6 +97,7 @@ def _sample() -> Iterator[Cell]:
     broken = _logits("peaked", 5, 130)
     broken[0, 129], broken[1, 3], broken[2, 64], broken[3] = float("nan"), float("inf"), NEVER, NEVER
     yield _cell("broken", _arguments(broken))
+    yield _cell("some broken", tuple(t[:5] for t in _arguments(broken)))
 
 
 def _strided(wide: torch.Tensor) -> tuple[torch.Tensor, ...]:
