@@ -117,6 +117,27 @@ def _ask_for_lines(weight, first, last, outs, k_blocks, columns, weight_stride, 
         )
 
 
+@triton.jit
+def _in_part(BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr):
+    return tl.arange(0, BLOCK_N)[:, None] * BLOCK_R + tl.arange(0, BLOCK_R)[None, :]
+
+
+@triton.jit
+def _sum_of_parts(parts, first_owner, last_owner, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr):
+    """The sum of one tile's parts in the order of their columns. Read around the first-level cache, which may hold what
+    stood there before, and some at once, since each takes as long as memory takes to answer."""
+    AT_ONCE: tl.constexpr = 4 if BLOCK_N * BLOCK_R <= 2048 else 2
+    in_part = _in_part(BLOCK_N, BLOCK_R)
+    total = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
+    for chunk in tl.range(first_owner, last_owner + 1, AT_ONCE, num_stages=1):
+        for i in tl.static_range(AT_ONCE):
+            owner = chunk + i
+            part = 2 * owner + (owner == first_owner).to(tl.int32)
+            places = parts + part * (BLOCK_N * BLOCK_R) + in_part
+            total += tl.load(places, mask=owner <= last_owner, other=0.0, cache_modifier=".cg")
+    return total
+
+
 @triton.jit(do_not_specialize=["rows", "units"])
 def _dot_kernel(
     x, weight, tiles_of_weight, bias, out, parts, arrivals,
@@ -145,7 +166,7 @@ def _dot_kernel(
             weight, first, last, outs, k_blocks, columns, weight_stride, BLOCK_N, BLOCK_K, ACTIVATION != "", AHEAD
         )
         tl.extra.cuda.gdc_wait()
-    in_part = tl.arange(0, BLOCK_N)[:, None] * BLOCK_R + row[None, :]
+    in_part = _in_part(BLOCK_N, BLOCK_R)
     sums = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
     for unit in tl.range(first, last, num_stages=STAGES):
         tile = unit // k_blocks
@@ -165,7 +186,8 @@ def _dot_kernel(
         else:
             inside = (row < rows)[None, :] & (start + in_block < columns)[:, None]
             xs = tl.load(x_places + start, mask=inside, other=0.0)
-        sums = tl.dot(w, xs, sums, input_precision="ieee")
+        # Begun anew in front of the product: behind it, the compiler would not wait for the product first.
+        sums = tl.dot(w, xs, tl.where(k_block == 0, 0.0, sums), input_precision="ieee")
         if (k_block == k_blocks - 1) | (unit == last - 1):
             begun_here = tile * k_blocks >= first
             if begun_here & ((tile + 1) * k_blocks <= last):
@@ -173,7 +195,6 @@ def _dot_kernel(
             else:
                 part = 2 * program + begun_here.to(tl.int32)
                 tl.store(parts + part * (BLOCK_N * BLOCK_R) + in_part, sums)
-            sums = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
     tl.debug_barrier()  # all threads have stored their parts before one of them says so
     for place in tl.static_range(2):
         tile = (first if place == 0 else last - 1) // k_blocks
@@ -185,10 +206,7 @@ def _dot_kernel(
             arrived = tl.atomic_add(arrivals + tile, 1, sem="acq_rel")
             if arrived == last_owner - first_owner:
                 tl.debug_barrier()
-                total = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
-                for owner in tl.range(first_owner, last_owner + 1, num_stages=1):
-                    part = 2 * owner + (owner == first_owner).to(tl.int32)
-                    total += tl.load(parts + part * (BLOCK_N * BLOCK_R) + in_part, cache_modifier=".cg")
+                total = _sum_of_parts(parts, first_owner, last_owner, BLOCK_N, BLOCK_R)
                 _store_tile(total, tile, bias, out, rows, outs, out_stride, BLOCK_N, BLOCK_R, HAS_BIAS, ACTIVATION)
                 tl.store(arrivals + tile, 0)
 
