@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from penstock.kernels.activations import QuantizedRows
-from penstock.kernels.device import empty_on
+from penstock.kernels.native.memory import empty
 from penstock.layers.parameter import DenseParameter, Layer, check_rows
 from penstock.layers.parts import LayerParts, layer_op
 from penstock.quantization.linear import InputFormat, LinearInput, LinearMethod, LinearSpec, PreparedWeight
@@ -83,11 +83,7 @@ class LinearWeight:
         if len(self._pieces) == 1:
             piece = self._pieces[0]
             return piece.method.apply(piece.prepared, inputs[piece.input_format], bias)
-<<<<<<< HEAD
         out = empty((x.shape[0], self.shape[0]), self._parts.dtype, self._parts.device)
-=======
-        out = empty_on(self._parts.platform, (x.shape[0], self.shape[0]), self._parts.dtype)
->>>>>>> wt-linear
         for piece in self._pieces:
             own_bias = None if bias is None else bias[piece.rows]
             piece.method.apply(piece.prepared, inputs[piece.input_format], own_bias, out[:, piece.rows])
