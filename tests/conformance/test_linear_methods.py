@@ -224,7 +224,7 @@ def test_cuda_devices_have_a_ladder(dtype):
     spec = make_spec(SCHEMES["bf16"], dtype, platform=RECORDED["h200"])
     method, decision = choose_linear(spec)
     assert decision.chosen == method.name == "cuda_skinny"
-    assert [rung.name for rung in decision.rungs] == ["linear_skinny", "torch"]
+    assert [rung.name for rung in decision.rungs] == ["linear_vector", "linear_skinny", "torch"]
     assert decision.rungs[0].max_rows
     assert decision.rungs[-1].max_rows is None
     assert decision.also_possible == ("dense", "reference")

@@ -11,7 +11,7 @@ import torch
 from penstock.kernels import reference
 from penstock.kernels.ops import OPS
 from penstock.platforms.probe import probe_platform
-from penstock.quantization.backends.linear_cuda import MAX_SKINNY_ROWS, LinearCuda
+from penstock.quantization.backends.linear_cuda import MAX_SMALL_ROWS, LinearCuda
 from penstock.quantization.backends.linear_dense import LinearDense
 from penstock.quantization.dequantize import reference_dequantize
 from penstock.quantization.formats.gguf import GGUF_TYPES, convert_gguf
@@ -139,7 +139,7 @@ def test_both_rungs_give_the_same_result() -> None:
     )
     method, weight, bias = LinearCuda(), _values(1000, 576, seed=1), _values(1000, seed=2)
     prepared = method.prepare(dense_record(weight), spec)
-    for rows in (1, MAX_SKINNY_ROWS, MAX_SKINNY_ROWS + 1, 300):
+    for rows in (1, 2, MAX_SMALL_ROWS, MAX_SMALL_ROWS + 1, 300):
         x = _values(rows, 576)
         wanted = reference.linear(x, weight, bias)
         wide = torch.zeros(rows, 1010, dtype=torch.bfloat16, device="cuda")
