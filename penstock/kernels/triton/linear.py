@@ -186,8 +186,9 @@ def _dot_kernel(
         else:
             inside = (row < rows)[None, :] & (start + in_block < columns)[:, None]
             xs = tl.load(x_places + start, mask=inside, other=0.0)
-        # Begun anew in front of the product: behind it, the compiler would not wait for the product first.
-        sums = tl.dot(w, xs, tl.where(k_block == 0, 0.0, sums), input_precision="ieee")
+        if k_block == 0:  # in front of the product: behind it, Hopper's code would not wait for the product first
+            sums = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
+        sums = tl.dot(w, xs, sums, input_precision="ieee")
         if (k_block == k_blocks - 1) | (unit == last - 1):
             begun_here = tile * k_blocks >= first
             if begun_here & ((tile + 1) * k_blocks <= last):
@@ -390,31 +391,26 @@ def _room(rows: int) -> int:
 
 
 _POINTERS = dict.fromkeys(("x", "weight", "bias", "out"), "*bf16")
-_STRIDES = dict.fromkeys(("x_stride", "weight_stride", "out_stride"), "i32")
+_SIZES = dict.fromkeys(("outs", "columns", "x_stride", "weight_stride", "out_stride"), "i32:16")  # multiples of 16
 _FIXED = {"EVEN_K": True, "HAS_BIAS": True, "ACTIVATION": "silu", "EVICT": "", "PDL": False, "AHEAD": 0}
 
 AOT: tuple[AotCase, ...] = (
     AotCase(
         kernel=_dot_kernel,
         signature={
-            "x": "*bf16",
-            "weight": "*bf16",
+            **_POINTERS,
             "tiles_of_weight": "*bf16",
-            "bias": "*bf16",
-            "out": "*bf16",
             "parts": "*fp32",
             "arrivals": "*i32",
             "rows": "i32",
-            "outs": "i32",
-            "columns": "i32",
             "units": "i32",
-            **_STRIDES,
+            **_SIZES,
         },
-        constants={**_FIXED, "BLOCK_R": 16, "BLOCK_N": 64, "BLOCK_K": 128, "TMA": False, "STAGES": 5},
+        constants={**_FIXED, "BLOCK_R": 16, "BLOCK_N": 64, "BLOCK_K": 128, "TMA": False, "STAGES": 3},
     ),
     AotCase(
         kernel=_vector_kernel,
-        signature={**_POINTERS, "outs": "i32", "columns": "i32", **_STRIDES},
+        signature={**_POINTERS, **_SIZES},
         constants={**_FIXED, "ROWS": 1, "BLOCK_N": 8, "BLOCK_K": 1024},
     ),
 )
