@@ -129,3 +129,15 @@ def test_blocks_of_columns_leave_no_rest_where_they_can(columns: int, block: int
     tiling = tiling_of(1, columns)
     assert isinstance(tiling, DotTiling)
     assert tiling.block_k == block
+
+
+@pytest.mark.parametrize("shared_bytes", [100 << 10, 164 << 10, 228 << 10])
+def test_tilings_fit_the_shared_memory(shared_bytes: int) -> None:
+    """What is on the way, and the sums on their way out."""
+    for rows in (1, 17, 64, 128):
+        for batch_invariant in (False, True) if rows <= 64 else (False,):
+            tiling = tiling_of(rows, 4096, batch_invariant, shared_bytes)
+            assert isinstance(tiling, DotTiling)
+            room = max(16, 1 << (rows - 1).bit_length())
+            needed = 2 * tiling.stages * tiling.block_k * (tiling.block_n + room) + 2 * tiling.block_n * room
+            assert needed <= shared_bytes - 1024

@@ -15,7 +15,7 @@ Launches on one device must follow each other, as those of one stream do: they s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -30,6 +30,7 @@ MAX_ROWS = 128
 MAX_TILES = 1 << 14  # of one weight: there is a counter for each
 LEAST_UNITS = 4  # blocks of columns that a program takes at least: fewer are not worth the sum over programs
 ACTIVATIONS = ("silu", "gelu")
+RESERVED_BYTES = 1 << 10  # of shared memory, which every program has besides its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,12 +289,18 @@ def linear_gated(
     return _launch(x, weight, bias, out, activation, batch_invariant, **choices)
 
 
-def tiling_of(rows: int, columns: int, batch_invariant: bool = False) -> DotTiling | VectorTiling:
-    """What a multiplication is launched with. Blocks of columns that leave no rest need no masks."""
-    tiling = INVARIANT_TILING if batch_invariant else DOT_TILINGS[_room(rows)]
+def tiling_of(
+    rows: int, columns: int, batch_invariant: bool = False, shared_bytes: int = 228 << 10
+) -> DotTiling | VectorTiling:
+    """What a multiplication is launched with on a multiprocessor with so much shared memory. Blocks of columns that
+    leave no rest need no masks."""
+    room = _room(rows)
+    tiling = INVARIANT_TILING if batch_invariant else DOT_TILINGS[room]
     fitting = [size for size in (128, 64, 32) if size <= tiling.block_k and columns % size == 0]
     block_k = fitting[0] if fitting else tiling.block_k
-    return DotTiling(tiling.block_n, block_k, tiling.per_sm, tiling.warps, tiling.stages)
+    own = shared_bytes // tiling.per_sm - RESERVED_BYTES - 4 * tiling.block_n * room
+    stages = max(2, min(tiling.stages, own // (2 * block_k * (tiling.block_n + room))))
+    return replace(tiling, block_k=block_k, stages=stages)
 
 
 @cache
@@ -303,11 +310,13 @@ def arrivals_on(device: torch.device) -> torch.Tensor:
 
 
 @cache
-def num_multiprocessors(device: torch.device) -> int:
-    """In the interpreter a small number that is no divisor of usual sizes."""
+def device_sizes(device: torch.device) -> tuple[int, int]:
+    """(multiprocessors, shared memory of each in bytes). In the interpreter the former are few and no divisor of usual
+    sizes."""
     if device.type != "cuda":
-        return 3
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+        return 3, 228 << 10
+    facts = torch.cuda.get_device_properties(device)
+    return int(facts.multi_processor_count), int(facts.shared_memory_per_multiprocessor)
 
 
 def _launch(
@@ -345,7 +354,8 @@ def _launch(
         raise ValueError(f"the result is [{rows}, {width}] {x.dtype} with contiguous columns, not {tuple(out.shape)}")
     if rows == 0:
         return out
-    tiling = tiling or tiling_of(rows, columns, batch_invariant)
+    num_sms, shared_bytes = device_sizes(x.device)
+    tiling = tiling or tiling_of(rows, columns, batch_invariant, shared_bytes)
     strides = (x.stride(0), weight.stride(0), out.stride(0))
     fixed: dict[str, Any] = {
         "BLOCK_N": tiling.block_n,
@@ -368,7 +378,7 @@ def _launch(
         raise ValueError(f"{outs} rows are too many" if tiles > MAX_TILES else "the copy engine takes no gates")
     k_blocks = triton.cdiv(columns, tiling.block_k)
     if programs is None:
-        most = num_multiprocessors(x.device) * tiling.per_sm
+        most = num_sms * tiling.per_sm
         units = max(triton.cdiv(tiles * k_blocks, most), min(LEAST_UNITS, k_blocks))
     else:
         units = triton.cdiv(tiles * k_blocks, programs)
