@@ -118,6 +118,8 @@ def test_what_does_not_fit_is_refused() -> None:
         linear_skinny(x, _values(96, 40).T)
     with pytest.raises(ValueError, match="the result is"):
         linear_skinny(x, weight, None, torch.empty(5, 41))
+    with pytest.raises(ValueError, match="take 2 rows"):
+        linear_skinny(x, weight, tiling=VectorTiling(8, 32, 4))
     with pytest.raises(ValueError, match="gates are"):
         linear_gated(x, weight, "relu")
     with pytest.raises(ValueError, match="gates are"):

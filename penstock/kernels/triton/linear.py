@@ -372,6 +372,8 @@ def _launch(
     tiles = triton.cdiv(outs, tiling.block_n)
     bias = x if bias is None else bias
     if isinstance(tiling, VectorTiling):
+        if rows > 2:
+            raise ValueError(f"the vector units take 2 rows, not {rows}")
         _vector_kernel[(tiles,)](x, weight, bias, out, outs, columns, *strides, ROWS=rows, **fixed)
         return out
     if tiles > MAX_TILES or (tma and activation):
