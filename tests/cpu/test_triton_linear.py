@@ -118,6 +118,8 @@ def test_what_does_not_fit_is_refused() -> None:
         linear_skinny(x, _values(96, 40).T)
     with pytest.raises(ValueError, match="the result is"):
         linear_skinny(x, weight, None, torch.empty(5, 41))
+    with pytest.raises(ValueError, match="take 2 rows"):
+        linear_skinny(x, weight, tiling=VectorTiling(8, 32, 4))
     with pytest.raises(ValueError, match="gates are"):
         linear_gated(x, weight, "relu")
     with pytest.raises(ValueError, match="gates are"):
@@ -129,3 +131,15 @@ def test_blocks_of_columns_leave_no_rest_where_they_can(columns: int, block: int
     tiling = tiling_of(1, columns)
     assert isinstance(tiling, DotTiling)
     assert tiling.block_k == block
+
+
+@pytest.mark.parametrize("shared_bytes", [100 << 10, 164 << 10, 228 << 10])
+def test_tilings_fit_the_shared_memory(shared_bytes: int) -> None:
+    """What is on the way, and the sums on their way out."""
+    for rows in (1, 17, 64, 128):
+        for batch_invariant in (False, True) if rows <= 64 else (False,):
+            tiling = tiling_of(rows, 4096, batch_invariant, shared_bytes)
+            assert isinstance(tiling, DotTiling)
+            room = max(16, 1 << (rows - 1).bit_length())
+            needed = 2 * tiling.stages * tiling.block_k * (tiling.block_n + room) + 2 * tiling.block_n * room
+            assert needed <= shared_bytes - 1024

@@ -15,7 +15,7 @@ Launches on one device must follow each other, as those of one stream do: they s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -30,6 +30,7 @@ MAX_ROWS = 128
 MAX_TILES = 1 << 14  # of one weight: there is a counter for each
 LEAST_UNITS = 4  # blocks of columns that a program takes at least: fewer are not worth the sum over programs
 ACTIVATIONS = ("silu", "gelu")
+RESERVED_BYTES = 1 << 10  # of shared memory, which every program has besides its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +187,9 @@ def _dot_kernel(
         else:
             inside = (row < rows)[None, :] & (start + in_block < columns)[:, None]
             xs = tl.load(x_places + start, mask=inside, other=0.0)
-        # Begun anew in front of the product: behind it, the compiler would not wait for the product first.
-        sums = tl.dot(w, xs, tl.where(k_block == 0, 0.0, sums), input_precision="ieee")
+        if k_block == 0:  # in front of the product: behind it, Hopper's code would not wait for the product first
+            sums = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
+        sums = tl.dot(w, xs, sums, input_precision="ieee")
         if (k_block == k_blocks - 1) | (unit == last - 1):
             begun_here = tile * k_blocks >= first
             if begun_here & ((tile + 1) * k_blocks <= last):
@@ -294,12 +296,18 @@ def linear_gated(
     return _launch(x, weight, bias, out, activation, batch_invariant, **choices)
 
 
-def tiling_of(rows: int, columns: int, batch_invariant: bool = False) -> DotTiling | VectorTiling:
-    """What a multiplication is launched with. Blocks of columns that leave no rest need no masks."""
-    tiling = INVARIANT_TILING if batch_invariant else DOT_TILINGS[_room(rows)]
+def tiling_of(
+    rows: int, columns: int, batch_invariant: bool = False, shared_bytes: int = 228 << 10
+) -> DotTiling | VectorTiling:
+    """What a multiplication is launched with on a multiprocessor with so much shared memory. Blocks of columns that
+    leave no rest need no masks."""
+    room = _room(rows)
+    tiling = INVARIANT_TILING if batch_invariant else DOT_TILINGS[room]
     fitting = [size for size in (128, 64, 32) if size <= tiling.block_k and columns % size == 0]
     block_k = fitting[0] if fitting else tiling.block_k
-    return DotTiling(tiling.block_n, block_k, tiling.per_sm, tiling.warps, tiling.stages)
+    own = shared_bytes // tiling.per_sm - RESERVED_BYTES - 4 * tiling.block_n * room
+    stages = max(2, min(tiling.stages, own // (2 * block_k * (tiling.block_n + room))))
+    return replace(tiling, block_k=block_k, stages=stages)
 
 
 def vector_tiling_of(outs: int, columns: int) -> VectorTiling:
@@ -317,11 +325,13 @@ def arrivals_on(device: torch.device) -> torch.Tensor:
 
 
 @cache
-def num_multiprocessors(device: torch.device) -> int:
-    """In the interpreter a small number that is no divisor of usual sizes."""
+def device_sizes(device: torch.device) -> tuple[int, int]:
+    """(multiprocessors, shared memory of each in bytes). In the interpreter the former are few and no divisor of usual
+    sizes."""
     if device.type != "cuda":
-        return 3
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+        return 3, 228 << 10
+    facts = torch.cuda.get_device_properties(device)
+    return int(facts.multi_processor_count), int(facts.shared_memory_per_multiprocessor)
 
 
 def _launch(
@@ -359,7 +369,8 @@ def _launch(
         raise ValueError(f"the result is [{rows}, {width}] {x.dtype} with contiguous columns, not {tuple(out.shape)}")
     if rows == 0:
         return out
-    tiling = tiling or tiling_of(rows, columns, batch_invariant)
+    num_sms, shared_bytes = device_sizes(x.device)
+    tiling = tiling or tiling_of(rows, columns, batch_invariant, shared_bytes)
     strides = (x.stride(0), weight.stride(0), out.stride(0))
     fixed: dict[str, Any] = {
         "BLOCK_N": tiling.block_n,
@@ -376,13 +387,15 @@ def _launch(
     tiles = triton.cdiv(outs, tiling.block_n)
     bias = x if bias is None else bias
     if isinstance(tiling, VectorTiling):
+        if rows > 2:
+            raise ValueError(f"the vector units take 2 rows, not {rows}")
         _vector_kernel[(tiles,)](x, weight, bias, out, outs, columns, *strides, ROWS=rows, **fixed)
         return out
     if tiles > MAX_TILES or (tma and activation):
         raise ValueError(f"{outs} rows are too many" if tiles > MAX_TILES else "the copy engine takes no gates")
     k_blocks = triton.cdiv(columns, tiling.block_k)
     if programs is None:
-        most = num_multiprocessors(x.device) * tiling.per_sm
+        most = num_sms * tiling.per_sm
         units = max(triton.cdiv(tiles * k_blocks, most), min(LEAST_UNITS, k_blocks))
     else:
         units = triton.cdiv(tiles * k_blocks, programs)
@@ -405,31 +418,26 @@ def _room(rows: int) -> int:
 
 
 _POINTERS = dict.fromkeys(("x", "weight", "bias", "out"), "*bf16")
-_STRIDES = dict.fromkeys(("x_stride", "weight_stride", "out_stride"), "i32")
+_SIZES = dict.fromkeys(("outs", "columns", "x_stride", "weight_stride", "out_stride"), "i32:16")  # multiples of 16
 _FIXED = {"EVEN_K": True, "HAS_BIAS": True, "ACTIVATION": "silu", "EVICT": "", "PDL": False, "AHEAD": 0}
 
 AOT: tuple[AotCase, ...] = (
     AotCase(
         kernel=_dot_kernel,
         signature={
-            "x": "*bf16",
-            "weight": "*bf16",
+            **_POINTERS,
             "tiles_of_weight": "*bf16",
-            "bias": "*bf16",
-            "out": "*bf16",
             "parts": "*fp32",
             "arrivals": "*i32",
             "rows": "i32",
-            "outs": "i32",
-            "columns": "i32",
             "units": "i32",
-            **_STRIDES,
+            **_SIZES,
         },
-        constants={**_FIXED, "BLOCK_R": 16, "BLOCK_N": 64, "BLOCK_K": 128, "TMA": False, "STAGES": 5},
+        constants={**_FIXED, "BLOCK_R": 16, "BLOCK_N": 64, "BLOCK_K": 128, "TMA": False, "STAGES": 3},
     ),
     AotCase(
         kernel=_vector_kernel,
-        signature={**_POINTERS, "outs": "i32", "columns": "i32", **_STRIDES},
+        signature={**_POINTERS, **_SIZES},
         constants={**_FIXED, "ROWS": 1, "BLOCK_N": 8, "BLOCK_K": 1024},
     ),
 )
