@@ -84,6 +84,11 @@ def check_tables(tables: tuple[torch.Tensor, torch.Tensor] | None, tokens: int, 
             raise ValueError(f"not a contiguous float32 table of {tokens} x {head_dim}: {table.shape} {table.dtype}")
 
 
+def early_launch(pdl: bool) -> dict[str, bool]:
+    """Options of a launch."""
+    return {"launch_pdl": True} if pdl else {}
+
+
 def _packed(kv: torch.Tensor) -> bool:
     wanted = 1
     for size, stride in zip(kv.shape[:0:-1], kv.stride()[:0:-1], strict=True):
@@ -102,12 +107,15 @@ def rotate_and_write(
     *,
     block_heads: int | None = None,
     num_warps: int = 4,
+    pdl: bool = False,
 ) -> torch.Tensor:
     """Rotate queries and keys (Su et al. 2021, half-split), then write keys and values to their slots.
 
     qk [tokens, heads + kv_heads, d], queries first; v [tokens, kv_heads, d], tokens of both at any stride; tables
     float32 [tokens, 1, d] as ``rotary`` wants them, None leaves qk as it is; kv [blocks, 2, kv_heads, block_tokens, d],
     any block stride, changed in place; slots int64 [tokens]. Returns the queries [tokens, heads, d], contiguous.
+    ``pdl``: the kernel is launched while the one in front of it ends, and waits for it (programmatic dependent launch,
+    compute capability 9.0).
     """
     tokens, kv_heads, head_dim = v.shape
     heads = qk.shape[1] - kv_heads
@@ -122,7 +130,8 @@ def rotate_and_write(
     _rotate_and_write[(tokens, triton.cdiv(heads + 2 * kv_heads, block_heads))](
         qk, v, cos, sin, kv, slots, out, qk.stride(0), v.stride(0), kv.stride(0),
         HEADS=heads, KV_HEADS=kv_heads, HALF=head_dim // 2, HALF_PAD=triton.next_power_of_2(head_dim // 2),
-        BLOCK_TOKENS=block_tokens, BLOCK_HEADS=block_heads, ROTATED=tables is not None, num_warps=num_warps,
+        BLOCK_TOKENS=block_tokens, BLOCK_HEADS=block_heads, ROTATED=tables is not None, PDL=pdl,
+        num_warps=num_warps, **early_launch(pdl),
     )  # fmt: skip
     return out
 
@@ -132,8 +141,11 @@ def _rotate_and_write(
     qk_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, slots_ptr, out_ptr, qk_stride, v_stride, block_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr, BLOCK_HEADS: tl.constexpr, ROTATED: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """One token's heads [BLOCK_HEADS * program, ...): queries, then keys, then values."""
+    if PDL:
+        wait_for_the_kernel_before()
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
     columns = tl.arange(0, HALF_PAD)
@@ -167,6 +179,13 @@ def _rotate_and_write(
     target = kv_ptr + slot // BLOCK_TOKENS * block_stride + entry[:, None] * (2 * HALF) + columns[None, :]
     tl.store(target, first.to(kv_ptr.dtype.element_ty), mask=is_stored)
     tl.store(target + HALF, second.to(kv_ptr.dtype.element_ty), mask=is_stored)
+
+
+@triton.jit
+def wait_for_the_kernel_before():
+    """With an early launch everything that is read may still be being written, by any kernel in front."""
+    tl.extra.cuda.gdc_launch_dependents()
+    tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
@@ -283,6 +302,7 @@ AOT: tuple[AotCase, ...] = (
             "BLOCK_TOKENS": 16,
             "BLOCK_HEADS": 16,
             "ROTATED": True,
+            "PDL": False,
         },
     ),
 )

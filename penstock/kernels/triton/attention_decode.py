@@ -26,8 +26,10 @@ from penstock.kernels.triton.attention import (
     check_heads,
     check_pool,
     check_tables,
+    early_launch,
     padded_head_dim,
     rotated_rows,
+    wait_for_the_kernel_before,
 )
 
 MAX_TILE_ROWS = 64  # queries times heads of a group; more is for attention_prefill
@@ -92,12 +94,14 @@ def decode(
     block_n: int | None = None,
     num_warps: int | None = None,
     num_stages: int | None = None,
+    pdl: bool = False,
 ) -> None:
     """Attend for the rows that have 1 to ``workspace.queries`` queries; others of ``out`` are left as they are.
 
     With ``v`` [tokens, kv_heads, d]: qk [tokens, heads + kv_heads, d] is rotated by ``tables`` (as ``rotary`` wants
     them, None: not) and keys and values are written to ``rows.slots`` first. Without: qk starts with rotated queries
     and the pool holds the keys. kv [blocks, 2, kv_heads, block_tokens, d], any block stride; out [tokens, heads, d].
+    ``pdl`` as in ``rotate_and_write``.
     """
     kv_heads, head_dim = kv.shape[2], kv.shape[4]
     block_tokens = check_pool(kv, kv_heads, head_dim)
@@ -118,7 +122,7 @@ def decode(
         MERGED_ROWS=merged_rows, MERGED_PARTS=max(1, min(MAX_SPLITS, MERGED_VALUES // (merged_rows * padded))),
         WRITES=v is not None, ROTATED=tables is not None, HAS_WINDOW=scoring.window is not None,
         HAS_CAP=scoring.soft_cap is not None, SPLIT=workspace.num_splits > 1,
-        num_warps=num_warps or tile[3], num_stages=num_stages or tile[4],
+        PDL=pdl, num_warps=num_warps or tile[3], num_stages=num_stages or tile[4], **early_launch(pdl),
     )  # fmt: skip
 
 
@@ -132,9 +136,11 @@ def _decode(
     table_stride, GROUP: tl.constexpr, QUERIES: tl.constexpr, QUERIES_PAD: tl.constexpr, D: tl.constexpr,
     D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     MERGED_ROWS: tl.constexpr, MERGED_PARTS: tl.constexpr, WRITES: tl.constexpr, ROTATED: tl.constexpr,
-    HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, SPLIT: tl.constexpr,
+    HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, SPLIT: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One part of one row and KV head."""
+    if PDL:
+        wait_for_the_kernel_before()
     head = tl.program_id(0)
     kv_heads = tl.num_programs(0)
     part = tl.program_id(1)
@@ -328,6 +334,7 @@ AOT: tuple[AotCase, ...] = (
             "HAS_WINDOW": False,
             "HAS_CAP": False,
             "SPLIT": True,
+            "PDL": False,
         },
         num_warps=4,
         num_stages=2,

@@ -18,8 +18,10 @@ from penstock.kernels.triton.attention import (
     attend_tile,
     check_heads,
     check_pool,
+    early_launch,
     padded_head_dim,
     rotated_rows,
+    wait_for_the_kernel_before,
 )
 
 # (padded head_dim up to, bytes of an element of the queries up to, BLOCK_M, BLOCK_N, num_warps, num_stages)
@@ -47,11 +49,12 @@ def prefill(
     block_n: int | None = None,
     num_warps: int | None = None,
     num_stages: int | None = None,
+    pdl: bool = False,
 ) -> None:
     """Causal attention for the rows that have more than ``more_than`` queries; others of ``out`` are left as they are.
 
     q [tokens, heads, d], rotated, tokens at any stride; kv [blocks, 2, kv_heads, block_tokens, d], any block stride;
-    out [tokens, heads, d].
+    out [tokens, heads, d]. ``pdl`` as in ``rotate_and_write``.
     """
     tokens, heads, head_dim = q.shape
     kv_heads = kv.shape[2]
@@ -70,7 +73,8 @@ def prefill(
         q.stride(0), out.stride(0), kv.stride(0), rows.block_table.stride(0),
         KV_HEADS=kv_heads, GROUP=group, D=head_dim, D_PAD=padded, BLOCK_TOKENS=block_tokens, BLOCK_M=block_m,
         BLOCK_N=block_n or tile[3], SCANNED=SCANNED_ROWS, HAS_WINDOW=scoring.window is not None,
-        HAS_CAP=scoring.soft_cap is not None, num_warps=num_warps or tile[4], num_stages=num_stages or tile[5],
+        HAS_CAP=scoring.soft_cap is not None, PDL=pdl,
+        num_warps=num_warps or tile[4], num_stages=num_stages or tile[5], **early_launch(pdl),
     )  # fmt: skip
 
 
@@ -83,8 +87,11 @@ def _prefill(
     q_stride, out_stride, block_stride, table_stride, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
     D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     SCANNED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one row and KV head."""
+    if PDL:
+        wait_for_the_kernel_before()
     QUERIES: tl.constexpr = BLOCK_M // GROUP
     head = tl.program_id(0) % KV_HEADS
     row, tile, num_tiles = _find_row(
@@ -200,6 +207,7 @@ AOT: tuple[AotCase, ...] = (
             "SCANNED": SCANNED_ROWS,
             "HAS_WINDOW": False,
             "HAS_CAP": False,
+            "PDL": False,
         },
         num_warps=8,
         num_stages=2,
