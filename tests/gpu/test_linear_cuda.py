@@ -36,7 +36,7 @@ HOPPER = torch.cuda.get_device_capability()[0] >= 9
 WAYS = {
     "default": {},
     "invariant": {"batch_invariant": True},
-    "wide": {"tiling": DotTiling(128, 128, 1, 8, 4)},
+    "wide": {"tiling": DotTiling(128, 128, 1, 8, 3)},
     "evict": {"evict": "evict_first"},
     **({"tma": {"tma": True}, "pdl": {"pdl": True}} if HOPPER else {}),
 }

@@ -39,6 +39,10 @@ MERGED_VALUES = 8192  # of one read of parts
 # (padded head_dim up to, bytes of an element of the queries up to, BLOCK_N, num_warps, num_stages). Of two stages one
 # is that of the block table: five stages have the keys and values of two tiles on their way.
 TILES = ((128, 2, 64, 4, 5), (256, 2, 32, 4, 5), (128, 4, 32, 4, 2), (256, 4, 16, 4, 2))
+# Of the first of them by the rows times KV heads from which on they are better (H200, 576 tokens, 8 KV heads, us): 1
+# row 8.3 with 64/4/3 and 8.8 with 64/4/5; 8 rows 13.1 with 32/2/5 and 15.2; 32 rows 24.7 with 64/4/5; 256 rows 148
+# with 64/4/3 and 155.
+TILES_BY_ROWS = ((1024, (64, 4, 3)), (256, (64, 4, 5)), (64, (32, 2, 5)), (0, (64, 4, 3)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,13 @@ def choose_num_splits(num_rows: int, kv_heads: int, num_processors: int) -> int:
     """From the number of rows alone: lengths are not known when a step is recorded."""
     wanted = PROGRAMS_PER_PROCESSOR * num_processors // max(1, num_rows * kv_heads)
     return max(1, min(MAX_SPLITS, wanted))
+
+
+def tile_of(programs: int, padded_head_dim: int, element_size: int) -> tuple[int, int, int]:
+    """(BLOCK_N, num_warps, num_stages) for so many rows times KV heads."""
+    if padded_head_dim <= TILES[0][0] and element_size <= TILES[0][1]:
+        return next(tile for least, tile in TILES_BY_ROWS if programs >= least)
+    return next(tile[2:] for tile in TILES if padded_head_dim <= tile[0] and element_size <= tile[1])
 
 
 def make_workspace(
@@ -108,7 +119,7 @@ def decode(
     check_heads(qk, out, *([] if v is None else [v]))
     check_tables(tables, qk.shape[0], head_dim)
     padded = padded_head_dim(head_dim)
-    tile = next(tile for tile in TILES if padded <= tile[0] and qk.element_size() <= tile[1])
+    tile = tile_of(rows.num_rows * kv_heads, padded, qk.element_size())
     group, queries = out.shape[1] // kv_heads, workspace.queries
     cos, sin = tables or (None, None)
     merged_rows = triton.next_power_of_2(queries * group)
@@ -118,11 +129,11 @@ def decode(
         *scoring.arguments(), workspace.num_splits,
         qk.stride(0), 0 if v is None else v.stride(0), out.stride(0), kv.stride(0), rows.block_table.stride(0),
         GROUP=group, QUERIES=queries, QUERIES_PAD=triton.next_power_of_2(queries), D=head_dim, D_PAD=padded,
-        BLOCK_TOKENS=block_tokens, BLOCK_M=max(MIN_TILE, merged_rows), BLOCK_N=block_n or tile[2],
+        BLOCK_TOKENS=block_tokens, BLOCK_M=max(MIN_TILE, merged_rows), BLOCK_N=block_n or tile[0],
         MERGED_ROWS=merged_rows, MERGED_PARTS=max(1, min(MAX_SPLITS, MERGED_VALUES // (merged_rows * padded))),
         WRITES=v is not None, ROTATED=tables is not None, HAS_WINDOW=scoring.window is not None,
         HAS_CAP=scoring.soft_cap is not None, SPLIT=workspace.num_splits > 1,
-        PDL=pdl, num_warps=num_warps or tile[3], num_stages=num_stages or tile[4], **early_launch(pdl),
+        PDL=pdl, num_warps=num_warps or tile[1], num_stages=num_stages or tile[2], **early_launch(pdl),
     )  # fmt: skip
 
 
