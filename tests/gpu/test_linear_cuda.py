@@ -38,7 +38,7 @@ WAYS = {
     "invariant": {"batch_invariant": True},
     "wide": {"tiling": DotTiling(128, 128, 1, 8, 3)},
     "evict": {"evict": "evict_first"},
-    **({"tma": {"tma": True}, "pdl": {"pdl": True}} if HOPPER else {}),
+    **({"tma": {"tma": True}, "no early launch": {"pdl": False}} if HOPPER else {}),
 }
 
 

@@ -7,13 +7,16 @@ import triton
 import triton.language as tl
 
 from penstock.kernels.triton.aot import AotCase
+from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
 from penstock.kernels.triton.layout import matrix
 
 SMALL_PROGRAMS = 1024  # so many are spread over the card in small blocks: a step of few rows waits for latency alone
 
 
 @triton.jit
-def _gated_kernel(gate_up, out, size, row_stride, GELU: tl.constexpr, BLOCK: tl.constexpr):
+def _gated_kernel(gate_up, out, size, row_stride, GELU: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    if PDL:
+        wait_for_the_kernel_before()
     blocks = tl.cdiv(size, BLOCK)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     column = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -44,10 +47,12 @@ def _gated(gate_up: torch.Tensor, *, gelu: bool, block: int, num_warps: int) -> 
     rows, size = view.shape[0], view.shape[1] // 2
     out = torch.empty((*gate_up.shape[:-1], size), dtype=gate_up.dtype, device=gate_up.device)
     if rows and size:
+        pdl = launches_early(gate_up.device)
         block = block or (512 if rows * triton.cdiv(size, 512) <= SMALL_PROGRAMS else 1024)
         _gated_kernel[(rows * triton.cdiv(size, block),)](
-            view, out, size, view.stride(0), GELU=gelu, BLOCK=block, num_warps=num_warps or max(1, block // 256)
-        )
+            view, out, size, view.stride(0), GELU=gelu, BLOCK=block, PDL=pdl,
+            num_warps=num_warps or max(1, block // 256), **early_launch(pdl),
+        )  # fmt: skip
     return out
 
 
@@ -55,7 +60,7 @@ AOT = tuple(
     AotCase(
         kernel=_gated_kernel,
         signature={"gate_up": "*bf16", "out": "*bf16", "size": "i32", "row_stride": "i32"},
-        constants={"GELU": gelu, "BLOCK": 1024},
+        constants={"GELU": gelu, "BLOCK": 1024, "PDL": False},
     )
     for gelu in (False, True)
 )

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from penstock.kernels.triton.aot import AotCase
+from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
 
 LOG2_E = 1.4426950408889634  # exponentials are powers of two
 MIN_TILE = 16  # tl.dot multiplies nothing smaller
@@ -84,11 +85,6 @@ def check_tables(tables: tuple[torch.Tensor, torch.Tensor] | None, tokens: int, 
             raise ValueError(f"not a contiguous float32 table of {tokens} x {head_dim}: {table.shape} {table.dtype}")
 
 
-def early_launch(pdl: bool) -> dict[str, bool]:
-    """Options of a launch."""
-    return {"launch_pdl": True} if pdl else {}
-
-
 def _packed(kv: torch.Tensor) -> bool:
     wanted = 1
     for size, stride in zip(kv.shape[:0:-1], kv.stride()[:0:-1], strict=True):
@@ -107,15 +103,12 @@ def rotate_and_write(
     *,
     block_heads: int | None = None,
     num_warps: int = 4,
-    pdl: bool = False,
 ) -> torch.Tensor:
     """Rotate queries and keys (Su et al. 2021, half-split), then write keys and values to their slots.
 
     qk [tokens, heads + kv_heads, d], queries first; v [tokens, kv_heads, d], tokens of both at any stride; tables
     float32 [tokens, 1, d] as ``rotary`` wants them, None leaves qk as it is; kv [blocks, 2, kv_heads, block_tokens, d],
     any block stride, changed in place; slots int64 [tokens]. Returns the queries [tokens, heads, d], contiguous.
-    ``pdl``: the kernel is launched while the one in front of it ends, and waits for it (programmatic dependent launch,
-    compute capability 9.0).
     """
     tokens, kv_heads, head_dim = v.shape
     heads = qk.shape[1] - kv_heads
@@ -127,6 +120,7 @@ def rotate_and_write(
         return out
     block_heads = block_heads or next(size for limit, size in WRITTEN_HEADS if tokens <= limit)
     cos, sin = tables or (None, None)
+    pdl = launches_early(qk.device)
     _rotate_and_write[(tokens, triton.cdiv(heads + 2 * kv_heads, block_heads))](
         qk, v, cos, sin, kv, slots, out, qk.stride(0), v.stride(0), kv.stride(0),
         HEADS=heads, KV_HEADS=kv_heads, HALF=head_dim // 2, HALF_PAD=triton.next_power_of_2(head_dim // 2),
@@ -179,13 +173,6 @@ def _rotate_and_write(
     target = kv_ptr + slot // BLOCK_TOKENS * block_stride + entry[:, None] * (2 * HALF) + columns[None, :]
     tl.store(target, first.to(kv_ptr.dtype.element_ty), mask=is_stored)
     tl.store(target + HALF, second.to(kv_ptr.dtype.element_ty), mask=is_stored)
-
-
-@triton.jit
-def wait_for_the_kernel_before():
-    """With an early launch everything that is read may still be being written, by any kernel in front."""
-    tl.extra.cuda.gdc_launch_dependents()
-    tl.extra.cuda.gdc_wait()
 
 
 @triton.jit

@@ -26,11 +26,10 @@ from penstock.kernels.triton.attention import (
     check_heads,
     check_pool,
     check_tables,
-    early_launch,
     padded_head_dim,
     rotated_rows,
-    wait_for_the_kernel_before,
 )
+from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
 
 MAX_TILE_ROWS = 64  # queries times heads of a group; more is for attention_prefill
 MAX_SPLITS = 32
@@ -105,14 +104,12 @@ def decode(
     block_n: int | None = None,
     num_warps: int | None = None,
     num_stages: int | None = None,
-    pdl: bool = False,
 ) -> None:
     """Attend for the rows that have 1 to ``workspace.queries`` queries; others of ``out`` are left as they are.
 
     With ``v`` [tokens, kv_heads, d]: qk [tokens, heads + kv_heads, d] is rotated by ``tables`` (as ``rotary`` wants
     them, None: not) and keys and values are written to ``rows.slots`` first. Without: qk starts with rotated queries
     and the pool holds the keys. kv [blocks, 2, kv_heads, block_tokens, d], any block stride; out [tokens, heads, d].
-    ``pdl`` as in ``rotate_and_write``.
     """
     kv_heads, head_dim = kv.shape[2], kv.shape[4]
     block_tokens = check_pool(kv, kv_heads, head_dim)
@@ -122,6 +119,7 @@ def decode(
     tile = tile_of(rows.num_rows * kv_heads, padded, qk.element_size())
     group, queries = out.shape[1] // kv_heads, workspace.queries
     cos, sin = tables or (None, None)
+    pdl = launches_early(qk.device)
     merged_rows = triton.next_power_of_2(queries * group)
     _decode[(kv_heads, workspace.num_splits, rows.num_rows)](
         qk, v, cos, sin, kv, out, workspace.parts, workspace.logs, workspace.counters,

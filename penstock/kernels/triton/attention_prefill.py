@@ -18,11 +18,10 @@ from penstock.kernels.triton.attention import (
     attend_tile,
     check_heads,
     check_pool,
-    early_launch,
     padded_head_dim,
     rotated_rows,
-    wait_for_the_kernel_before,
 )
+from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
 
 # (padded head_dim up to, bytes of an element of the queries up to, BLOCK_M, BLOCK_N, num_warps, num_stages)
 TILES = (
@@ -49,12 +48,11 @@ def prefill(
     block_n: int | None = None,
     num_warps: int | None = None,
     num_stages: int | None = None,
-    pdl: bool = False,
 ) -> None:
     """Causal attention for the rows that have more than ``more_than`` queries; others of ``out`` are left as they are.
 
     q [tokens, heads, d], rotated, tokens at any stride; kv [blocks, 2, kv_heads, block_tokens, d], any block stride;
-    out [tokens, heads, d]. ``pdl`` as in ``rotate_and_write``.
+    out [tokens, heads, d].
     """
     tokens, heads, head_dim = q.shape
     kv_heads = kv.shape[2]
@@ -65,6 +63,7 @@ def prefill(
     tiles = TILES_BEFORE_HOPPER if older else TILES
     tile = next(tile for tile in tiles if padded <= tile[0] and q.element_size() <= tile[1])
     group = heads // kv_heads
+    pdl = launches_early(q.device)
     block_m = max(block_m or tile[2], triton.next_power_of_2(group))
     # No row leaves more than one tile that is not full.
     max_tiles = tokens // (block_m // group) + rows.num_rows

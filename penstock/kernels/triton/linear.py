@@ -25,6 +25,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from penstock.kernels.triton.aot import AotCase
+from penstock.kernels.triton.early import early_launch, launches_early
 
 MAX_ROWS = 128
 MAX_TILES = 1 << 14  # of one weight: there is a counter for each
@@ -346,12 +347,13 @@ def _launch(
     programs: int | None = None,
     evict: str = "",
     tma: bool = False,
-    pdl: bool = False,
-    ahead: int = 2,
+    pdl: bool | None = None,
+    ahead: int = 1,
 ) -> torch.Tensor:
     """``programs`` share the blocks, at most (default: those that run at once). ``evict``: how the caches are told to
     treat weights. ``tma``: blocks are copied by the copy engine (compute capability 9.0; not for gates). ``pdl``: the
-    kernel starts before the one in front has ended and asks for ``ahead`` blocks of weights until then (9.0)."""
+    kernel starts before the one in front has ended (where devices can) and asks for ``ahead`` blocks of weights until
+    then."""
     rows, columns = x.shape
     outs = weight.shape[0]
     width = outs // 2 if activation else outs
@@ -369,6 +371,7 @@ def _launch(
         raise ValueError(f"the result is [{rows}, {width}] {x.dtype} with contiguous columns, not {tuple(out.shape)}")
     if rows == 0:
         return out
+    pdl = launches_early(x.device) if pdl is None else pdl
     num_sms, shared_bytes = device_sizes(x.device)
     tiling = tiling or tiling_of(rows, columns, batch_invariant, shared_bytes)
     strides = (x.stride(0), weight.stride(0), out.stride(0))
@@ -382,7 +385,7 @@ def _launch(
         "PDL": pdl,
         "AHEAD": ahead if pdl else 0,
         "num_warps": tiling.warps,
-        **({"launch_pdl": True} if pdl else {}),
+        **early_launch(pdl),
     }
     tiles = triton.cdiv(outs, tiling.block_n)
     bias = x if bias is None else bias

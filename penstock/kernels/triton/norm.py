@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from penstock.kernels.triton.aot import AotCase
+from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
 from penstock.kernels.triton.layout import check_rows, matrix, warps_for
 
 MAX_SIZE = 32768  # a program holds a whole row in registers
@@ -16,8 +17,10 @@ PROGRAM_ELEMENTS = 1024  # that short rows are gathered up to
 @triton.jit(do_not_specialize=["rows"])
 def _rms_norm_kernel(
     x, weight, out, rows, eps, token_stride, head_stride, weight_stride,
-    HEADS: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    HEADS: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    if PDL:
+        wait_for_the_kernel_before()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)[None, :]
     there = (row < rows)[:, None] & (column < SIZE)
@@ -33,14 +36,17 @@ def _rms_norm_kernel(
 
 @triton.jit
 def _add_rms_norm_kernel(
-    x, residual, weight, out, total, eps, x_stride, residual_stride, SIZE: tl.constexpr, BLOCK: tl.constexpr
-):
+    x, residual, weight, out, total, eps, x_stride, residual_stride, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     there = column < SIZE
+    factors = tl.load(weight + column, mask=there, other=0.0)
+    if PDL:
+        wait_for_the_kernel_before()
     one = tl.load(x + row * x_stride + column, mask=there, other=0.0).to(tl.float32)
     other = tl.load(residual + row * residual_stride + column, mask=there, other=0.0).to(tl.float32)
-    factors = tl.load(weight + column, mask=there, other=0.0)
     rounded = (one + other).to(total.dtype.element_ty)
     tl.store(total + row * SIZE + column, rounded, mask=there)
     values = rounded.to(tl.float32)
@@ -62,10 +68,11 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, *, num_warps: in
     if rows:
         block = triton.next_power_of_2(size)
         rows_each = max(1, PROGRAM_ELEMENTS // block)
+        pdl = launches_early(x.device)
         _rms_norm_kernel[(triton.cdiv(rows, rows_each),)](
             view, weight, out, rows, eps, view.stride(0), view.stride(1), weight.stride(0) if per_head else 0,
-            HEADS=view.shape[1], SIZE=size, ROWS=rows_each, BLOCK=block,
-            num_warps=num_warps or warps_for(block * rows_each),
+            HEADS=view.shape[1], SIZE=size, ROWS=rows_each, BLOCK=block, PDL=pdl,
+            num_warps=num_warps or warps_for(block * rows_each), **early_launch(pdl),
         )  # fmt: skip
     return out
 
@@ -83,9 +90,10 @@ def add_rms_norm(
     out, total = (torch.empty((rows, size), dtype=x.dtype, device=x.device) for _ in range(2))
     if rows:
         block = triton.next_power_of_2(size)
+        pdl = launches_early(x.device)
         _add_rms_norm_kernel[(rows,)](
-            x, residual, weight, out, total, eps, x.stride(0), residual.stride(0), SIZE=size, BLOCK=block,
-            num_warps=num_warps or warps_for(block),
+            x, residual, weight, out, total, eps, x.stride(0), residual.stride(0), SIZE=size, BLOCK=block, PDL=pdl,
+            num_warps=num_warps or warps_for(block), **early_launch(pdl),
         )  # fmt: skip
     return out, total
 
@@ -105,7 +113,7 @@ AOT = (
             "x": "*bf16", "weight": "*fp32", "out": "*bf16", "rows": "i32", "eps": "fp32", "token_stride": "i32",
             "head_stride": "i32", "weight_stride": "i32",
         },
-        constants={"HEADS": 40, "SIZE": 128, "ROWS": 8, "BLOCK": 128},
+        constants={"HEADS": 40, "SIZE": 128, "ROWS": 8, "BLOCK": 128, "PDL": False},
     ),
     AotCase(
         kernel=_add_rms_norm_kernel,
@@ -113,7 +121,7 @@ AOT = (
             "x": "*bf16", "residual": "*bf16", "weight": "*fp32", "out": "*bf16", "total": "*bf16", "eps": "fp32",
             "x_stride": "i32", "residual_stride": "i32",
         },
-        constants={"SIZE": 4096, "BLOCK": 4096},
+        constants={"SIZE": 4096, "BLOCK": 4096, "PDL": False},
         num_warps=8,
     ),
 )  # fmt: skip
