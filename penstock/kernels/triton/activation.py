@@ -47,7 +47,7 @@ def _gated(gate_up: torch.Tensor, *, gelu: bool, block: int, num_warps: int) -> 
     rows, size = view.shape[0], view.shape[1] // 2
     out = torch.empty((*gate_up.shape[:-1], size), dtype=gate_up.dtype, device=gate_up.device)
     if rows and size:
-        pdl = launches_early(gate_up.device)
+        pdl = launches_early(view)
         block = block or (512 if rows * triton.cdiv(size, 512) <= SMALL_PROGRAMS else 1024)
         _gated_kernel[(rows * triton.cdiv(size, block),)](
             view, out, size, view.stride(0), GELU=gelu, BLOCK=block, PDL=pdl,

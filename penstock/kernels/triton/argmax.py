@@ -86,7 +86,7 @@ def argmax(logits: torch.Tensor, *, splits: int = 0, num_warps: int = 8) -> tupl
         if splits > 1 and rows > MAX_SPLIT_ROWS:
             raise ValueError(f"splits at most {MAX_SPLIT_ROWS} rows, found {rows}")
         parts = torch.empty(rows * splits, dtype=torch.int64, device=logits.device) if splits > 1 else ids
-        pdl = launches_early(logits.device)
+        pdl = launches_early(logits)
         span = triton.cdiv(triton.cdiv(vocab, splits), BLOCK_TOKENS) * BLOCK_TOKENS
         _argmax_kernel[(rows * splits,)](
             logits, ids, largest, parts, _arrivals(logits.device), vocab, logits.stride(0), span,

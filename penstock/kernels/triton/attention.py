@@ -120,7 +120,7 @@ def rotate_and_write(
         return out
     block_heads = block_heads or next(size for limit, size in WRITTEN_HEADS if tokens <= limit)
     cos, sin = tables or (None, None)
-    pdl = launches_early(qk.device)
+    pdl = launches_early(qk)
     _rotate_and_write[(tokens, triton.cdiv(heads + 2 * kv_heads, block_heads))](
         qk, v, cos, sin, kv, slots, out, qk.stride(0), v.stride(0), kv.stride(0),
         HEADS=heads, KV_HEADS=kv_heads, HALF=head_dim // 2, HALF_PAD=triton.next_power_of_2(head_dim // 2),

@@ -39,9 +39,9 @@ MERGED_VALUES = 8192  # of one read of parts
 # is that of the block table: five stages have the keys and values of two tiles on their way.
 TILES = ((128, 2, 64, 4, 5), (256, 2, 32, 4, 5), (128, 4, 32, 4, 2), (256, 4, 16, 4, 2))
 # Of the first of them by the rows times KV heads from which on they are better (H200, 576 tokens, 8 KV heads, us): 1
-# row 8.3 with 64/4/3 and 8.8 with 64/4/5; 8 rows 13.1 with 32/2/5 and 15.2; 32 rows 24.7 with 64/4/5; 256 rows 148
-# with 64/4/3 and 155.
-TILES_BY_ROWS = ((1024, (64, 4, 3)), (256, (64, 4, 5)), (64, (32, 2, 5)), (0, (64, 4, 3)))
+# row 8.3 with 64/4/3 and 8.8 with 64/4/5; 8 rows 13.1 with 32/2/5 and 15.2; 32 rows 24.9 with 32/2/5 and 24.7; 256
+# rows 148 with 64/4/3 and 155.
+TILES_BY_ROWS = ((512, (64, 4, 3)), (64, (32, 2, 5)), (0, (64, 4, 3)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def decode(
     tile = tile_of(rows.num_rows * kv_heads, padded, qk.element_size())
     group, queries = out.shape[1] // kv_heads, workspace.queries
     cos, sin = tables or (None, None)
-    pdl = launches_early(qk.device)
+    pdl = launches_early(qk)
     merged_rows = triton.next_power_of_2(queries * group)
     _decode[(kv_heads, workspace.num_splits, rows.num_rows)](
         qk, v, cos, sin, kv, out, workspace.parts, workspace.logs, workspace.counters,

@@ -63,7 +63,7 @@ def prefill(
     tiles = TILES_BEFORE_HOPPER if older else TILES
     tile = next(tile for tile in tiles if padded <= tile[0] and q.element_size() <= tile[1])
     group = heads // kv_heads
-    pdl = launches_early(q.device)
+    pdl = launches_early(q)
     block_m = max(block_m or tile[2], triton.next_power_of_2(group))
     # No row leaves more than one tile that is not full.
     max_tiles = tokens // (block_m // group) + rows.num_rows

@@ -4,6 +4,10 @@ Steps of few rows are hundreds of kernels of a few microseconds; starting one ta
 early launch that time passes beside the kernel in front (NVIDIA's programming guide; compute capability 9.0). Such a
 kernel reads nothing but weights, and writes nothing, before it has waited. Others may stand between: they begin when
 everything in front of them has ended. Knows no op.
+
+It pays in between (Llama 3.1 8B on an H200, ms a step with and without): 8 rows 4.67 and 4.80, 32 rows 5.30 and 5.38.
+With one row the waiting programs take room from a kernel that reads weights (4.46 and 4.24), and with many tokens from
+one that computes: 12.38 and 12.0 at 256 rows, prefill 3% slower.
 """
 
 from __future__ import annotations
@@ -14,10 +18,16 @@ import torch
 import triton
 import triton.language as tl
 
+EARLY_ROWS = range(2, 129)
+
+
+def launches_early(x: torch.Tensor) -> bool:
+    """Whether kernels of so many rows are launched so, on the device of x [rows, ...]."""
+    return x.shape[0] in EARLY_ROWS and _can(x.device)
+
 
 @functools.cache
-def launches_early(device: torch.device) -> bool:
-    """Whether kernels on the device are launched so."""
+def _can(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 

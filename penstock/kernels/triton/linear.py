@@ -371,7 +371,7 @@ def _launch(
         raise ValueError(f"the result is [{rows}, {width}] {x.dtype} with contiguous columns, not {tuple(out.shape)}")
     if rows == 0:
         return out
-    pdl = launches_early(x.device) if pdl is None else pdl
+    pdl = launches_early(x) if pdl is None else pdl
     num_sms, shared_bytes = device_sizes(x.device)
     tiling = tiling or tiling_of(rows, columns, batch_invariant, shared_bytes)
     strides = (x.stride(0), weight.stride(0), out.stride(0))

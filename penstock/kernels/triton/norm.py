@@ -68,7 +68,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, *, num_warps: in
     if rows:
         block = triton.next_power_of_2(size)
         rows_each = max(1, PROGRAM_ELEMENTS // block)
-        pdl = launches_early(x.device)
+        pdl = launches_early(x)
         _rms_norm_kernel[(triton.cdiv(rows, rows_each),)](
             view, weight, out, rows, eps, view.stride(0), view.stride(1), weight.stride(0) if per_head else 0,
             HEADS=view.shape[1], SIZE=size, ROWS=rows_each, BLOCK=block, PDL=pdl,
@@ -90,7 +90,7 @@ def add_rms_norm(
     out, total = (torch.empty((rows, size), dtype=x.dtype, device=x.device) for _ in range(2))
     if rows:
         block = triton.next_power_of_2(size)
-        pdl = launches_early(x.device)
+        pdl = launches_early(x)
         _add_rms_norm_kernel[(rows,)](
             x, residual, weight, out, total, eps, x.stride(0), residual.stride(0), SIZE=size, BLOCK=block, PDL=pdl,
             num_warps=num_warps or warps_for(block), **early_launch(pdl),
