@@ -13,7 +13,6 @@ import triton
 import triton.language as tl
 
 from penstock.kernels.triton.aot import AotCase
-from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
 from penstock.kernels.triton.layout import check_rows
 from penstock.kernels.triton.order import BELOW_ALL, key_of, value_of
 
@@ -31,11 +30,8 @@ def _write(found, ids, largest, row):
 
 @triton.jit
 def _argmax_kernel(
-    logits, ids, largest, parts, arrivals, vocab, row_stride, span, SPLITS: tl.constexpr, BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
-):  # fmt: skip
-    if PDL:
-        wait_for_the_kernel_before()
+    logits, ids, largest, parts, arrivals, vocab, row_stride, span, SPLITS: tl.constexpr, BLOCK: tl.constexpr
+):
     row, part = tl.program_id(0) // SPLITS, tl.program_id(0) % SPLITS
     start = part * span
     end = tl.minimum(start + span, vocab)
@@ -86,11 +82,10 @@ def argmax(logits: torch.Tensor, *, splits: int = 0, num_warps: int = 8) -> tupl
         if splits > 1 and rows > MAX_SPLIT_ROWS:
             raise ValueError(f"splits at most {MAX_SPLIT_ROWS} rows, found {rows}")
         parts = torch.empty(rows * splits, dtype=torch.int64, device=logits.device) if splits > 1 else ids
-        pdl = launches_early(logits)
         span = triton.cdiv(triton.cdiv(vocab, splits), BLOCK_TOKENS) * BLOCK_TOKENS
         _argmax_kernel[(rows * splits,)](
             logits, ids, largest, parts, _arrivals(logits.device), vocab, logits.stride(0), span,
-            SPLITS=splits, BLOCK=BLOCK_TOKENS, PDL=pdl, num_warps=num_warps, **early_launch(pdl),
+            SPLITS=splits, BLOCK=BLOCK_TOKENS, num_warps=num_warps,
         )  # fmt: skip
     return ids, largest
 
@@ -108,7 +103,7 @@ AOT = (
             "logits": "*bf16", "ids": "*i64", "largest": "*fp32", "parts": "*i64", "arrivals": "*i32", "vocab": "i32",
             "row_stride": "i32", "span": "i32",
         },
-        constants={"SPLITS": 32, "BLOCK": BLOCK_TOKENS, "PDL": False},
+        constants={"SPLITS": 32, "BLOCK": BLOCK_TOKENS},
         num_warps=8,
     ),
 )  # fmt: skip
