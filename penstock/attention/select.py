@@ -21,7 +21,7 @@ BACKENDS: Mapping[str, AttentionBackend] = {
 
 # What the place of a backend rests on (docs/performance.md).
 GROUNDS: Mapping[str, str] = {
-    "cuda_triton": "256 rows of 576 tokens of an 8B model take 0.15 ms per layer, at 4.1 TB/s; 16 x 3,500 of prefill 402 TFLOP/s (H200)",
+    "cuda_triton": "256 rows of 576 tokens of an 8B model take 0.15 ms a layer, 4.1 TB/s; prefill 402 TFLOP/s (H200)",
     "cpu_native": "32 rows of 160 tokens take 0.12 ms per layer of SmolLM2-135M, with cpu_sdpa 0.78 ms (2 CPU cores)",
     "cpu_sdpa": "prefill of 16 x 256 tokens of SmolLM2-135M takes 4.5 s, with the reference 8.1 s (2 CPU cores)",
 }
