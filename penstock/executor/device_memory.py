@@ -7,15 +7,13 @@ what is free afterwards sees the rest.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from penstock.attention.contract import GroupStep
+from penstock.executor.device_warmup import Sample, even_lengths, filling_step
 from penstock.executor.forward import Forward
 from penstock.executor.graphs import Variant
-from penstock.executor.inputs import ForwardInputs
 from penstock.types.kv import KvGroupSpec
 
 # Left to the driver, to libraries that load code late, and to fragments: nothing that grows with the work.
@@ -49,17 +47,16 @@ def measure_step(
     *,
     num_tokens: int,
     num_rows: int,
-    sample: Callable[[torch.Tensor], object] | None,
+    sample: Sample | None,
     device: torch.device,
 ) -> DeviceMemory:
-    """Compute a prefill of ``num_tokens`` in ``num_rows`` rows, all sampled, over a pool whose blocks are all block 0
-    (what they hold does not matter)."""
+    """Compute a prefill of ``num_tokens`` in ``num_rows`` rows, all sampled. Its kernels have been compiled."""
     torch.cuda.empty_cache()
     torch.cuda.synchronize()
     free, _ = torch.cuda.mem_get_info(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    inputs = worst_step(groups, num_tokens, num_rows, device)
+    inputs = filling_step(groups, even_lengths(num_tokens, num_rows), device)
     (logits,) = forward.compute(inputs, Variant.LOGITS)
     if sample is not None:
         sample(logits)
@@ -70,27 +67,3 @@ def measure_step(
     outside = max(0, free - after - torch.cuda.memory_reserved(device) + before)  # code and workspaces of libraries
     torch.cuda.empty_cache()
     return DeviceMemory(step=peak + outside, free=free)
-
-
-def worst_step(groups: tuple[KvGroupSpec, ...], num_tokens: int, num_rows: int, device: torch.device) -> ForwardInputs:
-    """Rows of equal length behind nothing."""
-    num_rows = min(num_rows, num_tokens)
-    bounds = torch.linspace(0, num_tokens, num_rows + 1, dtype=torch.float64).long()
-    lengths = bounds.diff()
-    longest = int(lengths.max())
-    positions = torch.cat([torch.arange(length) for length in lengths.tolist()]).to(device)
-    asked = (bounds[1:] - 1).to(device)
-    steps = tuple(
-        GroupStep(
-            query_start=bounds.to(device),
-            kv_lens=lengths.to(device),
-            block_table=torch.zeros(num_rows, -(-longest // group.tokens_per_block), dtype=torch.int64, device=device),
-            slots=positions % group.tokens_per_block,
-            positions=positions,
-            max_query_len=longest,
-            max_kv_len=longest,
-            block_tokens=group.tokens_per_block,
-        )
-        for group in groups
-    )
-    return ForwardInputs(torch.zeros(num_tokens, dtype=torch.int64, device=device), positions, steps, asked)

@@ -19,6 +19,7 @@ from penstock.attention.select import choose_attention
 from penstock.errors import ConfigError
 from penstock.executor.device_memory import RESERVE_BYTES, claim_device, measure_step
 from penstock.executor.device_runner import DeviceParts, DeviceRunner
+from penstock.executor.device_warmup import compile_kernels
 from penstock.executor.forward import Forward, GroupAttention
 from penstock.executor.graphs import StepGraphs, graphs_decision
 from penstock.executor.kv_storage import KvStorage, block_bytes
@@ -340,6 +341,14 @@ def _measured_plan(
         whole, halves = torch.full((rows,), 8, device=device), torch.full((rows,), 0.5, device=device)
         return sample_op(logits, halves, halves, whole, halves.double(), halves.double()) if sample_op else None
 
+    compile_kernels(
+        forward,
+        plan.memory.groups,
+        max_num_seqs=spec.max_num_seqs,
+        max_num_batched_tokens=spec.max_num_batched_tokens,
+        sample=sample,
+        device=device,
+    )
     measured = measure_step(
         forward,
         plan.memory.groups,
