@@ -16,7 +16,6 @@ import triton
 import triton.language as tl
 
 from penstock.kernels.triton.aot import AotCase
-from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
 
 LOG2_E = 1.4426950408889634  # exponentials are powers of two
 MIN_TILE = 16  # tl.dot multiplies nothing smaller
@@ -120,12 +119,11 @@ def rotate_and_write(
         return out
     block_heads = block_heads or next(size for limit, size in WRITTEN_HEADS if tokens <= limit)
     cos, sin = tables or (None, None)
-    pdl = launches_early(qk)
     _rotate_and_write[(tokens, triton.cdiv(heads + 2 * kv_heads, block_heads))](
         qk, v, cos, sin, kv, slots, out, qk.stride(0), v.stride(0), kv.stride(0),
         HEADS=heads, KV_HEADS=kv_heads, HALF=head_dim // 2, HALF_PAD=triton.next_power_of_2(head_dim // 2),
-        BLOCK_TOKENS=block_tokens, BLOCK_HEADS=block_heads, ROTATED=tables is not None, PDL=pdl,
-        num_warps=num_warps, **early_launch(pdl),
+        BLOCK_TOKENS=block_tokens, BLOCK_HEADS=block_heads, ROTATED=tables is not None,
+        num_warps=num_warps,
     )  # fmt: skip
     return out
 
@@ -135,11 +133,8 @@ def _rotate_and_write(
     qk_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, slots_ptr, out_ptr, qk_stride, v_stride, block_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr, BLOCK_HEADS: tl.constexpr, ROTATED: tl.constexpr,
-    PDL: tl.constexpr,
 ):  # fmt: skip
     """One token's heads [BLOCK_HEADS * program, ...): queries, then keys, then values."""
-    if PDL:
-        wait_for_the_kernel_before()
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
     columns = tl.arange(0, HALF_PAD)
@@ -289,7 +284,6 @@ AOT: tuple[AotCase, ...] = (
             "BLOCK_TOKENS": 16,
             "BLOCK_HEADS": 16,
             "ROTATED": True,
-            "PDL": False,
         },
     ),
 )

@@ -119,7 +119,7 @@ def decode(
     tile = tile_of(rows.num_rows * kv_heads, padded, qk.element_size())
     group, queries = out.shape[1] // kv_heads, workspace.queries
     cos, sin = tables or (None, None)
-    pdl = launches_early(qk)
+    pdl = v is not None and launches_early(qk)
     merged_rows = triton.next_power_of_2(queries * group)
     _decode[(kv_heads, workspace.num_splits, rows.num_rows)](
         qk, v, cos, sin, kv, out, workspace.parts, workspace.logs, workspace.counters,

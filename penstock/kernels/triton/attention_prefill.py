@@ -21,7 +21,6 @@ from penstock.kernels.triton.attention import (
     padded_head_dim,
     rotated_rows,
 )
-from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
 
 # (padded head_dim up to, bytes of an element of the queries up to, BLOCK_M, BLOCK_N, num_warps, num_stages)
 TILES = (
@@ -63,7 +62,6 @@ def prefill(
     tiles = TILES_BEFORE_HOPPER if older else TILES
     tile = next(tile for tile in tiles if padded <= tile[0] and q.element_size() <= tile[1])
     group = heads // kv_heads
-    pdl = launches_early(q)
     block_m = max(block_m or tile[2], triton.next_power_of_2(group))
     # No row leaves more than one tile that is not full.
     max_tiles = tokens // (block_m // group) + rows.num_rows
@@ -72,8 +70,8 @@ def prefill(
         q.stride(0), out.stride(0), kv.stride(0), rows.block_table.stride(0),
         KV_HEADS=kv_heads, GROUP=group, D=head_dim, D_PAD=padded, BLOCK_TOKENS=block_tokens, BLOCK_M=block_m,
         BLOCK_N=block_n or tile[3], SCANNED=SCANNED_ROWS, HAS_WINDOW=scoring.window is not None,
-        HAS_CAP=scoring.soft_cap is not None, PDL=pdl,
-        num_warps=num_warps or tile[4], num_stages=num_stages or tile[5], **early_launch(pdl),
+        HAS_CAP=scoring.soft_cap is not None,
+        num_warps=num_warps or tile[4], num_stages=num_stages or tile[5],
     )  # fmt: skip
 
 
@@ -85,12 +83,9 @@ def _prefill(
     q_ptr, kv_ptr, out_ptr, query_start_ptr, kv_lens_ptr, table_ptr, scale, soft_cap, window, num_rows, more_than,
     q_stride, out_stride, block_stride, table_stride, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
     D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    SCANNED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr,
-    PDL: tl.constexpr,
+    SCANNED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr
 ):  # fmt: skip
     """One tile of queries of one row and KV head."""
-    if PDL:
-        wait_for_the_kernel_before()
     QUERIES: tl.constexpr = BLOCK_M // GROUP
     head = tl.program_id(0) % KV_HEADS
     row, tile, num_tiles = _find_row(
@@ -206,7 +201,6 @@ AOT: tuple[AotCase, ...] = (
             "SCANNED": SCANNED_ROWS,
             "HAS_WINDOW": False,
             "HAS_CAP": False,
-            "PDL": False,
         },
         num_warps=8,
         num_stages=2,
