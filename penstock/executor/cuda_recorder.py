@@ -47,11 +47,12 @@ class CudaRecorder:
         compute()
         torch.cuda.synchronize()
         before = torch.cuda.memory_reserved()
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 answer = compute()
         except RuntimeError as error:
+            torch.cuda.set_stream(stream)  # a recording that cannot be ended leaves its own behind
             raise GraphRefusedError(f"a step waits for the device or does what a graph cannot: {error}") from error
         self.nbytes += torch.cuda.memory_reserved() - before
         return _CudaGraph(graph), answer

@@ -117,7 +117,8 @@ class DeviceInputs:
         self._scratch_seat = max_num_seqs
         self._scratch_slots = tuple(scratch_slots)
         self._device = device
-        largest = StepShape(max_num_batched_tokens, max_num_seqs, max_num_batched_tokens)
+        most = max(max_num_batched_tokens, max_num_seqs)  # decode steps are filled up to all seats
+        largest = StepShape(most, max_num_seqs, most)
         self._words = torch.zeros(make_layout(largest, self._num_groups).num_words, dtype=torch.int64, device=device)
         self._tables = [
             torch.zeros(max_num_seqs + 1, table.shape[1], dtype=torch.int64, device=device) for table in seats.tables
@@ -146,10 +147,10 @@ class DeviceInputs:
                 continue
             width = table.shape[1]
             at = np.concatenate([np.arange(begin, begin + len(ids)) + seat * width for seat, begin, ids in changes])
-            ids = np.concatenate([ids for _, _, ids in changes])
             host = self._appended.next(2 * len(at))[: 2 * len(at)]
             host.numpy()[: len(at)] = at
-            host.numpy()[len(at) :] = ids
+            # As the tables are by now: a place that changed more than once gets one value, whichever copy comes last.
+            host.numpy()[len(at) :] = self._seats.tables[group].reshape(-1)[at]
             sent = host.to(self._device, non_blocking=True)
             self._tables[group].view(-1).index_copy_(0, sent[: len(at)], sent[len(at) :])
 

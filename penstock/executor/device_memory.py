@@ -6,6 +6,8 @@ what is free afterwards sees the rest.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 from dataclasses import dataclass
 
@@ -26,10 +28,21 @@ def claim_device(device: torch.device) -> None:
     what libraries and the driver need. Sums of 16-bit products are float32's: torch may add parts in 16 bits otherwise.
     """
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    torch.cuda.set_per_process_memory_fraction((free - RESERVE_BYTES) / total, device)
+    own = torch.cuda.memory_reserved(device)  # of other engines in this process, which the bound counts
+    torch.cuda.set_per_process_memory_fraction((free + own - RESERVE_BYTES) / total, device)
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+
+def release_device() -> None:
+    """Give back what torch's allocator keeps of an engine that has ended: others find it free only then. Never raises,
+    not even when the device has failed."""
+    gc.collect()  # a step that was in flight and its runner know each other
+    if torch.cuda.is_initialized():
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -224,7 +224,8 @@ class DeviceRunner:
         seats = inputs.seats[inputs.asked_rows]
         there = self._residence[seats] == step.residence
         seats, known = seats[there], step.known[there]
-        self._seats.tokens[seats, known] = token_ids[there]
+        # What has no token is no place in an embedding, where steps launched meanwhile look it up.
+        self._seats.tokens[seats, known] = token_ids[there].clip(min=0)
         self._num_final[seats] = known + 1
         timings = StepTimings(
             started=step.started,
@@ -251,7 +252,8 @@ class DeviceRunner:
             describe = partial(self._forward.describe, carry, self._sampling.sampler.vocab_size)
             self._sampling.describe_prompts(plan, inputs, describe, answer)
         computed = self._forward.answers(carry, step.asked, variant)
-        return _Careful(self, plan, inputs, computed, answer, wait_for_masks, started, time.monotonic())
+        computing = self._answers.copy((), 0)
+        return _Careful(self, plan, inputs, computed, computing, answer, wait_for_masks, started, time.monotonic())
 
     @torch.inference_mode()
     def _finish_careful(self, step: _Careful) -> StepResult:
@@ -261,6 +263,7 @@ class DeviceRunner:
             began = time.monotonic()
             masks = step.wait_for_masks()
             answer.waited_s = time.monotonic() - began
+        step.computing.wait()  # also when nothing was asked: the next steps write where this one's inputs come from
         logits = [tensor.cpu() for tensor in step.computed]
         waited = time.monotonic()
         if logits:
@@ -335,6 +338,7 @@ class _Careful:
     plan: StepPlan
     inputs: StepInputs
     computed: Computed
+    computing: _Answers
     answer: Answer
     wait_for_masks: Callable[[], RowMasks]
     started: float

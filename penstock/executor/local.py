@@ -10,8 +10,9 @@ from queue import SimpleQueue
 
 import torch
 
-from penstock.errors import EngineDeadError
+from penstock.errors import EngineDeadError, IntegrityError
 from penstock.executor.answer import RowMasks
+from penstock.executor.device_memory import release_device
 from penstock.executor.device_runner import DeviceRunner, PendingStep
 from penstock.executor.load import LoadedExecutor, load_executor, on_device
 from penstock.executor.spec import ExecutorSpec
@@ -36,6 +37,7 @@ class LocalStepHandle:
         self.pending: PendingStep | None = None  # when it was launched
         self._compute = compute
         self._masks: dict[int, list[bytes]] = {}
+        self._delivered = not plan.masked_rows
         self._result: StepResult | None = None
         self._failure: str | None = None
         self._cause: BaseException | None = None
@@ -49,6 +51,7 @@ class LocalStepHandle:
         for row, mask in zip(rows, bitmasks, strict=True):
             collected[row].append(mask)
         self._masks = dict(collected)
+        self._delivered = True
         if self._masks_there is not None:
             self._masks_there.set()
 
@@ -66,6 +69,11 @@ class LocalStepHandle:
             raise EngineDeadError(self._failure or STOPPED) from self._cause
         return self._result
 
+    @property
+    def lets_others_start(self) -> bool:
+        """A plan behind this one may be launched: that may finish this one, which needs its masks."""
+        return self.pending is not None and self._delivered
+
     def wait_for_masks(self) -> RowMasks:
         """Called where the step runs. Raises EngineDeadError when the executor stops while it waits. Without a worker
         the masks are there, because they are delivered before the result is asked for."""
@@ -73,6 +81,8 @@ class LocalStepHandle:
             self._masks_there.wait()
         if self._failure is not None:
             raise EngineDeadError(self._failure)
+        if not self._delivered:
+            raise IntegrityError(f"the masks of step {self.plan.step_id} were not delivered before its result")
         return self._masks
 
     def complete(self, result: StepResult) -> None:
@@ -157,7 +167,7 @@ class LocalExecutor:
         if failure:
             handle.fail(failure, self._cause)
         elif self._launches:
-            self._launch(handle)
+            self._launch_ready()
         return handle
 
     def control(self, command: ControlCommand) -> ControlReply:
@@ -193,6 +203,8 @@ class LocalExecutor:
         if worker is not None and worker is not threading.current_thread():
             worker.join()
         self._loaded = None
+        if self._launches:
+            release_device()
 
     def _load_here(self) -> None:
         try:
@@ -210,6 +222,14 @@ class LocalExecutor:
             return
         while (handle := self._inbox.get()) is not None:
             if not handle.done() and not self._run(handle):  # done: failed by stop, or by a step before it
+                return
+
+    def _launch_ready(self) -> None:
+        """Launch what is open, in order, up to a step whose masks are not there yet."""
+        for handle in list(self._open):
+            if handle.pending is None:
+                self._launch(handle)
+            if not handle.lets_others_start:
                 return
 
     def _launch(self, handle: LocalStepHandle) -> None:

@@ -103,7 +103,9 @@ class DecoderModel(Layer):
         self._rotary_of = tuple(rotary_of)
         self._embedding_scale = embedding_scale
         self._logit_cap = logit_cap
-        self._add, self._scale, self._gather = (layer_op(name, parts) for name in ("add", "scale", "gather_rows"))
+        self._add, self._scale, self._gather, self._argmax = (
+            layer_op(name, parts) for name in ("add", "scale", "gather_rows", "argmax")
+        )
 
     def forward(
         self,
@@ -131,8 +133,8 @@ class DecoderModel(Layer):
 
     def greedy(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         if self._logit_cap is not None:  # the cap's rounding makes equal what was not: the argmax is of what it leaves
-            largest, token_ids = self.logits(carry, rows).max(dim=-1)
-            return token_ids, largest
+            found: tuple[torch.Tensor, torch.Tensor] = self._argmax(self.logits(carry, rows))
+            return found
         return self.lm_head.argmax(self._normed(carry, rows))
 
     def _normed(self, carry: Mapping[str, torch.Tensor], rows: torch.Tensor | None) -> LinearInput:

@@ -47,12 +47,13 @@ def draw_fused(
 ) -> tuple[list[int], list[bool]]:
     """Token ids, and whether all logits of the row were finite. logits float32 [n, vocab] stay as they are."""
     temperature, min_p, top_k, top_p = zip(*cuts, strict=True)
+    device = logits.device
     tokens, finite = op(
         logits,
-        torch.tensor(temperature, dtype=torch.float32),
-        torch.tensor(min_p, dtype=torch.float32),
-        torch.tensor(top_k, dtype=torch.int64),
-        torch.tensor(top_p, dtype=torch.float64),
-        torch.from_numpy(uniforms),
+        torch.tensor(temperature, dtype=torch.float32, device=device),
+        torch.tensor(min_p, dtype=torch.float32, device=device),
+        torch.tensor(top_k, dtype=torch.int64, device=device),
+        torch.tensor(top_p, dtype=torch.float64, device=device),
+        torch.from_numpy(uniforms).to(device),
     )
     return tokens.tolist(), finite.tolist()

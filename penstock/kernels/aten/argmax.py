@@ -6,9 +6,12 @@ import torch
 
 
 def argmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """See kernels.reference.linear.argmax. Places are compared, since torch promises the first of equal values
-    on no device."""
+    """See kernels.reference.linear.argmax. Elsewhere than on the CPU, whose ``max`` goes through a row in order, places
+    are compared: a parallel search may find any of equal values."""
     values = logits.float()
+    if values.device.type == "cpu":
+        largest, first = values.max(dim=-1)
+        return first, largest
     largest = values.amax(dim=-1, keepdim=True)
     places = torch.arange(values.shape[-1], device=values.device)
     is_largest = (values == largest) | values.isnan()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from penstock.kernels.aten import argmax
 from penstock.kernels.device import device_of
 from penstock.quantization.dequantize import dense_bytes, reference_dequantize
 from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
@@ -84,8 +85,7 @@ def tensor_of(x: LinearInput) -> torch.Tensor:
 
 def largest_of(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """``LinearMethod.argmax`` of values that are there."""
-    largest, place = values.float().max(dim=-1)
-    return place, largest
+    return argmax(values)
 
 
 def dense_verdict(spec: LinearSpec, dtypes: tuple[str, ...] = DENSE_DTYPES) -> Verdict:
