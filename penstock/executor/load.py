@@ -190,7 +190,7 @@ def plan_executor(spec: ExecutorSpec, checkpoint: Checkpoint, device: torch.devi
     memory = plan_memory(memory_need(built, weights, spec))
     _, sampling = choose_sample_op(spec.platform)
     return ExecutorPlan(
-        built=built, weights=weights, memory=memory, sampling=sampling, graphs=graphs_decision(_no_graphs(spec))
+        built=built, weights=weights, memory=memory, sampling=sampling, graphs=graphs_decision(_no_graphs(built, spec))
     )
 
 
@@ -349,7 +349,8 @@ def _measured_plan(
         device=device,
     )
     # A recorded decode step of all rows keeps what an eager one would take for a moment.
-    recorded = 0 if _no_graphs(spec) else measured.step * min(1, spec.max_num_seqs / spec.max_num_batched_tokens)
+    share = 0 if _no_graphs(plan.built, spec) else min(1, spec.max_num_seqs / spec.max_num_batched_tokens)
+    recorded = measured.step * share
     need = memory_need(plan.built, plan.weights, spec)
     return plan_memory(
         replace(
@@ -434,7 +435,7 @@ def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
     small steps over long contexts, the partial results of attention; then the logits. What does not find room runs
     eagerly.
     """
-    if _no_graphs(spec):
+    if _no_graphs(built, spec):
         return 0
     if on_device(spec.platform):
         return logits_bytes(built, spec)
@@ -445,7 +446,7 @@ def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
 
 
 def make_graphs(built: BuiltModel, spec: ExecutorSpec) -> StepGraphs:
-    off = _no_graphs(spec)
+    off = _no_graphs(built, spec)
     if off:
         return StepGraphs(None, off)
     if not on_device(spec.platform):
@@ -455,10 +456,12 @@ def make_graphs(built: BuiltModel, spec: ExecutorSpec) -> StepGraphs:
     return StepGraphs(CudaRecorder())
 
 
-def _no_graphs(spec: ExecutorSpec) -> str:
+def _no_graphs(built: BuiltModel, spec: ExecutorSpec) -> str:
     """Why no step is recorded, or an empty string."""
     if not spec.graphs:
         return "turned off by --no-graphs"
+    if eager := next(filter(None, (attention.backend.eager_because for attention in built.attention)), ""):
+        return eager
     return "" if on_device(spec.platform) else spec.platform.extension_missing
 
 
