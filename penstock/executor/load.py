@@ -17,6 +17,7 @@ import torch
 from penstock.attention.contract import AttentionBackend, AttentionSpec, KvLayout
 from penstock.attention.select import choose_attention
 from penstock.errors import ConfigError
+from penstock.executor.device_edits import EditOps, edit_bytes
 from penstock.executor.device_memory import RESERVE_BYTES, claim_device, measure_step
 from penstock.executor.device_runner import DeviceParts, DeviceRunner
 from penstock.executor.forward import Forward, GroupAttention
@@ -306,11 +307,18 @@ def _loaded_on_device(
         choose_op(name, OpSpec(dtype=spec.dtype, platform=spec.platform))[0]
         for name in ("resolve_tokens", "keep_tokens")
     )
+    edit_ops = EditOps(
+        *(
+            choose_op(name, OpSpec(dtype="float32", platform=spec.platform))[0]
+            for name in ("edit_logits", "count_tokens")
+        )
+    )
     parts = DeviceParts(
         forward=forward,
         groups=capacity.groups,
         sampler=Sampler(built.facts.vocab_size, spec.seed, host_op),
         sample_op=sample_op,
+        edit_ops=edit_ops,
         resolve=resolve,
         keep=keep,
         scratch_slots=storage.scratch_slots,
@@ -357,6 +365,7 @@ def _measured_plan(
             need,
             activation_bytes=int(measured.step * STEP_MARGIN + recorded)
             + logits_bytes(plan.built, spec)
+            + edit_bytes(spec.max_num_seqs, plan.built.facts.vocab_size)
             + RESERVE_BYTES,
             graph_bytes=int(recorded) + logits_bytes(plan.built, spec),
             memory_available=measured.free + need.weight_bytes,
@@ -418,14 +427,15 @@ def activation_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
 
     Alive at once: some hidden states and the inputs and outputs of the widest layer for every token; the logits of
     every row with the sampler's copies (float32 twice, cumulated float64); keys and values of one layer gathered for
-    every token that the rows of a step can see.
+    every token that the rows of a step can see; on a device what requests change in their logits.
     """
     hidden = built.facts.hidden_size
     per_token = (6 * hidden + 3 * _widest_layer(built)) * built.dtype.itemsize
     per_row = built.facts.vocab_size * (2 * 4 + 8)
     seen = min(spec.max_num_seqs * spec.max_model_len, 2 * spec.max_model_len)
     gathered = max(2 * g.num_kv_heads * g.head_dim for g in built.geometries) * built.dtype.itemsize * seen
-    return spec.max_num_batched_tokens * per_token + spec.max_num_seqs * per_row + gathered
+    edits = edit_bytes(spec.max_num_seqs, built.facts.vocab_size) if on_device(spec.platform) else 0
+    return spec.max_num_batched_tokens * per_token + spec.max_num_seqs * per_row + gathered + edits
 
 
 def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:

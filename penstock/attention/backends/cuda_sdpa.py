@@ -143,7 +143,7 @@ class CudaSdpa:
 def _cut(
     counts: torch.Tensor, queries: int, num_tokens: int, longest: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """How many tiles of ``queries`` queries each row has, and of each tile its row and its first query in it. Tiles that
+    """How many tiles of ``queries`` queries each row has, and of each tile its row and its first query. Tiles that
     no row has come last and begin behind the queries of the last row."""
     rows = counts.shape[0]
     if longest <= queries:
