@@ -1,5 +1,5 @@
-"""Penalties, biases and forbidden tokens in steps that are launched: the tokens are those of the host's sampler, and the
-host does not wait for a step."""
+"""Penalties, biases and forbidden tokens in steps that are launched: the tokens are those of the host's sampler, and
+the host does not wait for a step."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_random_mixes_in_flight(start: Start, plainly: Any, seed: int) -> None:
             if samples:
                 resident.tokens += tokens
 
-    while waiting or seats or open_steps:
+    while waiting or seats:
         for seat, resident in list(seats.items()):
             if resident.in_flight:
                 continue
@@ -167,6 +167,8 @@ def test_random_mixes_in_flight(start: Start, plainly: Any, seed: int) -> None:
         open_steps.append((executor.step(maker.plan(rows)), of_rows))
         while len(open_steps) > dice.choice((1, 2)):
             absorb()
+    while open_steps:
+        absorb()
     assert len(done) == 12
     for resident in done:
         assert resident.tokens == plainly(resident.prompt, resident.sampling, len(resident.tokens)), resident.sampling
@@ -216,10 +218,12 @@ def test_a_row_without_tokens_says_why(start: Start) -> None:
     """Only its own request fails; without the minimum of tokens there are some left."""
     executor, maker = start(launches=True)
     allowed = (5, 6, 7)
-    maker.admit(0, random_prompt(6), SamplingParams(temperature=0.0, allowed_token_ids=allowed, bad_token_ids=((5,), (7,)),
-                                                    min_tokens=1, stop_token_ids=(6,)))  # fmt: skip
-    maker.admit(1, random_prompt(8), SamplingParams(seed=1, allowed_token_ids=allowed, bad_token_ids=((5,), (7,)),
-                                                    stop_token_ids=(6,)))  # fmt: skip
+    bad = ((5,), (7,))
+    stops = SamplingParams(
+        temperature=0.0, allowed_token_ids=allowed, bad_token_ids=bad, min_tokens=1, stop_token_ids=(6,)
+    )
+    maker.admit(0, random_prompt(6), stops)
+    maker.admit(1, random_prompt(8), replace(stops, temperature=1.0, seed=1, min_tokens=0))
     maker.admit(2, random_prompt(7), GREEDY)
     handle = executor.step(maker.plan([(0, 6, True), (1, 8, True), (2, 7, True)]))
     assert not careful(handle)
@@ -231,7 +235,7 @@ def test_a_row_without_tokens_says_why(start: Start) -> None:
 
 def test_refusals() -> None:
     def admit(**params: Any) -> Any:
-        return Sampler(10).admit("r", SamplingParams(**params), 3)
+        return Sampler(10).admit(1, SamplingParams(**params), 3)
 
     assert refusal(admit(frequency_penalty=1.0), 0, 10) is OVERFLOW
     assert refusal(admit(allowed_token_ids=(3,), logit_bias={3: 5.0}), 0, 10) is OVERFLOW
