@@ -74,6 +74,10 @@ class AttentionBackend(Protocol):
     def block_tokens(self) -> tuple[int, ...]:
         """Block sizes it accepts, the preferred one first."""
 
+    @property
+    def eager_because(self) -> str:
+        """Why steps with it are not to be recorded, although they could be; empty where they are."""
+
     def can_run(self, spec: AttentionSpec, /) -> Verdict: ...
 
     def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:

@@ -2,7 +2,7 @@
 
 The host never waits for the device within a step: what a row samples stays on the device, where the next step finds it,
 and is copied to the host behind the step. Seats advance when a step is launched, by what it will answer; the token ids
-follow when it is finished. Rows that the device cannot sample alone (masks, penalties, log-probabilities, drafts) make
+follow when it is finished. Rows that the device cannot sample alone (masks, log-probabilities, drafts) make
 their step a careful one: the host samples its logits, and nothing is launched before that is done.
 """
 
@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 from penstock.executor.answer import Answer, RowMasks
+from penstock.executor.device_edits import DeviceEdits, EditOps, refusal
 from penstock.executor.device_inputs import Cuts, DeviceInputs, DeviceStep, Layout
 from penstock.executor.forward import Computed, Forward
 from penstock.executor.graphs import GraphKey, StepGraphs, Variant
-from penstock.executor.inputs import InputBuilder, StepInputs, StepShape
+from penstock.executor.inputs import ForwardInputs, InputBuilder, StepInputs, StepShape
 from penstock.executor.runner import RunnerLimits, empty_result, step_result
 from penstock.executor.sampler.counter_random import uniform
 from penstock.executor.sampler.fused import SampleOp, fused_cuts
@@ -53,12 +54,13 @@ class PendingStep(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceParts:
     """What a DeviceRunner is made of. ``resolve`` and ``keep`` are the ops of those names, ``sample_op`` draws on the
-    device; ``scratch_slots`` has one entry per group."""
+    device, ``edit_ops`` change logits before; ``scratch_slots`` has one entry per group."""
 
     forward: Forward
     groups: tuple[KvGroupSpec, ...]
     sampler: Sampler
     sample_op: SampleOp | None
+    edit_ops: EditOps
     resolve: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     keep: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
     scratch_slots: tuple[int, ...]
@@ -84,6 +86,7 @@ class DeviceRunner:
             parts.device,
         )
         self._sampling = SeatSamplings(parts.sampler, self._seats)
+        self._edits = DeviceEdits(limits.max_num_seqs, parts.sampler.vocab_size, parts.edit_ops, parts.device)
         self._cuts: dict[int, FusedCuts | None] = {}  # of a seat; None: the host has to sample
         self._last_tokens = torch.zeros(limits.max_num_seqs + 1, dtype=torch.int64, device=parts.device)
         self._num_final: Ints = np.zeros(limits.max_num_seqs, dtype=np.int64)
@@ -138,16 +141,25 @@ class DeviceRunner:
     def _apply(self, plan: StepPlan) -> None:
         self._seats.apply(plan)
         self._sampling.apply(plan)
+        for seat in (*plan.dropped, *(admission.seat for admission in plan.admitted)):
+            self._edits.release(seat)
         for admission in plan.admitted:
             seat = admission.seat
             self._residence[seat] += 1
             self._num_final[seat] = len(admission.token_ids)
-            self._cuts[seat] = self._device_cuts(self._sampling[seat])
+            cuts = self._device_cuts(self._sampling[seat])
+            if (
+                cuts is not None
+                and not self._sampling[seat].plain
+                and not self._edits.admit(admission, self._sampling[seat])
+            ):
+                cuts = None
+            self._cuts[seat] = cuts
 
     def _device_cuts(self, sampling: SeatSampling) -> FusedCuts | None:
-        if not sampling.plain or sampling.params.prompt_logprobs is not None:
+        if sampling.params.logprobs is not None or sampling.params.prompt_logprobs is not None:
             return None
-        if sampling.greedy:
+        if sampling.greedy and (sampling.plain or self._sample_op is not None):
             return ARGMAX
         return None if self._sample_op is None else fused_cuts(sampling.params, self._sampling.sampler.vocab_size)
 
@@ -160,8 +172,12 @@ class DeviceRunner:
 
     def _launch(self, plan: StepPlan, inputs: StepInputs, started: float) -> _Launched:
         asked_seats = inputs.seats[inputs.asked_rows]
-        cuts = self._cuts_of(asked_seats)
+        edited = self._edits.concern(asked_seats)
+        cuts = self._cuts_of(asked_seats, edited=edited)
         variant = Variant.NOTHING if not len(asked_seats) else Variant.GREEDY if cuts is None else Variant.DRAWN
+        if edited:
+            variant = Variant.EDITED
+            self._edits.expect(asked_seats, self._seats)
         num_rows = len(inputs.seats)
         padded = self._padded(num_rows) if inputs.decodes and self.graphs.on else None
         if padded is not None:
@@ -177,8 +193,9 @@ class DeviceRunner:
         answers = self._answers.copy(computed, len(asked_seats))
         known = self._seats.num_known[asked_seats]
         self._seats.advance_expected(inputs.seats, inputs.num_tokens, asked_seats)
-        launched = time.monotonic()
-        return _Launched(self, plan, inputs, answers, known, self._residence[asked_seats], started, launched)
+        samplings = [self._sampling[seat] for seat in asked_seats.tolist()] if edited else []
+        residence, launched = self._residence[asked_seats], time.monotonic()
+        return _Launched(self, plan, inputs, answers, known, residence, samplings, started, launched)
 
     def _compute_decode(self, layout: Layout, variant: Variant) -> Computed:
         """With the largest lengths that a decode step may have: recorded, it serves all of its shape."""
@@ -187,20 +204,28 @@ class DeviceRunner:
     def _compute(self, step: DeviceStep, variant: Variant) -> Computed:
         forward = step.forward
         inputs = forward.with_tokens(self._resolve(forward.token_ids, self._last_tokens))
-        if variant is not Variant.DRAWN:
-            computed = self._forward.compute(inputs, variant)
+        if variant in (Variant.DRAWN, Variant.EDITED):
+            computed = self._drawn(inputs, step, edited=variant is Variant.EDITED)
         else:
-            assert self._sample_op is not None
-            (logits,) = self._forward.compute(inputs, Variant.LOGITS)
-            computed = self._sample_op(logits, *step.cuts)
-        if variant in (Variant.GREEDY, Variant.DRAWN):
+            computed = self._forward.compute(inputs, variant)
+        if variant is not Variant.NOTHING:
             self._keep(self._last_tokens, step.asked_seats, computed[0])
         return computed
 
-    def _cuts_of(self, seats: Ints) -> Cuts | None:
-        """What the asked rows' draws are told; None when all are greedy."""
+    def _drawn(self, inputs: ForwardInputs, step: DeviceStep, *, edited: bool) -> Computed:
+        assert self._sample_op is not None
+        (logits,) = self._forward.compute(inputs, Variant.LOGITS)
+        if not edited:
+            return self._sample_op(logits, *step.cuts)
+        finite = self._edits.edit(logits, step.asked_seats)
+        token_ids, _ = self._sample_op(logits, *step.cuts)
+        self._edits.count(step.asked_seats, token_ids)
+        return token_ids, finite
+
+    def _cuts_of(self, seats: Ints, *, edited: bool) -> Cuts | None:
+        """What the asked rows' draws are told; None when all are greedy and their logits stay as they are."""
         parameters = [self._cuts[seat] or ARGMAX for seat in seats.tolist()]
-        if all(cuts is ARGMAX for cuts in parameters):
+        if not edited and all(cuts is ARGMAX for cuts in parameters):
             return None
         places = self._seats.num_known[seats] - self._seats.num_prompt[seats]
         seeds = np.array([self._sampling[seat].seed for seat in seats.tolist()], dtype=np.uint64)
@@ -221,6 +246,11 @@ class DeviceRunner:
         for place in np.flatnonzero(~sound).tolist():
             row = int(inputs.asked_rows[place])
             answer.failed[row], answer.tokens[row] = NOT_FINITE, ()
+        for place in np.flatnonzero(sound & (token_ids < 0)).tolist():
+            row, sampling = int(inputs.asked_rows[place]), step.samplings[place]
+            num_output = int(step.known[place]) - sampling.num_prompt_tokens
+            answer.failed[row] = refusal(sampling, num_output, self._sampling.sampler.vocab_size)
+            answer.tokens[row] = ()
         seats = inputs.seats[inputs.asked_rows]
         there = self._residence[seats] == step.residence
         seats, known = seats[there], step.known[there]
@@ -306,8 +336,8 @@ class _Finished:
 
 @dataclass(slots=True, eq=False)
 class _Launched:
-    """A step whose tokens are on their way to the host. ``known`` and ``residence`` belong to the asked seats, as they
-    were: a seat that was given to another request meanwhile does not get the token."""
+    """A step whose tokens are on their way to the host. ``known``, ``residence`` and ``samplings`` belong to the asked
+    seats, as they were: a seat that was given to another request meanwhile does not get the token."""
 
     runner: DeviceRunner
     plan: StepPlan
@@ -315,6 +345,7 @@ class _Launched:
     answers: _Answers
     known: Ints
     residence: Ints
+    samplings: list[SeatSampling]  # when logits were edited
     started: float
     launched: float
     result: StepResult | None = None

@@ -42,6 +42,7 @@ class Variant(Enum):
     GREEDY = "greedy"  # the argmax of the logits
     LOGITS = "logits"
     DRAWN = "drawn"  # a token of each row by its own sampling parameters
+    EDITED = "edited"  # the same, behind what rows forbid, shift or penalise
 
 
 @dataclass(frozen=True, slots=True)

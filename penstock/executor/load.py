@@ -17,6 +17,7 @@ import torch
 from penstock.attention.contract import AttentionBackend, AttentionSpec, KvLayout
 from penstock.attention.select import choose_attention
 from penstock.errors import ConfigError
+from penstock.executor.device_edits import EditOps, edit_bytes
 from penstock.executor.device_memory import RESERVE_BYTES, claim_device, measure_step
 from penstock.executor.device_runner import DeviceParts, DeviceRunner
 from penstock.executor.device_warmup import compile_kernels
@@ -191,7 +192,7 @@ def plan_executor(spec: ExecutorSpec, checkpoint: Checkpoint, device: torch.devi
     memory = plan_memory(memory_need(built, weights, spec))
     _, sampling = choose_sample_op(spec.platform)
     return ExecutorPlan(
-        built=built, weights=weights, memory=memory, sampling=sampling, graphs=graphs_decision(_no_graphs(spec))
+        built=built, weights=weights, memory=memory, sampling=sampling, graphs=graphs_decision(_no_graphs(built, spec))
     )
 
 
@@ -307,11 +308,18 @@ def _loaded_on_device(
         choose_op(name, OpSpec(dtype=spec.dtype, platform=spec.platform))[0]
         for name in ("resolve_tokens", "keep_tokens")
     )
+    edit_ops = EditOps(
+        *(
+            choose_op(name, OpSpec(dtype="float32", platform=spec.platform))[0]
+            for name in ("edit_logits", "count_tokens")
+        )
+    )
     parts = DeviceParts(
         forward=forward,
         groups=capacity.groups,
         sampler=Sampler(built.facts.vocab_size, spec.seed, host_op),
         sample_op=sample_op,
+        edit_ops=edit_ops,
         resolve=resolve,
         keep=keep,
         scratch_slots=storage.scratch_slots,
@@ -358,13 +366,15 @@ def _measured_plan(
         device=device,
     )
     # A recorded decode step of all rows keeps what an eager one would take for a moment.
-    recorded = 0 if _no_graphs(spec) else measured.step * min(1, spec.max_num_seqs / spec.max_num_batched_tokens)
+    share = 0 if _no_graphs(plan.built, spec) else min(1, spec.max_num_seqs / spec.max_num_batched_tokens)
+    recorded = measured.step * share
     need = memory_need(plan.built, plan.weights, spec)
     return plan_memory(
         replace(
             need,
             activation_bytes=int(measured.step * STEP_MARGIN + recorded)
             + logits_bytes(plan.built, spec)
+            + edit_bytes(spec.max_num_seqs, plan.built.facts.vocab_size)
             + RESERVE_BYTES,
             graph_bytes=int(recorded) + logits_bytes(plan.built, spec),
             memory_available=measured.free + need.weight_bytes,
@@ -426,14 +436,15 @@ def activation_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
 
     Alive at once: some hidden states and the inputs and outputs of the widest layer for every token; the logits of
     every row with the sampler's copies (float32 twice, cumulated float64); keys and values of one layer gathered for
-    every token that the rows of a step can see.
+    every token that the rows of a step can see; on a device what requests change in their logits.
     """
     hidden = built.facts.hidden_size
     per_token = (6 * hidden + 3 * _widest_layer(built)) * built.dtype.itemsize
     per_row = built.facts.vocab_size * (2 * 4 + 8)
     seen = min(spec.max_num_seqs * spec.max_model_len, 2 * spec.max_model_len)
     gathered = max(2 * g.num_kv_heads * g.head_dim for g in built.geometries) * built.dtype.itemsize * seen
-    return spec.max_num_batched_tokens * per_token + spec.max_num_seqs * per_row + gathered
+    edits = edit_bytes(spec.max_num_seqs, built.facts.vocab_size) if on_device(spec.platform) else 0
+    return spec.max_num_batched_tokens * per_token + spec.max_num_seqs * per_row + gathered + edits
 
 
 def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
@@ -443,7 +454,7 @@ def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
     small steps over long contexts, the partial results of attention; then the logits. What does not find room runs
     eagerly.
     """
-    if _no_graphs(spec):
+    if _no_graphs(built, spec):
         return 0
     if on_device(spec.platform):
         return logits_bytes(built, spec)
@@ -454,7 +465,7 @@ def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
 
 
 def make_graphs(built: BuiltModel, spec: ExecutorSpec) -> StepGraphs:
-    off = _no_graphs(spec)
+    off = _no_graphs(built, spec)
     if off:
         return StepGraphs(None, off)
     if not on_device(spec.platform):
@@ -464,10 +475,12 @@ def make_graphs(built: BuiltModel, spec: ExecutorSpec) -> StepGraphs:
     return StepGraphs(CudaRecorder())
 
 
-def _no_graphs(spec: ExecutorSpec) -> str:
+def _no_graphs(built: BuiltModel, spec: ExecutorSpec) -> str:
     """Why no step is recorded, or an empty string."""
     if not spec.graphs:
         return "turned off by --no-graphs"
+    if eager := next(filter(None, (attention.backend.eager_because for attention in built.attention)), ""):
+        return eager
     return "" if on_device(spec.platform) else spec.platform.extension_missing
 
 

@@ -85,6 +85,8 @@ OPS: Mapping[str, Op] = {
         _op("argmax", EXACT, None, "argmax"),
         _op("resolve_tokens", INTEGERS, None, "step", dtypes=()),
         _op("keep_tokens", INTEGERS, None, "step", changes=(0,), dtypes=()),
+        _op("edit_logits", {"float32": (2e-6, 2e-6)}, None, "edits", changes=(0, 1), dtypes=("float32",)),
+        _op("count_tokens", INTEGERS, None, "edits", changes=(0, 1), dtypes=()),
         # Elsewhere the steps of the executor's sampler do the same one by one.
         Op(
             "sample",

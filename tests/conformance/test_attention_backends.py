@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_scenes import CARD, FOR_CARDS, Scene, Work, make_scene
+from attention_scenes import CARD, CPU, FOR_CARDS, PLAIN_CARD, Scene, Work, make_scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -196,7 +196,7 @@ def test_the_native_backend_is_chosen_on_the_cpu() -> None:
 def test_without_the_extension_the_batched_backend_is_chosen() -> None:
     chosen, decision = choose_attention(_spec(platform=PLAIN))
     assert chosen.name == "cpu_sdpa"
-    assert [(refused.name, refused.reasons) for refused in decision.rejected][1:] == [
+    assert [(refused.name, refused.reasons) for refused in decision.rejected][2:] == [
         ("cpu_native", ("was not built",))
     ]
 
@@ -209,7 +209,7 @@ def test_every_preference_has_its_ground() -> None:
 def test_a_soft_cap_falls_to_the_reference_with_the_reason() -> None:
     chosen, decision = choose_attention(_spec(soft_cap=50.0, dtype="bfloat16"))
     assert chosen.name == "reference_torch"
-    _, native, refused = decision.rejected
+    _, _, native, refused = decision.rejected
     assert native.reasons == ("needs dtype float32, asked for bfloat16",)
     assert "soft cap" in refused.reasons[0]
     assert "50.0" in refused.reasons[0]
@@ -246,6 +246,7 @@ def test_recorded_cards_have_kernels(name: str) -> None:
     spec = _spec(platform=RECORDED[name], dtype="bfloat16", soft_cap=30.0)
     chosen, decision = choose_attention(spec)
     assert (chosen.name, decision.also_possible) == ("cuda_triton", ("reference_torch",))
+    assert decision.rejected[0].reasons == ("scaled_dot_product_attention has no soft cap, asked for 30.0",)
     assert chosen.kv_layout(spec, 16).shape == (2, 3, 16, 64)
     assert chosen.kv_layout(spec, 16).dtype is torch.bfloat16
 
@@ -272,11 +273,21 @@ def test_the_backend_of_cards_says_every_reason_against_it() -> None:
     assert BACKENDS["cuda_triton"].can_run(_spec(platform=RECORDED["h100"], kv_dtype="float8_e4m3fn")).ok
 
 
+def test_cards_without_triton_have_torch() -> None:
+    chosen, decision = choose_attention(_spec(platform=PLAIN_CARD, dtype="bfloat16", window=9))
+    assert (chosen.name, decision.also_possible) == ("cuda_sdpa", ("reference_torch",))
+    assert decision.why == f"first of 2 that can run: {GROUNDS['cuda_sdpa']}"
+    assert chosen.eager_because
+    refused = chosen.can_run(_spec(platform=CPU, dtype="float64", kv_dtype="int8", num_heads=7, soft_cap=2.0))
+    assert len(refused.reasons) == 5
+
+
 def test_other_platforms_have_the_reference() -> None:
     chosen, decision = choose_attention(_spec(platform=CUDA))
     assert chosen.name == "reference_torch"
     assert [(refused.name, refused.reasons) for refused in decision.rejected] == [
         ("cuda_triton", ("needs a GPU, found none", "needs triton, which is not installed")),
+        ("cuda_sdpa", ("needs a GPU, found none",)),
         ("cpu_native", ("needs platform cpu, found cuda",)),
         ("cpu_sdpa", ("needs tensors on the cpu, found platform cuda",)),
     ]

@@ -19,6 +19,8 @@ CPU = probe_platform()
 CARD = torch.cuda.is_available()
 # Without a card the kernels for one are interpreted.
 FOR_CARDS = ("cuda_triton",)
+# A card without what does not come with torch, so that ops are torch calls on a CPU as well.
+PLAIN_CARD = replace(RECORDED["h200"], libraries=())
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Work:
 
     def on(self, backend: AttentionBackend) -> Work:
         """With a platform and a block size that the backend takes. Skips what cannot be computed on this machine."""
+        if backend.name == "cuda_sdpa" and self.platform is CPU:
+            return replace(self, platform=PLAIN_CARD).on(backend)
         if backend.name in FOR_CARDS and self.platform is CPU:
             if not CARD:
                 pytest.importorskip("triton", reason="the interpreter of kernels comes with triton")
@@ -238,6 +242,7 @@ def _read_heads(kv: torch.Tensor, layout: KvLayout, work: Work) -> tuple[torch.T
 READERS: dict[str, Callable[[torch.Tensor, KvLayout, Work], tuple[torch.Tensor, torch.Tensor]]] = {
     "cpu_native": _read_tiles,
     "cpu_sdpa": _read_entries,
+    "cuda_sdpa": _read_entries,
     "cuda_triton": _read_heads,
     "reference_torch": _read_entries,
 }

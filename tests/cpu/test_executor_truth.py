@@ -285,7 +285,7 @@ def test_a_masked_row_follows_its_drafts_as_far_as_it_has_masks(lab: Lab) -> Non
     assert list(handle.result().row_tokens[0]) == want[:3]
 
 
-@pytest.mark.parametrize("backend", ["cpu_sdpa", "reference_torch"])
+@pytest.mark.parametrize("backend", ["cpu_sdpa", "cuda_sdpa", "reference_torch"])
 def test_every_attention_backend_gives_the_same_tokens(lab: Lab, backend: str) -> None:
     if backend not in lab.backends:
         pytest.skip("refuses this platform")

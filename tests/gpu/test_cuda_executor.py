@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 class CudaLab(truth.Lab):
-    backends = ("reference_torch",)
+    backends = ("cuda_sdpa", "reference_torch")
 
     def __init__(self, name: str, directory: Path, *, graphs: bool) -> None:
         super().__init__(name, directory, launches=True)

@@ -39,6 +39,7 @@ class CpuNative:
 
     name = "cpu_native"
     block_tokens = (16, 32, 64, 128, 256)
+    eager_because = ""
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         reasons: list[str] = []

@@ -103,6 +103,7 @@ class CpuSdpa:
 
     name = "cpu_sdpa"
     block_tokens = (16, 32, 8, 64, 128, 256)
+    eager_because = ""
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         reasons = []

@@ -65,6 +65,7 @@ class CudaTriton:
 
     name = "cuda_triton"
     block_tokens = (16, 32, 64, 128)
+    eager_because = ""
 
     def __init__(self, fixed_splits: int | None = None) -> None:
         self._fixed_splits = fixed_splits

@@ -28,6 +28,7 @@ class ReferenceTorch:
 
     name = "reference_torch"
     block_tokens = (16, 32, 8, 64, 128, 256)
+    eager_because = ""
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         if spec.kv_dtype not in ("auto", *KV_DTYPES):

@@ -7,6 +7,7 @@ from penstock.kernels.aten.activation import (
     silu_and_mul_quantized,
 )
 from penstock.kernels.aten.argmax import argmax
+from penstock.kernels.aten.edits import count_tokens, edit_logits
 from penstock.kernels.aten.norm import add_rms_norm, add_rms_norm_quantized, rms_norm, rms_norm_quantized
 from penstock.kernels.aten.quantize import quantize_rows
 from penstock.kernels.aten.rotary import rotary, rotary_tables
@@ -18,6 +19,8 @@ __all__ = [
     "add_rms_norm",
     "add_rms_norm_quantized",
     "argmax",
+    "count_tokens",
+    "edit_logits",
     "gather_rows",
     "gelu_and_mul",
     "gelu_and_mul_quantized",

@@ -7,6 +7,7 @@ from penstock.kernels.reference.activation import (
     silu_and_mul_quantized,
 )
 from penstock.kernels.reference.attention import paged_attention, rotate_and_write
+from penstock.kernels.reference.edits import count_tokens, edit_logits
 from penstock.kernels.reference.linear import (
     argmax,
     embedding,
@@ -28,6 +29,8 @@ __all__ = [
     "add_rms_norm",
     "add_rms_norm_quantized",
     "argmax",
+    "count_tokens",
+    "edit_logits",
     "embedding",
     "embedding_quantized",
     "gather_rows",

@@ -25,6 +25,7 @@ MODULES: tuple[str, ...] = (
     "attention",
     "attention_decode",
     "attention_prefill",
+    "edits",
     "linear",
     "norm",
     "rotary",

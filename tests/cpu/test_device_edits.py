@@ -1,0 +1,252 @@
+"""Penalties, biases and forbidden tokens in steps that are launched: the tokens are those of the host's sampler, and
+the host does not wait for a step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from executor_fixtures import GREEDY, PLATFORM, VOCAB, PlanMaker, random_prompt, run_alone, save_tiny_model, tiny_spec
+
+from penstock.executor import device_edits
+from penstock.executor.device_edits import can_edit, edit_bytes, refusal
+from penstock.executor.load import load_executor
+from penstock.executor.local import LocalExecutor, LocalStepHandle
+from penstock.executor.sampler.sampler import NO_TOKEN_LEFT, OVERFLOW, Sampler
+from penstock.platforms.probe import probe_platform
+from penstock.types.request import SamplingParams
+
+# With the extension, whose op draws beside the host's: without an op that draws, every random row needs the host.
+HERE = replace(probe_platform(), memory_bytes=PLATFORM.memory_bytes, memory_available_bytes=PLATFORM.memory_bytes)
+
+EDITS: dict[str, dict[str, Any]] = {
+    "repetition": {"repetition_penalty": 1.7},
+    "presence": {"presence_penalty": 1.5},
+    "frequency": {"frequency_penalty": 0.9},
+    "negative": {"frequency_penalty": -0.4, "presence_penalty": -0.2, "repetition_penalty": 0.9},
+    "bias": {"logit_bias": {5: 4.0, 9: -100.0, 150: 3.5}},
+    "allowed": {"allowed_token_ids": tuple(range(3, 60))},
+    "bad": {"bad_token_ids": tuple((t,) for t in range(0, VOCAB, 2))},
+    "least": {"min_tokens": 6, "stop_token_ids": tuple(range(0, VOCAB, 3))},
+    "all": {
+        "repetition_penalty": 1.3, "presence_penalty": 0.4, "frequency_penalty": 0.6, "logit_bias": {7: 5.0, 30: 3.0},
+        "allowed_token_ids": tuple(range(100)), "bad_token_ids": ((8,), (9,)), "min_tokens": 9,
+        "stop_token_ids": tuple(range(0, 100, 4)),
+    },
+}  # fmt: skip
+CUTS: tuple[dict[str, Any], ...] = (
+    {"temperature": 0.0},
+    {"temperature": 0.8, "seed": 3},
+    {"temperature": 1.3, "seed": 4, "top_k": 20, "top_p": 0.9, "min_p": 0.01},
+)
+# What needs the host, and what needs no edit.
+OTHERS: tuple[dict[str, Any], ...] = (
+    {},
+    {"logprobs": 2},
+    {"bad_token_ids": ((4, 5), (6,)), "frequency_penalty": 0.5},
+    {"presence_penalty": 1.0, "logprobs": 0},
+)
+
+Start = Callable[..., tuple[LocalExecutor, PlanMaker]]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    pytest.importorskip("transformers")
+    directory = tmp_path_factory.mktemp("llama")
+    save_tiny_model("llama", directory)
+    started: list[LocalExecutor] = []
+
+    def make(*, launches: bool, depth: int = 2, directory: Path = directory) -> tuple[LocalExecutor, PlanMaker]:
+        load = partial(load_executor, launches=launches)
+        spec = tiny_spec(directory, platform=HERE, depth=depth)
+        executor = LocalExecutor(spec, load=load, launches=launches)
+        started.append(executor)
+        return executor, PlanMaker(executor.start())
+
+    yield make
+    for executor in started:
+        executor.stop()
+
+
+@pytest.fixture(scope="module")
+def plainly(start: Start) -> Callable[..., list[int]]:
+    """The tokens of one request by the host's runner."""
+    executor, maker = start(launches=False, depth=1)
+
+    def run(prompt: tuple[int, ...], sampling: SamplingParams, count: int) -> list[int]:
+        return run_alone(executor, maker, 0, prompt, count, sampling=sampling)
+
+    return run
+
+
+def careful(handle: LocalStepHandle) -> bool:
+    assert handle.pending is not None
+    return handle.pending.careful
+
+
+@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("cuts", CUTS, ids=["greedy", "drawn", "cut"])
+def test_tokens_are_those_of_the_host(start: Start, plainly: Any, name: str, cuts: dict[str, Any]) -> None:
+    """All plans are submitted before a result is read, and none is careful."""
+    executor, maker = start(launches=True, depth=3)
+    sampling, prompt = SamplingParams(**EDITS[name], **cuts), random_prompt(19, seed=4)
+    maker.admit(2, prompt, sampling)
+    plans = [[(2, 7, False)], [(2, 12, True)], *([(2, 1, True)] for _ in range(24))]
+    handles = [executor.step(maker.plan(rows)) for rows in plans]
+    assert not any(map(careful, handles))
+    tokens = [token for handle in handles for token in handle.result().row_tokens[0]]
+    assert tokens == plainly(prompt, sampling, 25)
+
+
+@dataclass
+class Resident:
+    request: int
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    tokens: list[int] = field(default_factory=list)
+    left: int = 0  # tokens to compute before it samples
+    in_flight: int = 0
+    leaves_at: int = 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_mixes_in_flight(start: Start, plainly: Any, seed: int) -> None:
+    """Requests join while steps are in flight, decode beside each other and beside such that need the host, lose their
+    seat and come back, and leave their seat to others."""
+    dice = random.Random(seed)
+    executor, maker = start(launches=True, depth=2)
+    waiting: list[Resident] = []
+    for request in range(12):
+        sampling = dice.choice([*EDITS.values()] * 2 + [*OTHERS])
+        cuts = dice.choice(CUTS)
+        prompt = random_prompt(dice.randrange(1, 30), seed=100 * seed + request)
+        waiting.append(Resident(request, prompt, SamplingParams(**sampling, **cuts), leaves_at=dice.randrange(2, 30)))
+    seats: dict[int, Resident] = {}
+    open_steps: list[tuple[LocalStepHandle, list[tuple[Resident, bool]]]] = []
+    done: list[Resident] = []
+
+    def absorb() -> None:
+        handle, rows = open_steps.pop(0)
+        for (resident, samples), tokens in zip(rows, handle.result().row_tokens, strict=True):
+            resident.in_flight -= 1
+            if samples:
+                resident.tokens += tokens
+
+    while waiting or seats:
+        for seat, resident in list(seats.items()):
+            if resident.in_flight:
+                continue
+            if len(resident.tokens) >= resident.leaves_at:
+                maker.drop(seat)
+                done.append(seats.pop(seat))
+            elif dice.random() < 0.1:  # preempted
+                maker.drop(seat)
+                waiting.append(seats.pop(seat))
+        free = [seat for seat in range(6) if seat not in seats]
+        if waiting and free and dice.random() < 0.7:
+            seat, resident = dice.choice(free), waiting.pop(0)
+            seats[seat] = resident
+            known = (*resident.prompt, *resident.tokens)
+            resident.left = len(known)
+            maker.admit(seat, known, resident.sampling, num_prompt=len(resident.prompt), request_id=resident.request)
+        rows, of_rows = [], []
+        for seat, resident in dice.sample(sorted(seats.items()), len(seats)):
+            if len(resident.tokens) + resident.in_flight > resident.leaves_at + 3 or dice.random() < 0.15:
+                continue
+            count = min(resident.left, dice.randrange(1, 20)) if resident.left else 1
+            resident.left = max(0, resident.left - count)
+            rows.append((seat, count, not resident.left))
+            of_rows.append((resident, not resident.left))
+            resident.in_flight += 1
+        open_steps.append((executor.step(maker.plan(rows)), of_rows))
+        while len(open_steps) > dice.choice((1, 2)):
+            absorb()
+    while open_steps:
+        absorb()
+    assert len(done) == 12
+    for resident in done:
+        assert resident.tokens == plainly(resident.prompt, resident.sampling, len(resident.tokens)), resident.sampling
+
+
+def test_what_needs_the_host_is_careful(start: Start) -> None:
+    executor, maker = start(launches=True)
+    wanted = [False, True, True, True]
+    for seat, others in enumerate(OTHERS):
+        maker.admit(seat, random_prompt(5), SamplingParams(**others, temperature=0.0))
+    handles = [executor.step(maker.plan([(seat, 5, True)])) for seat in range(len(OTHERS))]
+    assert list(map(careful, handles)) == wanted
+    for handle in handles:
+        handle.result()
+
+
+def test_without_a_place_the_host_samples(start: Start, plainly: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_edits, "MAX_PLACES", 1)
+    executor, maker = start(launches=True)
+    sampling, prompt = SamplingParams(**EDITS["all"], temperature=0.0), random_prompt(9)
+    for seat in (0, 1):
+        maker.admit(seat, prompt, sampling)
+    first, second = (executor.step(maker.plan([(seat, 9, True)])) for seat in (0, 1))
+    assert (careful(first), careful(second)) == (False, True)
+    tokens = [[*handle.result().row_tokens[0]] for handle in (first, second)]
+    for _ in range(12):  # each step is a careful one
+        for one, new in zip(
+            tokens, executor.step(maker.plan([(0, 1, True), (1, 1, True)])).result().row_tokens, strict=True
+        ):
+            one += new
+    maker.drop(1)
+    for _ in range(5):
+        handle = executor.step(maker.plan([(0, 1, True)]))
+        assert not careful(handle)
+        tokens[0] += handle.result().row_tokens[0]
+    want = plainly(prompt, sampling, 18)
+    assert tokens == [want, want[:13]]
+    maker.admit(3, prompt, sampling)  # the place is still taken
+    assert careful(executor.step(maker.plan([(3, 9, True)])))
+    maker.drop(0)
+    maker.drop(3)
+    maker.admit(5, prompt, sampling)
+    assert not careful(executor.step(maker.plan([(5, 9, True)])))
+
+
+def test_a_row_without_tokens_says_why(start: Start) -> None:
+    """Only its own request fails; without the minimum of tokens there are some left."""
+    executor, maker = start(launches=True)
+    allowed = (5, 6, 7)
+    bad = ((5,), (7,))
+    stops = SamplingParams(
+        temperature=0.0, allowed_token_ids=allowed, bad_token_ids=bad, min_tokens=1, stop_token_ids=(6,)
+    )
+    maker.admit(0, random_prompt(6), stops)
+    maker.admit(1, random_prompt(8), replace(stops, temperature=1.0, seed=1, min_tokens=0))
+    maker.admit(2, random_prompt(7), GREEDY)
+    handle = executor.step(maker.plan([(0, 6, True), (1, 8, True), (2, 7, True)]))
+    assert not careful(handle)
+    result = handle.result()
+    assert result.failed_rows == {0: NO_TOKEN_LEFT}
+    assert result.row_tokens[:2] == ((), (6,))
+    assert len(result.row_tokens[2]) == 1
+
+
+def test_refusals() -> None:
+    def admit(**params: Any) -> Any:
+        return Sampler(10).admit(1, SamplingParams(**params), 3)
+
+    assert refusal(admit(frequency_penalty=1.0), 0, 10) is OVERFLOW
+    assert refusal(admit(allowed_token_ids=(3,), logit_bias={3: 5.0}), 0, 10) is OVERFLOW
+    only_stops = admit(allowed_token_ids=(3, 4), bad_token_ids=((3,),), min_tokens=2, stop_token_ids=(4,))
+    assert refusal(only_stops, 1, 10) is NO_TOKEN_LEFT
+    assert refusal(only_stops, 2, 10) is OVERFLOW
+    assert refusal(admit(allowed_token_ids=(99,)), 0, 10) is NO_TOKEN_LEFT
+    assert can_edit(only_stops)
+    assert not can_edit(admit(bad_token_ids=((1, 2),)))
+
+
+def test_the_tables_have_a_bound() -> None:
+    assert edit_bytes(4, 1000) == 4 * 1000 * 8
+    assert edit_bytes(256, 128256) == 64 * 128256 * 8
