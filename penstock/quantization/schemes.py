@@ -1,15 +1,16 @@
 """Canonical weight schemes. A checkpoint format ends at the loader; behind it there are only these records.
 
 A dense weight has a scheme named after its stored type and one part,
-``values``. A quantized weight is
-``value = scale * (code - zero_point) + minimum`` (affine), ``value = scale * codebook[code]`` (codebook) or
-``value = scale * code`` with codes that are floats (float), with one or two scale levels that multiply. All parts keep the row order of the weight, so rows can be cut, permuted and
+``values``. A quantized weight is ``value = scale * (code - zero_point) + minimum`` (affine),
+``value = scale * codebook[code]`` (codebook) or ``value = scale * code`` with codes that are floats (float), with one
+or two scale levels that multiply. All parts keep the row order of the weight, so rows can be cut, permuted and
 concatenated without dequantizing. What a kernel wants instead is made from these parts in a method's ``prepare``.
 
 Parts of a quantized weight of shape [rows, columns]; every part is [rows, width]:
 
-    codes        8-bit codes are int8; float ones are the bytes of float8 e4m3 values, as uint8. Fewer bits are unsigned and packed in bytes: the lowest bits of a byte belong
-                 to the first column. 3, 5 and 6 bits are split: codes holds the low 2, 4 and 4 bits ...
+    codes        8-bit codes are int8; floats are the bytes of float8 e4m3 values, uint8. Fewer bits are unsigned and
+                 packed in bytes: the lowest bits of a byte belong to the first column. 3, 5 and 6 bits are split:
+                 codes holds the low 2, 4 and 4 bits ...
     codes_high   ... and this the remaining 1, 1 and 2 bits, packed in the same way.
     scales       float16 or float32, one for each group of the first (coarsest) scale level
     subscales    8-bit integers, one per group of the second level, when there is one

@@ -76,7 +76,9 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Callable[[torch.Tensor], torch.Tensor],
         {"activation_scheme": "static", "quant_method": "fp8", "ignored_layers": ["lm_head"]},
         whole, torch.float32, "_scale", "fp8_row",
     ),
-    "compressed-tensor": (compressed("tensor", {**INPUTS, "strategy": "tensor"}), whole, torch.bfloat16, "_scale", "fp8_row"),
+    "compressed-tensor": (
+        compressed("tensor", {**INPUTS, "strategy": "tensor"}), whole, torch.bfloat16, "_scale", "fp8_row",
+    ),
     "compressed-channel": (compressed("channel"), rows, torch.bfloat16, "_scale", "fp8_row"),
     "compressed-weights": (compressed("channel", None), rows, torch.float32, "_scale", "fp8_row_only"),
     "compressed-blocks": (
