@@ -232,6 +232,8 @@ def random_record(spec: LinearSpec) -> WeightRecord:
             high = 1 << bits[name]
             low = -high // 2 if dtype is torch.int8 else 0
             parts[name] = torch.randint(low, high + low, size, dtype=dtype)
+        elif spec.scheme.kind == "float":  # any but the two of NaN
+            parts[name] = torch.randint(0, 127, size, dtype=dtype) | (torch.randint(0, 2, size, dtype=dtype) << 7)
         else:
             low = -128 if dtype is torch.int8 else 0
             parts[name] = torch.randint(low, 256 + low, size, dtype=dtype)

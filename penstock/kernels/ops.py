@@ -98,6 +98,10 @@ OPS: Mapping[str, Op] = {
         Op("paged_attention", reference.paged_attention, REDUCTION, selected_in="penstock.attention.select"),
         Op("linear", reference.linear, REDUCTION, selected_in="penstock.quantization.select"),
         Op("linear_bf16", reference.linear_bf16, REDUCTION, selected_in="penstock.quantization.select"),
+        Op("linear_fp8", reference.linear_fp8, REDUCTION, selected_in="penstock.quantization.select"),
+        # The same rounding of activations as the reference's: a code that differs would show.
+        Op("linear_fp8_dynamic", reference.linear_fp8_dynamic, REDUCTION, selected_in="penstock.quantization.select"),
+        Op("quantize_fp8", reference.quantize_fp8, EXACT, selected_in="penstock.quantization.select"),
         Op("embedding", reference.embedding, EXACT, selected_in="penstock.quantization.select"),
         Op("linear_quantized", reference.linear_quantized, QUANTIZED, selected_in="penstock.quantization.select"),
         Op(

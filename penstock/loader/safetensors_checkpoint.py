@@ -1,6 +1,7 @@
 """The safetensors kind of checkpoint: a directory with config.json and one or several weight files, memory-mapped.
 
-It does not know families. Quantized hub formats are refused by name: dense weights only.
+It does not know families. Weights are dense, or in float8 with scales in tensors of their own, which belong to their
+weight and have no name here. Other quantized hub formats are refused by name.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from penstock.loader.contract import TensorFacts
 from penstock.loader.model_facts import make_facts, make_identity, middle_bytes, read_config, read_json
 from penstock.loader.safetensors_file import SafetensorsEntry, SafetensorsFile
 from penstock.loader.sources import ModelSource
-from penstock.quantization.schemes import WeightRecord, dense_record, dense_scheme
+from penstock.quantization.formats.fp8 import SCALE_SUFFIXES, UNUSED_SCALES, Fp8Layout, convert_fp8, read_layout
+from penstock.quantization.schemes import WeightRecord, dense_record, dense_scheme, record_bytes
 from penstock.types.facts import ModelFacts
 
 _DTYPES = {
@@ -29,6 +31,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_FP8 = "F8_E4M3"
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
@@ -42,7 +45,7 @@ class SafetensorsCheckpoint:
     def __init__(self, source: ModelSource) -> None:
         self._source = source
         self.config = ConfigReader(read_config(source.path), str(source.path / "config.json"))
-        _refuse_quantized(self.config)
+        self._layout = _layout_of(self.config)
         self._entries: dict[str, tuple[SafetensorsFile, SafetensorsEntry]] = {}
         self._files = [SafetensorsFile(source.path / name) for name in _file_names(source)]
         for file in self._files:
@@ -50,14 +53,13 @@ class SafetensorsCheckpoint:
                 if name in self._entries:
                     raise ModelSourceError(f"{file.path}: tensor {name} is also in {self._entries[name][0].path.name}.")
                 self._entries[name] = (file, entry)
-        self.tensor_names = tuple(self._entries)
+        self._scales = self._find_scales() if self._layout else {}
+        scales = {entry.name for _, entry in self._scales.values()}
+        self.tensor_names = tuple(name for name in self._entries if name not in scales and not self._is_unused(name))
 
     def facts(self) -> ModelFacts:
-        facts = {name: self._facts_of(entry) for name, (_, entry) in self._entries.items()}
-        samples = (
-            (name, facts[name], middle_bytes(file.data, entry.offset, entry.nbytes))
-            for name, (file, entry) in self._entries.items()
-        )
+        facts = {name: self._facts_of(self._entries[name][1]) for name in self.tensor_names}
+        samples = ((name, facts[name], self._sample(name)) for name in self.tensor_names)
         return make_facts(
             self._source,
             format=self.format,
@@ -73,21 +75,46 @@ class SafetensorsCheckpoint:
 
     def load(self, name: str) -> WeightRecord:
         file, entry = self._entries[name]
-        dtype = self._dtype_of(entry)
-        if entry.nbytes == 0:
-            return dense_record(torch.empty(entry.shape, dtype=dtype))
-        if entry.offset % dtype.itemsize:  # the format does not promise alignment; torch wants it
-            raw = bytearray(file.data[entry.offset : entry.offset + entry.nbytes])
-            return dense_record(torch.frombuffer(raw, dtype=dtype).view(entry.shape))
-        # Through numpy, which holds on to the map: a tensor of torch.frombuffer would outlive it and point nowhere.
-        data = np.frombuffer(file.data, dtype=np.uint8, count=entry.nbytes, offset=entry.offset)
-        return dense_record(torch.from_numpy(data).view(dtype).view(entry.shape))
+        if name not in self._scales:
+            return dense_record(_values(file, entry, self._dtype_of(entry)))
+        assert self._layout is not None
+        scale_file, scale = self._scales[name]
+        scales = _values(scale_file, scale, self._dtype_of(scale))
+        try:
+            return convert_fp8(self._layout, _values(file, entry, torch.uint8), scales)
+        except ValueError as error:
+            raise UnsupportedModelError(f"{self._source.path}: tensor {name} cannot be read: {error}.") from error
 
     def close(self) -> None:
         for file in self._files:
             file.close()
 
+    def _find_scales(self) -> dict[str, tuple[SafetensorsFile, SafetensorsEntry]]:
+        """By the name of the matrix whose scales they are. Raises UnsupportedModelError for float8 values without."""
+        found = {}
+        for name, (_, entry) in self._entries.items():
+            if entry.dtype != _FP8:
+                continue
+            names = [name + suffix for suffix in SCALE_SUFFIXES if name + suffix in self._entries]
+            if len(names) != 1 or len(entry.shape) != 2:
+                what = f"has {' and '.join(names) or 'no scales'} and the shape {list(entry.shape)}"
+                raise UnsupportedModelError(
+                    f"{self._source.path}: tensor {name} has type {_FP8}, {what}; Penstock reads matrices with scales."
+                )
+            found[name] = self._entries[names[0]]
+        return found
+
+    def _is_unused(self, name: str) -> bool:
+        return self._layout is not None and name.rpartition(".")[2] in UNUSED_SCALES
+
+    def _sample(self, name: str) -> bytes:
+        places = [self._entries[name], *([self._scales[name]] if name in self._scales else [])]
+        return b"".join(middle_bytes(file.data, entry.offset, entry.nbytes) for file, entry in places)
+
     def _facts_of(self, entry: SafetensorsEntry) -> TensorFacts:
+        if entry.name in self._scales and self._layout is not None:
+            scheme = self._layout.scheme
+            return TensorFacts(scheme, entry.shape, record_bytes(scheme, entry.shape))
         dtype = self._dtype_of(entry)
         return TensorFacts(dense_scheme(dtype), entry.shape, entry.nbytes, str(dtype).removeprefix("torch."))
 
@@ -140,11 +167,27 @@ def _file_names(source: ModelSource) -> list[str]:
     return others
 
 
-def _refuse_quantized(config: ConfigReader) -> None:
+def _values(file: SafetensorsFile, entry: SafetensorsEntry, dtype: torch.dtype) -> torch.Tensor:
+    """One stored tensor as it is, a view of the file's map where that is aligned."""
+    if entry.nbytes == 0:
+        return torch.empty(entry.shape, dtype=dtype)
+    if entry.offset % dtype.itemsize:  # the format does not promise alignment; torch wants it
+        raw = bytearray(file.data[entry.offset : entry.offset + entry.nbytes])
+        return torch.frombuffer(raw, dtype=dtype).view(entry.shape)
+    # Through numpy, which holds on to the map: a tensor of torch.frombuffer would outlive it and point nowhere.
+    data = np.frombuffer(file.data, dtype=np.uint8, count=entry.nbytes, offset=entry.offset)
+    return torch.from_numpy(data).view(dtype).view(entry.shape)
+
+
+def _layout_of(config: ConfigReader) -> Fp8Layout | None:
+    """None for dense weights. Raises UnsupportedModelError for a quantization that cannot be read."""
     section = config.section("quantization_config")
-    if section is not None:
-        method = section.str("quant_method", default="an unknown method")
+    if section is None:
+        return None
+    try:
+        return read_layout(dict(section.data))
+    except ValueError as error:
         raise UnsupportedModelError(
-            f"{config.origin} says that the weights are quantized with {method}, which "
+            f"{config.origin} says that the weights are quantized with {error}, which "
             "Penstock cannot read from safetensors files; use a GGUF file or the unquantized model."
-        )
+        ) from error

@@ -1,7 +1,8 @@
 """From a weight record to floats, for every scheme: the plain meaning of the canonical parts.
 
 It does not know formats or methods. The arithmetic is float32 with one rounding per operation, in the order
-(scale * subscale) * code + (minimum * subminimum), so results agree bit for bit with the formats' own definition.
+(scale * subscale) * code + (minimum * subminimum), so results agree bit for bit with the formats' own definition. Codes
+that are floats become float32, which is exact, and are multiplied with their scale.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def reference_dequantize(record: WeightRecord, dtype: torch.dtype = torch.float3
     columns = record.shape[-1]
     values = _CHUNK_VALUES if device.type == "cpu" else _DEVICE_CHUNK_VALUES
     rows = max(1, values // max(1, out[:1].numel()))
-    convert = _codebook_values if record.scheme.kind == "codebook" else _affine_values
+    convert = _CONVERT[record.scheme.kind]
     for start in range(0, record.shape[0], rows):
         chunk = cut_rows(record, start, min(start + rows, record.shape[0]))
         out[start : start + rows] = convert(chunk, columns)
@@ -82,6 +83,17 @@ def _codebook_values(record: WeightRecord, columns: int) -> torch.Tensor:
     grouped = values.view(*values.shape[:-1], scales.shape[-1], columns // scales.shape[-1])
     grouped *= scales[..., None]
     return values
+
+
+def _float_values(record: WeightRecord, columns: int) -> torch.Tensor:
+    scales = record.parts["scales"]
+    values = record.parts["codes"].contiguous().view(torch.float8_e4m3fn).to(torch.float32)
+    grouped = values.view(*values.shape[:-1], scales.shape[-1], columns // scales.shape[-1])
+    grouped *= scales[..., None]
+    return values
+
+
+_CONVERT = {"affine": _affine_values, "codebook": _codebook_values, "float": _float_values}
 
 
 def scale_levels(record: WeightRecord, coarse: str, fine: str) -> torch.Tensor:

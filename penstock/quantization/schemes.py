@@ -1,17 +1,18 @@
 """Canonical weight schemes. A checkpoint format ends at the loader; behind it there are only these records.
 
 A dense weight has a scheme named after its stored type and one part,
-``values``. A quantized weight is
-``value = scale * (code - zero_point) + minimum`` (affine) or ``value = scale * codebook[code]`` (codebook), with one
+``values``. A quantized weight is ``value = scale * (code - zero_point) + minimum`` (affine),
+``value = scale * codebook[code]`` (codebook) or ``value = scale * code`` with codes that are floats (float), with one
 or two scale levels that multiply. All parts keep the row order of the weight, so rows can be cut, permuted and
 concatenated without dequantizing. What a kernel wants instead is made from these parts in a method's ``prepare``.
 
 Parts of a quantized weight of shape [rows, columns]; every part is [rows, width]:
 
-    codes        8-bit codes are int8. Fewer bits are unsigned and packed in bytes: the lowest bits of a byte belong
-                 to the first column. 3, 5 and 6 bits are split: codes holds the low 2, 4 and 4 bits ...
+    codes        8-bit codes are int8; floats are the bytes of float8 e4m3 values, uint8. Fewer bits are unsigned and
+                 packed in bytes: the lowest bits of a byte belong to the first column. 3, 5 and 6 bits are split:
+                 codes holds the low 2, 4 and 4 bits ...
     codes_high   ... and this the remaining 1, 1 and 2 bits, packed in the same way.
-    scales       float16, one for each group of the first (coarsest) scale level
+    scales       float16 or float32, one for each group of the first (coarsest) scale level
     subscales    8-bit integers, one per group of the second level, when there is one
     mins         like scales, for schemes with minimum "min"; its sign is such that it is added
     submins      like subscales, for mins
@@ -30,7 +31,8 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class ScaleLevel:
-    """One level of scales: type of an entry ("float", "uint", "int" of ``bits``) and the weights of a row it covers.
+    """One level of scales: type of an entry ("float", "uint", "int" of ``bits``) and the weights of a row it covers,
+    0 for the whole row.
 
     ``bits`` are the significant ones; integers of fewer than 8 are stored one per byte.
     """
@@ -39,6 +41,10 @@ class ScaleLevel:
     bits: int
     group_size: int
 
+    def groups(self, columns: int) -> int:
+        """Entries of a row with so many columns."""
+        return columns // self.group_size if self.group_size else 1
+
 
 @dataclass(frozen=True, slots=True)
 class WeightScheme:
@@ -46,23 +52,28 @@ class WeightScheme:
 
     name: str
     code_bits: float  # stored bits per code; 16 or 32 for dense floats
-    kind: str = "affine"  # "dense" | "affine" | "codebook"
+    kind: str = "affine"  # "dense" | "affine" | "codebook" | "float"
     scales: tuple[ScaleLevel, ...] = ()
     minimum: str = "none"  # "none" | "offset" (constant zero point) | "min" (its own scale levels, like the scales')
-    activation: str = "dense"  # what the method multiplies with: "dense", or a dynamic quantization key
+    activation: str = "dense"  # what methods multiply with: "dense", or a key of ``DYNAMIC_ACTIVATIONS``
     zero_point: int = 0  # with minimum "offset"
     codebook: str = ""  # name in ``codebooks``, with kind "codebook"
 
     @property
     def column_multiple(self) -> int:
         """The number of columns is a multiple of this."""
-        return self.scales[0].group_size if self.scales else 1
+        return (self.scales[0].group_size if self.scales else 0) or 1
 
+
+# Activations that the weights were made for: float8 e4m3 with a scale of their own for every row, or for every 128
+# columns of a row, found as they come. A permission: dense activations are nearer to the model that was quantized.
+DYNAMIC_ACTIVATIONS: Mapping[str, int] = {"fp8_row": 0, "fp8_128": 128}  # columns that share a scale, 0 for all
 
 F32 = WeightScheme("f32", 32, kind="dense")
 F16 = WeightScheme("f16", 16, kind="dense")
 BF16 = WeightScheme("bf16", 16, kind="dense")
 
+_ROW_SCALE = (ScaleLevel("float", 32, 0),)
 _HALF_32 = (ScaleLevel("float", 16, 32),)
 
 
@@ -87,10 +98,21 @@ SCHEMES: Mapping[str, WeightScheme] = {
         WeightScheme("q5_k", 5, scales=_super("uint", 6, 32), minimum="min"),
         WeightScheme("q6_k", 6, scales=_super("int", 8, 16), minimum="offset", zero_point=32),
         WeightScheme("iq2_xxs", 2, kind="codebook", scales=_super("uint", 5, 32), codebook="iq2_xxs"),
+        # A scale for a whole matrix or a block of rows stands at each of these rows, so that rows can be cut apart.
+        WeightScheme("fp8_row", 8, kind="float", scales=_ROW_SCALE, activation="fp8_row"),
+        WeightScheme("fp8_row_only", 8, kind="float", scales=_ROW_SCALE),  # weights alone, not activations
+        WeightScheme("fp8_block", 8, kind="float", scales=(ScaleLevel("float", 32, 128),), activation="fp8_128"),
     )
 }
 
 _CODE_PLANES: Mapping[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+
+_SCALE_DTYPES = {  # by kind, and whether it has 32 bits
+    ("float", False): torch.float16,
+    ("float", True): torch.float32,
+    ("int", False): torch.int8,
+    ("uint", False): torch.uint8,
+}
 
 
 def code_planes(scheme: WeightScheme) -> tuple[int, ...]:
@@ -101,7 +123,8 @@ def code_planes(scheme: WeightScheme) -> tuple[int, ...]:
 def part_layout(scheme: WeightScheme, columns: int) -> dict[str, tuple[torch.dtype, int]]:
     """Name -> (dtype, width) of every part of a quantized weight with so many columns."""
     planes = code_planes(scheme)
-    layout = {"codes": (torch.int8 if planes[0] == 8 else torch.uint8, columns * planes[0] // 8)}
+    signed = planes[0] == 8 and scheme.kind == "affine"
+    layout = {"codes": (torch.int8 if signed else torch.uint8, columns * planes[0] // 8)}
     if len(planes) > 1:
         layout["codes_high"] = (torch.uint8, columns * planes[1] // 8)
     if scheme.kind == "codebook":
@@ -110,8 +133,7 @@ def part_layout(scheme: WeightScheme, columns: int) -> dict[str, tuple[torch.dty
         (("scales", "subscales"), ("mins", "submins")) if scheme.minimum == "min" else (("scales", "subscales"),)
     ):
         for name, level in zip(names, scheme.scales, strict=False):
-            dtype = torch.int8 if level.kind == "int" else torch.uint8
-            layout[name] = (torch.float16 if level.kind == "float" else dtype, columns // level.group_size)
+            layout[name] = (_SCALE_DTYPES[level.kind, level.bits == 32], level.groups(columns))
     return layout
 
 

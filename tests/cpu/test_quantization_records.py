@@ -76,7 +76,7 @@ def test_dense_weights_are_not_copied_without_need():
 def test_sizes_of_a_scheme_add_up(name):
     """Stored bits per weight: the codes, plus every scale level and minimum over the weights it covers."""
     scheme = SCHEMES[name]
-    levels = sum((16 if level.kind == "float" else 8) / level.group_size for level in scheme.scales)
+    levels = sum((level.bits if level.kind == "float" else 8) / (level.group_size or 512) for level in scheme.scales)
     per_weight = scheme.code_bits + levels * (2 if scheme.minimum == "min" else 1)
     assert record_bytes(scheme, (7, 512)) * 8 == 7 * 512 * per_weight
     assert 512 % scheme.column_multiple == 0

@@ -17,6 +17,7 @@ from penstock.kernels.reference.linear import (
     linear_quantized,
     linear_quantized_argmax,
 )
+from penstock.kernels.reference.linear_fp8 import dequantize_fp8, linear_fp8, linear_fp8_dynamic, quantize_fp8
 from penstock.kernels.reference.norm import add_rms_norm, add_rms_norm_quantized, rms_norm, rms_norm_quantized
 from penstock.kernels.reference.quantize import quantize_rows
 from penstock.kernels.reference.rotary import rotary, rotary_tables
@@ -31,6 +32,7 @@ __all__ = [
     "argmax",
     "count_tokens",
     "edit_logits",
+    "dequantize_fp8",
     "embedding",
     "embedding_quantized",
     "gather_rows",
@@ -39,9 +41,12 @@ __all__ = [
     "keep_tokens",
     "linear",
     "linear_bf16",
+    "linear_fp8",
+    "linear_fp8_dynamic",
     "linear_quantized",
     "linear_quantized_argmax",
     "paged_attention",
+    "quantize_fp8",
     "quantize_rows",
     "resolve_tokens",
     "rms_norm",

@@ -27,6 +27,7 @@ MODULES: tuple[str, ...] = (
     "attention_prefill",
     "edits",
     "linear",
+    "linear_fp8",
     "norm",
     "rotary",
     "rows",

@@ -1,4 +1,4 @@
-"""Multiplications of few rows with a dense weight, which take as long as the weight takes to be read.
+"""Multiplications of few rows with a weight, which take as long as the weight takes to be read.
 
 ``linear_skinny`` and ``linear_gated`` cut the weight in tiles and their columns in blocks, and deal all blocks of all
 tiles out evenly, in order, to as many programs as the device runs at once (stream-K, Osama et al. 2023). So every
@@ -8,6 +8,9 @@ their order by the one that arrives last: one launch, and the same bits in every
 Which blocks are summed together depends on the shape and on the tiling, never on the values or on the arrival, and a
 row of x has a column of the accumulator of its own. With ``batch_invariant`` the tiling is the same for every number
 of rows up to 64, and with it the bits of a row, whatever rows stand beside it.
+
+Weights are dense, or float8 values with float32 scales (``linear_fp8``), which are widened to x's type on the way to
+the matrix units.
 
 Launches on one device must follow each other, as those of one stream do: they share counters. Knows no layer.
 """
@@ -63,6 +66,13 @@ DOT_TILINGS: Mapping[int, DotTiling] = {
     64: DotTiling(128, 64, 2, 4, 3),
     128: DotTiling(128, 64, 1, 8, 4),
 }
+# Of float8 weights, which take half the room. A block is no longer than the columns that share a scale.
+FLOAT8_TILINGS: Mapping[int, DotTiling] = {
+    16: DotTiling(64, 128, 2, 4, 6),
+    32: DotTiling(128, 128, 2, 4, 4),
+    64: DotTiling(128, 128, 2, 4, 3),
+    128: DotTiling(128, 128, 1, 8, 4),
+}
 INVARIANT_TILING = DotTiling(128, 64, 2, 4, 3)
 
 
@@ -78,11 +88,59 @@ def _rows_of_tile(tile, outs, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
 
 
 @triton.jit
+def widened(codes, dtype: tl.constexpr, HOW: tl.constexpr):
+    """Float8 e4m3 values in ``dtype``, exactly. HOW is "cast" of float8 values; or of their bytes "bits", which every
+    device can, or "asm", the same for four at once: exponent and mantissa are moved to their places and the difference
+    of the exponents' biases is multiplied in. The bytes of NaN, which e4m3 has two of, become 480."""
+    if HOW == "cast":
+        values = codes.to(dtype)
+    elif HOW == "asm":
+        tl.static_assert(dtype == tl.bfloat16)
+        values = tl.inline_asm_elementwise(
+            """
+            {
+            .reg .b32 low, high, size, factor, zero;
+            mov.b32 factor, 0x7B807B80;
+            mov.b32 zero, 0x80008000;
+            prmt.b32 low, $2, 0, 0x1404;
+            prmt.b32 high, $2, 0, 0x3424;
+            shr.u32 size, low, 4;
+            and.b32 size, size, 0x07F007F0;
+            lop3.b32 low, low, 0x80008000, size, 0xEA;
+            fma.rn.bf16x2 $0, low, factor, zero;
+            shr.u32 size, high, 4;
+            and.b32 size, size, 0x07F007F0;
+            lop3.b32 high, high, 0x80008000, size, 0xEA;
+            fma.rn.bf16x2 $1, high, factor, zero;
+            }
+            """,
+            "=r,=r,r",
+            [codes],
+            dtype=tl.bfloat16,
+            is_pure=True,
+            pack=4,
+        )
+    elif dtype == tl.float32:
+        wide = codes.to(tl.int32)
+        values = (((wide & 0x80) << 24) | ((wide & 0x7F) << 20)).to(tl.float32, bitcast=True) * 1.329227995784916e36
+    elif dtype == tl.bfloat16:
+        short = codes.to(tl.int16)
+        values = (((short & 0x80) << 8) | ((short & 0x7F) << 4)).to(tl.bfloat16, bitcast=True) * 1.329227995784916e36
+    else:
+        short = codes.to(tl.int16)
+        values = (((short & 0x80) << 8) | ((short & 0x7F) << 7)).to(tl.float16, bitcast=True) * 256.0
+    return values
+
+
+@triton.jit
 def _store_tile(
-    sums, tile, bias, out, rows, outs, out_stride,
-    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
+    sums, tile, scales, bias, out, rows, outs, out_stride,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, SCALE_GROUP: tl.constexpr, HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    """sums float32 [BLOCK_N, BLOCK_R] -> the tile's columns of out, after bias and activation."""
+    """sums float32 [BLOCK_N, BLOCK_R] -> the tile's columns of out, after scales of rows, bias and activation."""
+    if SCALE_GROUP == 0:
+        sums *= tl.load(scales + _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != ""))[:, None]
     if HAS_BIAS:
         added = tl.load(bias + _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != ""))
         sums += added.to(tl.float32)[:, None]
@@ -142,13 +200,16 @@ def _sum_of_parts(parts, first_owner, last_owner, BLOCK_N: tl.constexpr, BLOCK_R
 
 @triton.jit(do_not_specialize=["rows", "units"])
 def _dot_kernel(
-    x, weight, tiles_of_weight, bias, out, parts, arrivals,
-    rows, outs, columns, units, x_stride, weight_stride, out_stride,
+    x, weight, tiles_of_weight, scales, bias, out, parts, arrivals,
+    rows, outs, columns, units, x_stride, weight_stride, scale_stride, out_stride,
     BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr,
-    HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, EVICT: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
-    AHEAD: tl.constexpr, STAGES: tl.constexpr,
+    SCALE_GROUP: tl.constexpr, WIDEN: tl.constexpr, HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
+    EVICT: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """``units`` blocks of [BLOCK_N, BLOCK_K] for every program, counted through all tiles one after the other.
+
+    scales float32 [outs, groups]: SCALE_GROUP columns of a row share one, all of them if it is 0; -1: there are none.
+    WIDEN says how the weight becomes values of x's type, "" if it is.
 
     parts float32 [programs, 2, BLOCK_N, BLOCK_R] holds sums over a part of a tile's columns, of which a program has two
     at most: place 0 of a tile that another program began, place 1 of one that this program began and another one ended.
@@ -190,11 +251,21 @@ def _dot_kernel(
             xs = tl.load(x_places + start, mask=inside, other=0.0)
         if k_block == 0:  # in front of the product: behind it, Hopper's code would not wait for the product first
             sums = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
-        sums = tl.dot(w, xs, sums, input_precision="ieee")
+        if WIDEN != "":
+            w = widened(w, xs.dtype, WIDEN)
+        if SCALE_GROUP > 0:
+            scaled_rows = _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != "") * scale_stride
+            scale = tl.load(scales + scaled_rows + start // SCALE_GROUP)
+            sums += tl.dot(w, xs, input_precision="ieee") * scale[:, None]
+        else:
+            sums = tl.dot(w, xs, sums, input_precision="ieee")
         if (k_block == k_blocks - 1) | (unit == last - 1):
             begun_here = tile * k_blocks >= first
             if begun_here & ((tile + 1) * k_blocks <= last):
-                _store_tile(sums, tile, bias, out, rows, outs, out_stride, BLOCK_N, BLOCK_R, HAS_BIAS, ACTIVATION)
+                _store_tile(
+                    sums, tile, scales, bias, out, rows, outs, out_stride,
+                    BLOCK_N, BLOCK_R, SCALE_GROUP, HAS_BIAS, ACTIVATION,
+                )  # fmt: skip
             else:
                 part = 2 * program + begun_here.to(tl.int32)
                 tl.store(parts + part * (BLOCK_N * BLOCK_R) + in_part, sums)
@@ -210,7 +281,10 @@ def _dot_kernel(
             if arrived == last_owner - first_owner:
                 tl.debug_barrier()
                 total = _sum_of_parts(parts, first_owner, last_owner, BLOCK_N, BLOCK_R)
-                _store_tile(total, tile, bias, out, rows, outs, out_stride, BLOCK_N, BLOCK_R, HAS_BIAS, ACTIVATION)
+                _store_tile(
+                    total, tile, scales, bias, out, rows, outs, out_stride,
+                    BLOCK_N, BLOCK_R, SCALE_GROUP, HAS_BIAS, ACTIVATION,
+                )  # fmt: skip
                 tl.store(arrivals + tile, 0)
 
 
@@ -252,7 +326,7 @@ def _vector_kernel(
         sums = tl.join(tl.sum(products, axis=1), tl.sum(products_1, axis=1))
     else:
         sums = tl.sum(products, axis=1)[:, None]
-    _store_tile(sums, tile, bias, out, ROWS, outs, out_stride, BLOCK_N, ROWS, HAS_BIAS, ACTIVATION)
+    _store_tile(sums, tile, x, bias, out, ROWS, outs, out_stride, BLOCK_N, ROWS, -1, HAS_BIAS, ACTIVATION)
 
 
 def linear_skinny(
@@ -267,16 +341,16 @@ def linear_skinny(
     """``x @ weight.T + bias`` for 1 to 128 rows: x [rows, n], weight [m, n], bias [m], one 16-bit type (or float32 in
     the interpreter) -> [rows, m] in that type, summed in float32. ``out`` is where it goes, with contiguous columns.
 
-    ``choices`` are for measurements: see ``_launch``.
+    ``choices`` are for measurements: see ``launch``.
     """
-    return _launch(x, weight, bias, out, "", batch_invariant, **choices)
+    return launch(x, weight, bias, out, "", batch_invariant, **choices)
 
 
 def linear_vector(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """``linear_skinny`` of one or two rows on the vector units."""
-    return _launch(x, weight, bias, out, "", False, tiling=vector_tiling_of(*weight.shape))
+    return launch(x, weight, bias, out, "", False, tiling=vector_tiling_of(*weight.shape))
 
 
 def linear_gated(
@@ -294,20 +368,21 @@ def linear_gated(
     rounding -> [rows, m]."""
     if activation not in ACTIVATIONS or weight.shape[0] % 2:
         raise ValueError(f"gates are {' or '.join(ACTIVATIONS)} of an even number of rows, not {activation!r}")
-    return _launch(x, weight, bias, out, activation, batch_invariant, **choices)
+    return launch(x, weight, bias, out, activation, batch_invariant, **choices)
 
 
 def tiling_of(
-    rows: int, columns: int, batch_invariant: bool = False, shared_bytes: int = 228 << 10
+    rows: int, columns: int, batch_invariant: bool = False, shared_bytes: int = 228 << 10, weight_bytes: int = 2
 ) -> DotTiling | VectorTiling:
-    """What a multiplication is launched with on a multiprocessor with so much shared memory. Blocks of columns that
-    leave no rest need no masks."""
+    """What a multiplication is launched with on a multiprocessor with so much shared memory, by the size of a weight's
+    value. Blocks of columns that leave no rest need no masks."""
     room = _room(rows)
-    tiling = INVARIANT_TILING if batch_invariant else DOT_TILINGS[room]
+    tilings = FLOAT8_TILINGS if weight_bytes == 1 else DOT_TILINGS
+    tiling = INVARIANT_TILING if batch_invariant else tilings[room]
     fitting = [size for size in (128, 64, 32) if size <= tiling.block_k and columns % size == 0]
     block_k = fitting[0] if fitting else tiling.block_k
     own = shared_bytes // tiling.per_sm - RESERVED_BYTES - 4 * tiling.block_n * room
-    stages = max(2, min(tiling.stages, own // (2 * block_k * (tiling.block_n + room))))
+    stages = max(2, min(tiling.stages, own // (block_k * (weight_bytes * tiling.block_n + 2 * room))))
     return replace(tiling, block_k=block_k, stages=stages)
 
 
@@ -335,7 +410,7 @@ def device_sizes(device: torch.device) -> tuple[int, int]:
     return int(facts.multi_processor_count), int(facts.shared_memory_per_multiprocessor)
 
 
-def _launch(
+def launch(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
@@ -343,6 +418,8 @@ def _launch(
     activation: str,
     batch_invariant: bool,
     *,
+    scales: torch.Tensor | None = None,
+    widen: str = "",
     tiling: DotTiling | VectorTiling | None = None,
     programs: int | None = None,
     evict: str = "",
@@ -350,7 +427,10 @@ def _launch(
     pdl: bool | None = None,
     ahead: int = 1,
 ) -> torch.Tensor:
-    """``programs`` share the blocks, at most (default: those that run at once). ``evict``: how the caches are told to
+    """``scales`` float32 [m, groups] are those of a weight of float8 values or of their bytes, which is widened by
+    ``widen`` (see ``widened``).
+
+    ``programs`` share the blocks, at most (default: those that run at once). ``evict``: how the caches are told to
     treat weights. ``tma``: blocks are copied by the copy engine (compute capability 9.0; not for gates). ``pdl``: the
     kernel starts before the one in front has ended (where devices can) and asks for ``ahead`` blocks of weights until
     then."""
@@ -359,12 +439,10 @@ def _launch(
     width = outs // 2 if activation else outs
     if not 0 <= rows <= MAX_ROWS or weight.shape[1] != columns:
         raise ValueError(f"cannot multiply {tuple(x.shape)} with {tuple(weight.shape)} in at most {MAX_ROWS} rows")
-    if (
-        x.stride(1) != 1
-        or weight.stride(1) != 1
-        or not x.dtype == weight.dtype == (bias if bias is not None else x).dtype
-    ):
+    multiplied = [x, bias if bias is not None else x, *([] if widen else [weight])]
+    if x.stride(1) != 1 or weight.stride(1) != 1 or any(each.dtype != x.dtype for each in multiplied):
         raise ValueError("rows must be contiguous and of one type")
+    scale_group = -1 if scales is None else _scale_group(scales, outs, columns)
     if out is None:
         out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
     elif out.shape != (rows, width) or out.stride(1) != 1 or out.dtype != x.dtype:
@@ -373,8 +451,7 @@ def _launch(
         return out
     pdl = launches_early(x) if pdl is None else pdl
     num_sms, shared_bytes = device_sizes(x.device)
-    tiling = tiling or tiling_of(rows, columns, batch_invariant, shared_bytes)
-    strides = (x.stride(0), weight.stride(0), out.stride(0))
+    tiling = tiling or tiling_of(rows, columns, batch_invariant, shared_bytes, weight.element_size())
     fixed: dict[str, Any] = {
         "BLOCK_N": tiling.block_n,
         "BLOCK_K": tiling.block_k,
@@ -392,8 +469,13 @@ def _launch(
     if isinstance(tiling, VectorTiling):
         if rows > 2:
             raise ValueError(f"the vector units take 2 rows, not {rows}")
+        if scales is not None:
+            raise ValueError("the vector units take no scales")
+        strides = (x.stride(0), weight.stride(0), out.stride(0))
         _vector_kernel[(tiles,)](x, weight, bias, out, outs, columns, *strides, ROWS=rows, **fixed)
         return out
+    if scale_group > 0 and scale_group % tiling.block_k:
+        raise ValueError(f"blocks of {tiling.block_k} columns do not fit scales of {scale_group}")
     if tiles > MAX_TILES or (tma and activation):
         raise ValueError(f"{outs} rows are too many" if tiles > MAX_TILES else "the copy engine takes no gates")
     k_blocks = triton.cdiv(columns, tiling.block_k)
@@ -408,11 +490,21 @@ def _launch(
     splits = units % k_blocks != 0
     parts = torch.empty(programs * 2 * tiling.block_n * room if splits else 1, dtype=torch.float32, device=x.device)
     blocks = TensorDescriptor.from_tensor(weight, [tiling.block_n, tiling.block_k]) if tma else weight
+    scales = x if scales is None else scales
     _dot_kernel[(programs,)](
-        x, weight, blocks, bias, out, parts, arrivals, rows, outs, columns, units, *strides,
-        BLOCK_R=room, TMA=tma, STAGES=tiling.stages, **fixed,
+        x, weight, blocks, scales, bias, out, parts, arrivals, rows, outs, columns, units,
+        x.stride(0), weight.stride(0), scales.stride(0), out.stride(0),
+        BLOCK_R=room, SCALE_GROUP=scale_group, WIDEN=widen, TMA=tma, STAGES=tiling.stages, **fixed,
     )  # fmt: skip
     return out
+
+
+def _scale_group(scales: torch.Tensor, outs: int, columns: int) -> int:
+    """Columns that share a scale, 0 for all of them."""
+    groups = scales.shape[1]
+    if scales.shape[0] != outs or scales.stride(1) != 1 or scales.dtype != torch.float32 or columns % groups:
+        raise ValueError(f"{tuple(scales.shape)} {scales.dtype} are no scales of {outs} rows of {columns}")
+    return 0 if groups == 1 else columns // groups
 
 
 def _room(rows: int) -> int:
@@ -430,13 +522,24 @@ AOT: tuple[AotCase, ...] = (
         signature={
             **_POINTERS,
             "tiles_of_weight": "*bf16",
+            "scales": "*fp32",
             "parts": "*fp32",
             "arrivals": "*i32",
             "rows": "i32",
             "units": "i32",
+            "scale_stride": "i32",
             **_SIZES,
         },
-        constants={**_FIXED, "BLOCK_R": 16, "BLOCK_N": 64, "BLOCK_K": 128, "TMA": False, "STAGES": 3},
+        constants={
+            **_FIXED,
+            "BLOCK_R": 16,
+            "BLOCK_N": 64,
+            "BLOCK_K": 128,
+            "SCALE_GROUP": -1,
+            "WIDEN": "",
+            "TMA": False,
+            "STAGES": 3,
+        },
     ),
     AotCase(
         kernel=_vector_kernel,

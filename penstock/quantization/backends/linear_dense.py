@@ -18,7 +18,7 @@ from penstock.kernels.device import device_of
 from penstock.quantization.dequantize import dense_bytes, reference_dequantize
 from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
 from penstock.quantization.records import move_parts
-from penstock.quantization.schemes import WeightRecord
+from penstock.quantization.schemes import DYNAMIC_ACTIVATIONS, WeightRecord
 from penstock.types.decision import YES, Verdict
 
 DENSE_DTYPES = ("float32", "bfloat16", "float16")
@@ -93,7 +93,7 @@ def dense_verdict(spec: LinearSpec, dtypes: tuple[str, ...] = DENSE_DTYPES) -> V
     reasons = []
     if spec.dtype not in dtypes:
         reasons.append(f"needs activations in {', '.join(dtypes)}, found {spec.dtype}")
-    if spec.scheme.activation != "dense":
+    if spec.scheme.activation not in ("dense", *DYNAMIC_ACTIVATIONS):
         reasons.append(f"multiplies with dense activations only, the scheme wants {spec.scheme.activation}")
     multiple = spec.scheme.column_multiple
     if spec.in_features % multiple:

@@ -60,6 +60,8 @@ class LinearNative:
         scheme = spec.scheme
         if scheme.activation != "dense":
             reasons.append(f"quantizes activations itself, the scheme wants {scheme.activation}")
+        if scheme.kind == "float":
+            reasons.append(f"multiplies codes that are integers, those of {scheme.name} are floats")
         multiple = 1 if scheme.kind == "dense" else max(BLOCK, scheme.column_multiple)
         if spec.in_features % multiple:
             reasons.append(f"needs columns in multiples of {multiple} for {scheme.name}, found {spec.in_features}")
