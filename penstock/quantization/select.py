@@ -12,6 +12,7 @@ from typing import cast
 from penstock.oracle.choose import choose
 from penstock.quantization.backends.linear_cuda import LinearCuda
 from penstock.quantization.backends.linear_dense import LinearDense
+from penstock.quantization.backends.linear_invariant import LinearInvariant
 from penstock.quantization.backends.linear_native import NATIVE_METHODS
 from penstock.quantization.backends.linear_reference import LinearReference
 from penstock.quantization.linear import Ladder, LinearMethod, LinearSpec
@@ -19,10 +20,12 @@ from penstock.types.decision import Decision
 
 # In order of preference. Methods that multiply with packed codes go before dense, widest vectors first; plain C++
 # (native_baseline) does not, because torch's vectors beat it. reference dequantizes in every call, so it stands last
-# and runs only when it is named. cuda_skinny and native methods run on no common platform.
+# and runs only when it is named. cuda_skinny and native methods run on no common platform. cuda_invariant is for
+# batch-invariant results, which cuda_skinny and dense refuse.
 LINEAR_METHODS: tuple[LinearMethod, ...] = (
     *NATIVE_METHODS[:-1],
     LinearCuda(),
+    LinearInvariant(),
     LinearDense(),
     NATIVE_METHODS[-1],
     LinearReference(),
@@ -34,6 +37,7 @@ GROUNDS: Mapping[str, str] = {
     "native_avx2": "1 row times 3072x576 in Q4_1 takes 36 us, dense 85 us (2 CPU cores, both with AVX2 or better)",
     "native_neon": "reads a sixth of the bytes that dense reads for Q4_1; not yet timed on a machine",
     "cuda_skinny": "torch reads weights for 1 to 32 rows at 70 % of the bandwidth (H200); not yet timed itself",
+    "cuda_invariant": "its sums have one order for every number of rows, which torch's have not; not yet timed itself",
     "dense": "1 row times 3072x576 takes 90 us, plain C++ on Q4_1 270 us (2 CPU cores); 64 rows 1.6 and 12 ms",
     "native_baseline": "1 row times 3072x576 in Q4_1 takes 270 us, with the reference 2,000 us (2 CPU cores)",
 }
@@ -42,6 +46,7 @@ GROUNDS: Mapping[str, str] = {
 def choose_linear(spec: LinearSpec, forced: str | None = None) -> tuple[LinearMethod, Decision]:
     """The first method that can run ``spec``, or the one named ``forced``. Raises NoBackendError with every reason."""
     subject = f"linear {spec.scheme.name} {spec.out_features}x{spec.in_features} {spec.dtype}"
+    subject += ", batch-invariant" if spec.batch_invariant else ""
     method, decision = choose(
         subject, spec, LINEAR_METHODS, forced=forced, forced_by="--linear-backend", grounds=GROUNDS
     )

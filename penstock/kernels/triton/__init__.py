@@ -26,6 +26,7 @@ MODULES: tuple[str, ...] = (
     "attention_decode",
     "attention_prefill",
     "linear",
+    "linear_invariant",
     "norm",
     "rotary",
     "rows",
