@@ -22,6 +22,9 @@ class AttentionSpec:
 
     ``kv_dtype`` is the type that keys and values are stored in, by torch's name, or "auto": what the backend prefers.
     "int8" means codes with a scale for each token and KV head.
+
+    ``batch_invariant``: the bits of a result must follow from its query and what that sees alone, whatever rows and
+    queries are computed beside it. A backend that cannot promise it refuses.
     """
 
     num_heads: int
@@ -32,6 +35,7 @@ class AttentionSpec:
     soft_cap: float | None
     platform: PlatformFacts
     kv_dtype: str = "auto"
+    batch_invariant: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class ResolvedConfig:
     attention_backend: str | None
     linear_backend: str | None
     graphs: bool
+    deterministic: bool
     threads: int
     load_format: str
     seed: int | None  # None: drawn at the start
@@ -157,6 +158,7 @@ def resolve(
         attention_backend=config.backend.attention_backend,
         linear_backend=config.backend.linear_backend,
         graphs=config.backend.graphs,
+        deterministic=config.backend.deterministic,
         threads=config.backend.threads or platform.num_cores,
         load_format=config.model.load_format,
         seed=config.model.seed,

@@ -113,6 +113,11 @@ class BackendConfig:
     graphs: bool = flag(
         True, "Record steps of one shape once and repeat them without Python, where all kernels allow it."
     )
+    deterministic: bool = flag(
+        False,
+        "Give a request the same tokens whatever is computed beside it, however its prompt is cut and whether its "
+        "prefix was cached: only kernels with one order of sums for every number of rows. Slower on CUDA devices.",
+    )
     threads: int | None = flag(None, "CPU threads for kernels. Default: the cores this process may use.", minimum=1)
 
 

@@ -205,6 +205,7 @@ def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts |
             attention_backend=config.backend.attention_backend,
             linear_backend=config.backend.linear_backend,
             kv_cache_dtype=config.cache.kv_cache_dtype,
+            batch_invariant=config.backend.deterministic,
         )
         weights = plan_weights(built.family.WEIGHTS, facts, checkpoint, built.model.parameters(), built.choices.linear)
 
@@ -269,6 +270,7 @@ def _executor_spec(resolved: ResolvedConfig, source: ModelSource, platform: Plat
         attention_backend=resolved.attention_backend,
         linear_backend=resolved.linear_backend,
         graphs=resolved.graphs,
+        deterministic=resolved.deterministic,
         threads=resolved.threads,
         seed=start_seed(resolved.seed),
         dummy_seed=resolved.seed or 0,

@@ -70,7 +70,7 @@ class Choices:
         return tuple(self._decisions)
 
     def linear(self, spec: LinearSpec) -> LinearMethod:
-        key = (spec.scheme.name, spec.out_features, spec.in_features, spec.dtype)
+        key = (spec.scheme.name, spec.out_features, spec.in_features, spec.dtype, spec.batch_invariant)
         method: LinearMethod = self._ask(key, lambda: choose_linear(spec, self._linear_backend))
         self._linear_names[method.name] = None
         return method
@@ -81,7 +81,8 @@ class Choices:
         return tuple(self._linear_names)
 
     def attention(self, spec: AttentionSpec) -> AttentionBackend:
-        key = (spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.dtype, spec.window, spec.soft_cap, spec.kv_dtype)
+        shape = (spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window, spec.soft_cap)
+        key = (*shape, spec.dtype, spec.kv_dtype, spec.batch_invariant)
         backend: AttentionBackend = self._ask(key, lambda: choose_attention(spec, self._attention_backend))
         return backend
 
@@ -120,6 +121,7 @@ def build_model(
     attention_backend: str | None = None,
     linear_backend: str | None = None,
     kv_cache_dtype: str = "auto",
+    batch_invariant: bool = False,
     device: torch.device = CPU,
 ) -> BuiltModel:
     """Build the module tree of a checkpoint's family and choose its attention backends; reads no weight. Small
@@ -133,7 +135,7 @@ def build_model(
     config = family.read_config(checkpoint.config)
     choices = Choices(attention_backend, linear_backend)
     geometries: tuple[KvGeometry, ...] = family.kv_groups(config)
-    specs = [attention_spec(geometry, dtype, platform, kv_cache_dtype) for geometry in geometries]
+    specs = [attention_spec(geometry, dtype, platform, kv_cache_dtype, batch_invariant) for geometry in geometries]
     attention = tuple(GroupAttention(spec, choices.attention(spec)) for spec in specs)
     torch_dtype: torch.dtype = getattr(torch, dtype)
     parts = ModelParts(
@@ -142,6 +144,7 @@ def build_model(
         linear_method=choices.linear,
         attention_backend=choices.attention,
         kv_dtype=kv_cache_dtype,
+        batch_invariant=batch_invariant,
         device=device,
     )
     return BuiltModel(
@@ -184,6 +187,7 @@ def plan_executor(spec: ExecutorSpec, checkpoint: Checkpoint, device: torch.devi
         attention_backend=spec.attention_backend,
         linear_backend=spec.linear_backend,
         kv_cache_dtype=spec.kv_cache_dtype,
+        batch_invariant=spec.deterministic,
         device=device,
     )
     weights = plan_weights(

@@ -16,7 +16,8 @@ class ExecutorSpec:
     is in tokens, None takes what the attention backend prefers, as ``kv_cache_dtype`` "auto" does. Forced backends come
     from the flags ``--attention-backend`` and ``--linear-backend`` and never fall back. ``seed`` seeds the requests
     that bring no seed, ``dummy_seed`` dummy weights. ``depth`` is the number of plans in flight, ``threads`` the CPU
-    threads of kernels. ``graphs``: record steps where the kernels allow it.
+    threads of kernels. ``graphs``: record steps where the kernels allow it. ``deterministic``: only kernels that
+    compute a row to the same bits whatever rows stand beside it.
     """
 
     source: ModelSource
@@ -32,6 +33,7 @@ class ExecutorSpec:
     attention_backend: str | None = None
     linear_backend: str | None = None
     graphs: bool = True
+    deterministic: bool = False
     threads: int | None = None
     seed: int = 0
     dummy_seed: int = 0

@@ -116,6 +116,7 @@ class LinearWeight:
             in_features=self.shape[1],
             dtype=self._parts.dtype_name,
             platform=self._parts.platform,
+            batch_invariant=self._parts.batch_invariant,
         )
 
 

@@ -197,7 +197,7 @@ def attention_places(groups: Sequence[KvGeometry], parts: ModelParts) -> list[At
     """The place of every layer, in layer order."""
     places = []
     for group in groups:
-        spec = attention_spec(group, parts.dtype_name, parts.platform, parts.kv_dtype)
+        spec = attention_spec(group, parts.dtype_name, parts.platform, parts.kv_dtype, parts.batch_invariant)
         places += [AttentionPlace(layer=layer, group=group.name, spec=spec) for layer in group.layers]
     return sorted(places, key=lambda place: place.layer)
 

@@ -41,7 +41,11 @@ class KvGeometry:
 
 
 def attention_spec(
-    geometry: KvGeometry, dtype_name: str, platform: PlatformFacts, kv_dtype: str = "auto"
+    geometry: KvGeometry,
+    dtype_name: str,
+    platform: PlatformFacts,
+    kv_dtype: str = "auto",
+    batch_invariant: bool = False,
 ) -> AttentionSpec:
     """What the group's layers need of an attention backend; the runner plans with the same spec."""
     return AttentionSpec(
@@ -53,6 +57,7 @@ def attention_spec(
         soft_cap=geometry.soft_cap,
         platform=platform,
         kv_dtype=kv_dtype,
+        batch_invariant=batch_invariant,
     )
 
 
@@ -72,6 +77,7 @@ class ModelParts:
     linear_method: Callable[[LinearSpec], LinearMethod]
     attention_backend: Callable[[AttentionSpec], AttentionBackend]
     kv_dtype: str = "auto"  # as AttentionSpec has it
+    batch_invariant: bool = False  # as LinearSpec and AttentionSpec have it
     device: torch.device = CPU  # of parameters; explaining a machine that is not here needs none of it
 
     @property

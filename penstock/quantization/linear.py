@@ -31,13 +31,18 @@ class InputFormat(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearSpec:
-    """One kind of weight to multiply with. ``dtype`` is the activations' torch dtype name, e.g. "bfloat16"."""
+    """One kind of weight to multiply with. ``dtype`` is the activations' torch dtype name, e.g. "bfloat16".
+
+    ``batch_invariant``: the bits of a row of the result must follow from that row of x alone, however many rows there
+    are. A method that cannot promise it refuses.
+    """
 
     scheme: WeightScheme
     out_features: int
     in_features: int
     dtype: str
     platform: PlatformFacts
+    batch_invariant: bool = False
 
 
 class PreparedWeight(Protocol):

@@ -13,6 +13,7 @@ from penstock.oracle.choose import choose
 from penstock.quantization.backends.linear_cuda import LinearCuda
 from penstock.quantization.backends.linear_dense import LinearDense
 from penstock.quantization.backends.linear_fp8 import LinearFp8
+from penstock.quantization.backends.linear_invariant import LinearInvariant
 from penstock.quantization.backends.linear_native import NATIVE_METHODS
 from penstock.quantization.backends.linear_reference import LinearReference
 from penstock.quantization.linear import Ladder, LinearMethod, LinearSpec
@@ -21,11 +22,12 @@ from penstock.types.decision import Decision
 # In order of preference. Methods that multiply with packed codes go before dense, widest vectors first; plain C++
 # (native_baseline) does not, because torch's vectors beat it. reference dequantizes in every call, so it stands last
 # and runs only when it is named. Methods of cuda devices and native ones run on no common platform; cuda_skinny takes
-# what cuda_fp8 does not.
+# what cuda_fp8 does not. cuda_invariant is for batch-invariant results, which the others refuse.
 LINEAR_METHODS: tuple[LinearMethod, ...] = (
     *NATIVE_METHODS[:-1],
     LinearFp8(),
     LinearCuda(),
+    LinearInvariant(),
     LinearDense(),
     NATIVE_METHODS[-1],
     LinearReference(),
@@ -38,6 +40,7 @@ GROUNDS: Mapping[str, str] = {
     "native_neon": "reads a sixth of the bytes that dense reads for Q4_1; not yet timed on a machine",
     "cuda_fp8": "reads half of the bytes of a dense copy, which few rows take the time of; not yet timed",
     "cuda_skinny": "the weights of an 8B model take one row 3.68 ms, with torch 3.86 (H200); more rows are as fast",
+    "cuda_invariant": "its sums have one order for every number of rows, which torch's have not; not yet timed itself",
     "dense": "1 row times 3072x576 takes 90 us, plain C++ on Q4_1 270 us (2 CPU cores); 64 rows 1.6 and 12 ms",
     "native_baseline": "1 row times 3072x576 in Q4_1 takes 270 us, with the reference 2,000 us (2 CPU cores)",
 }
@@ -46,6 +49,7 @@ GROUNDS: Mapping[str, str] = {
 def choose_linear(spec: LinearSpec, forced: str | None = None) -> tuple[LinearMethod, Decision]:
     """The first method that can run ``spec``, or the one named ``forced``. Raises NoBackendError with every reason."""
     subject = f"linear {spec.scheme.name} {spec.out_features}x{spec.in_features} {spec.dtype}"
+    subject += ", batch-invariant" if spec.batch_invariant else ""
     method, decision = choose(
         subject, spec, LINEAR_METHODS, forced=forced, forced_by="--linear-backend", grounds=GROUNDS
     )

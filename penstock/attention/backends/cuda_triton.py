@@ -4,6 +4,9 @@ Knows no request. A step whose rows all have few queries (decoding, verification
 which rotates, writes and attends. In other steps one launch rotates and writes, a second attends for long rows, and a
 third for those short ones among them.
 
+For batch-invariant results a step of any kind is rotated and written by one launch, and all of its rows attend in a
+second one, as long rows do.
+
 A block holds [2, kv_heads, block_tokens, head_dim]: what a program reads of a block lies together. Nothing of a step's
 lengths is read on the host, so that steps can be captured: how far a row is split follows from the number of rows.
 """
@@ -30,6 +33,7 @@ MIN_CAPABILITY = (8, 0)
 MIN_CAPABILITY_FLOAT8 = (8, 9)
 MAX_HEAD_DIM = 256
 MAX_GROUP = 64  # query heads that share a KV head
+INVARIANT_BLOCK_HEADS = 8  # of one program that rotates: one kernel for few tokens and for many
 PROCESSORS_WITHOUT_A_CARD = 4  # of the interpreter
 
 _rotate_and_write: Callable[..., torch.Tensor] = lazy("attention", "rotate_and_write")
@@ -49,6 +53,7 @@ class _Metadata:
     max_query_len: int
     window: int | None
     soft_cap: float | None
+    batch_invariant: bool
 
     @property
     def is_short(self) -> bool:
@@ -57,18 +62,11 @@ class _Metadata:
 
 
 class CudaTriton:
-    """Triton's attention for NVIDIA GPUs. See the module's docstring.
-
-    ``fixed_splits``: into how many parts every row is split, whatever is computed beside it, so that the bits of a row
-    do not depend on the size of its batch. None: as many as fill the card.
-    """
+    """Triton's attention for NVIDIA GPUs. See the module's docstring."""
 
     name = "cuda_triton"
     block_tokens = (16, 32, 64, 128)
     eager_because = ""
-
-    def __init__(self, fixed_splits: int | None = None) -> None:
-        self._fixed_splits = fixed_splits
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         reasons: list[str] = []
@@ -97,7 +95,9 @@ class CudaTriton:
     def plan(self, spec: AttentionSpec, step: GroupStep) -> _Metadata:
         rows = _paged_rows(step.query_start, step.kv_lens, step.block_table, step.slots)
         device = step.kv_lens.device
-        num_splits = self._fixed_splits or _choose_num_splits(rows.num_rows, spec.num_kv_heads, _num_processors(device))
+        num_splits = 1
+        if not spec.batch_invariant:
+            num_splits = _choose_num_splits(rows.num_rows, spec.num_kv_heads, _num_processors(device))
         workspace = _make_workspace(
             rows.num_rows,
             spec.num_heads,
@@ -107,7 +107,7 @@ class CudaTriton:
             num_splits=num_splits,
             device=device,
         )
-        return _Metadata(rows, workspace, step.max_query_len, spec.window, spec.soft_cap)
+        return _Metadata(rows, workspace, step.max_query_len, spec.window, spec.soft_cap, spec.batch_invariant)
 
     def run(
         self,
@@ -122,6 +122,10 @@ class CudaTriton:
         scoring = _scoring(scale, metadata.window, metadata.soft_cap)
         shape = (qk.shape[0], qk.shape[1] - v.shape[1], qk.shape[2])
         out = torch.empty(shape, dtype=qk.dtype, device=qk.device)
+        if metadata.batch_invariant:
+            queries = _rotate_and_write(qk, v, tables, kv, rows.slots, block_heads=INVARIANT_BLOCK_HEADS)
+            _prefill(queries, kv, rows, out, scoring, batch_invariant=True)
+            return out
         if metadata.is_short:
             _decode(qk, v, tables, kv, rows, out, scoring, workspace)
             return out

@@ -31,9 +31,12 @@ class ReferenceTorch:
     eager_because = ""
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
+        reasons = []
         if spec.kv_dtype not in ("auto", *KV_DTYPES):
-            return Verdict((f"keeps keys and values in {', '.join(KV_DTYPES)}, asked for {spec.kv_dtype}",))
-        return YES
+            reasons.append(f"keeps keys and values in {', '.join(KV_DTYPES)}, asked for {spec.kv_dtype}")
+        if spec.batch_invariant:
+            reasons.append("torch's library promises no order of sums, asked for batch-invariant results")
+        return Verdict(tuple(reasons)) if reasons else YES
 
     def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
         dtype = getattr(torch, spec.dtype if spec.kv_dtype == "auto" else spec.kv_dtype)

@@ -28,6 +28,7 @@ MODULES: tuple[str, ...] = (
     "edits",
     "linear",
     "linear_fp8",
+    "linear_invariant",
     "norm",
     "rotary",
     "rows",

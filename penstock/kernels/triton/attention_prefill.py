@@ -3,6 +3,13 @@
 Knows no layer. FlashAttention-2 (Dao 2023) with the heads of a group packed: a tile of queries holds all query heads of
 one KV head for neighbouring tokens. Tiles of keys that every query of a tile sees whole are not masked. A program finds
 its row by summing over the rows' lengths, so that the host needs to know none of them.
+
+With ``batch_invariant`` the bits of a query's result follow from the query and from what it sees alone. There is one
+tiling, so that a line of a tile is summed by the same threads in the same order whichever line it is. Tiles of keys
+begin at multiples of their size, and are all masked, so that one loop handles them: a key that a query does not see has
+the weight 0 whatever it is, and a tile of which it sees nothing leaves its sums as they are (in front of the first one,
+0 * 0 + 0; behind the last one, x * 1 + 0). So neither the queries beside it, nor where a prompt was cut, nor how many
+keys there are behind it make a difference.
 """
 
 from __future__ import annotations
@@ -32,6 +39,9 @@ TILES = (
 )
 # Without wgmma, which takes no registers for the operands in shared memory.
 TILES_BEFORE_HOPPER = ((128, 2, 64, 32, 4, 3), (256, 2, 64, 32, 8, 2), *TILES[-2:])
+# One each, as the module's docstring has it. 64 lines are the least that wgmma multiplies.
+INVARIANT_TILES = ((128, 2, 64, 64, 4, 3), (256, 2, 64, 32, 4, 3), *TILES[-2:])
+INVARIANT_TILES_BEFORE_HOPPER = ((128, 2, 64, 32, 4, 3), (256, 2, 64, 32, 8, 2), *TILES[-2:])
 SCANNED_ROWS = 128  # lengths that a program reads at once
 
 
@@ -43,6 +53,7 @@ def prefill(
     scoring: Scoring,
     *,
     more_than: int = 0,
+    batch_invariant: bool = False,
     block_m: int | None = None,
     block_n: int | None = None,
     num_warps: int | None = None,
@@ -51,7 +62,7 @@ def prefill(
     """Causal attention for the rows that have more than ``more_than`` queries; others of ``out`` are left as they are.
 
     q [tokens, heads, d], rotated, tokens at any stride; kv [blocks, 2, kv_heads, block_tokens, d], any block stride;
-    out [tokens, heads, d].
+    out [tokens, heads, d]. ``batch_invariant``: see the module's docstring.
     """
     tokens, heads, head_dim = q.shape
     kv_heads = kv.shape[2]
@@ -59,8 +70,7 @@ def prefill(
     check_heads(q, out)
     padded = padded_head_dim(head_dim)
     older = q.is_cuda and torch.cuda.get_device_capability(q.device) < (9, 0)
-    tiles = TILES_BEFORE_HOPPER if older else TILES
-    tile = next(tile for tile in tiles if padded <= tile[0] and q.element_size() <= tile[1])
+    tile = next(tile for tile in _tiles(batch_invariant, older) if padded <= tile[0] and q.element_size() <= tile[1])
     group = heads // kv_heads
     block_m = max(block_m or tile[2], triton.next_power_of_2(group))
     # No row leaves more than one tile that is not full.
@@ -70,9 +80,15 @@ def prefill(
         q.stride(0), out.stride(0), kv.stride(0), rows.block_table.stride(0),
         KV_HEADS=kv_heads, GROUP=group, D=head_dim, D_PAD=padded, BLOCK_TOKENS=block_tokens, BLOCK_M=block_m,
         BLOCK_N=block_n or tile[3], SCANNED=SCANNED_ROWS, HAS_WINDOW=scoring.window is not None,
-        HAS_CAP=scoring.soft_cap is not None,
+        HAS_CAP=scoring.soft_cap is not None, ALL_MASKED=batch_invariant,
         num_warps=num_warps or tile[4], num_stages=num_stages or tile[5],
     )  # fmt: skip
+
+
+def _tiles(batch_invariant: bool, older: bool) -> tuple[tuple[int, ...], ...]:
+    if batch_invariant:
+        return INVARIANT_TILES_BEFORE_HOPPER if older else INVARIANT_TILES
+    return TILES_BEFORE_HOPPER if older else TILES
 
 
 @triton.jit(
@@ -83,7 +99,7 @@ def _prefill(
     q_ptr, kv_ptr, out_ptr, query_start_ptr, kv_lens_ptr, table_ptr, scale, soft_cap, window, num_rows, more_than,
     q_stride, out_stride, block_stride, table_stride, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
     D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    SCANNED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr
+    SCANNED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, ALL_MASKED: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one row and KV head."""
     QUERIES: tl.constexpr = BLOCK_M // GROUP
@@ -114,10 +130,13 @@ def _prefill(
 
     # Keys [low, last]; those of the tiles in [unmasked, masked) are seen by all queries.
     low = 0
-    unmasked = 0
-    masked = (first + 1) // BLOCK_N * BLOCK_N
     if HAS_WINDOW:
         low = tl.maximum(first - window + 1, 0)
+    unmasked = low // BLOCK_N * BLOCK_N
+    masked = unmasked
+    if not ALL_MASKED:
+        masked = (first + 1) // BLOCK_N * BLOCK_N
+    if HAS_WINDOW and not ALL_MASKED:
         unmasked = tl.cdiv(tl.maximum(last - window + 1, 0), BLOCK_N) * BLOCK_N
         unmasked = tl.minimum(unmasked, tl.cdiv(last + 1, BLOCK_N) * BLOCK_N)
         masked = tl.maximum(masked, unmasked)
@@ -127,12 +146,13 @@ def _prefill(
                 last + 1, history + query, scale, soft_cap, window, block_stride, True, HAS_WINDOW, HAS_CAP, D, D_PAD,
                 BLOCK_TOKENS, BLOCK_N,
             )  # fmt: skip
-    for start in tl.range(unmasked, masked, BLOCK_N):
-        acc, total, top = attend_tile(
-            q, acc, total, top, keys_ptr, keys_ptr + KV_HEADS * (BLOCK_TOKENS * D), row_table_ptr, start, low,
-            last + 1, history + query, scale, soft_cap, window, block_stride, False, HAS_WINDOW, HAS_CAP, D, D_PAD,
-            BLOCK_TOKENS, BLOCK_N,
-        )  # fmt: skip
+    if not ALL_MASKED:
+        for start in tl.range(unmasked, masked, BLOCK_N):
+            acc, total, top = attend_tile(
+                q, acc, total, top, keys_ptr, keys_ptr + KV_HEADS * (BLOCK_TOKENS * D), row_table_ptr, start, low,
+                last + 1, history + query, scale, soft_cap, window, block_stride, False, HAS_WINDOW, HAS_CAP, D, D_PAD,
+                BLOCK_TOKENS, BLOCK_N,
+            )  # fmt: skip
     for start in tl.range(masked, last + 1, BLOCK_N):
         acc, total, top = attend_tile(
             q, acc, total, top, keys_ptr, keys_ptr + KV_HEADS * (BLOCK_TOKENS * D), row_table_ptr, start, low,
@@ -201,6 +221,7 @@ AOT: tuple[AotCase, ...] = (
             "SCANNED": SCANNED_ROWS,
             "HAS_WINDOW": False,
             "HAS_CAP": False,
+            "ALL_MASKED": False,
         },
         num_warps=8,
         num_stages=2,

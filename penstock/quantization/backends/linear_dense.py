@@ -88,9 +88,13 @@ def largest_of(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return argmax(values)
 
 
-def dense_verdict(spec: LinearSpec, dtypes: tuple[str, ...] = DENSE_DTYPES) -> Verdict:
-    """What methods with dense weights need of a spec."""
+def dense_verdict(
+    spec: LinearSpec, dtypes: tuple[str, ...] = DENSE_DTYPES, *, batch_invariant: bool = False
+) -> Verdict:
+    """What methods with dense weights need of a spec; ``batch_invariant`` are those without torch's multiplication."""
     reasons = []
+    if spec.batch_invariant and not batch_invariant:
+        reasons.append("torch's library orders sums by the number of rows, asked for batch-invariant results")
     if spec.dtype not in dtypes:
         reasons.append(f"needs activations in {', '.join(dtypes)}, found {spec.dtype}")
     if spec.scheme.activation not in ("dense", *DYNAMIC_ACTIVATIONS):
