@@ -65,6 +65,8 @@ class CudaSdpa:
             reasons.append(f"needs heads in equal groups, found {spec.num_heads} over {spec.num_kv_heads} KV heads")
         if spec.soft_cap is not None:
             reasons.append(f"scaled_dot_product_attention has no soft cap, asked for {spec.soft_cap}")
+        if spec.batch_invariant:
+            reasons.append("pads rows to the longest, asked for batch-invariant results")
         return Verdict(tuple(reasons)) if reasons else YES
 
     def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
