@@ -18,6 +18,7 @@ from penstock.attention.contract import AttentionBackend, AttentionSpec, KvLayou
 from penstock.attention.select import choose_attention
 from penstock.errors import ConfigError
 from penstock.executor.device_edits import EditOps, edit_bytes
+from penstock.executor.device_logprobs import described_bytes
 from penstock.executor.device_memory import RESERVE_BYTES, claim_device, measure_step
 from penstock.executor.device_runner import DeviceParts, DeviceRunner
 from penstock.executor.forward import Forward, GroupAttention
@@ -365,7 +366,7 @@ def _measured_plan(
             need,
             activation_bytes=int(measured.step * STEP_MARGIN + recorded)
             + logits_bytes(plan.built, spec)
-            + edit_bytes(spec.max_num_seqs, plan.built.facts.vocab_size)
+            + sampling_bytes(plan.built, spec)
             + RESERVE_BYTES,
             graph_bytes=int(recorded) + logits_bytes(plan.built, spec),
             memory_available=measured.free + need.weight_bytes,
@@ -376,6 +377,12 @@ def _measured_plan(
 def logits_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
     """Logits of all rows, as computed and in float32, which recorded steps keep."""
     return spec.max_num_seqs * built.facts.vocab_size * (built.dtype.itemsize + 4)
+
+
+def sampling_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
+    """What a device takes for edited logits and for log-probabilities, from the first such request on."""
+    rows, vocab = spec.max_num_seqs, built.facts.vocab_size
+    return edit_bytes(rows, vocab) + described_bytes(rows, vocab)
 
 
 def on_device(platform: PlatformFacts) -> bool:
@@ -427,15 +434,15 @@ def activation_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
 
     Alive at once: some hidden states and the inputs and outputs of the widest layer for every token; the logits of
     every row with the sampler's copies (float32 twice, cumulated float64); keys and values of one layer gathered for
-    every token that the rows of a step can see; on a device what requests change in their logits.
+    every token that the rows of a step can see; on a device ``sampling_bytes``.
     """
     hidden = built.facts.hidden_size
     per_token = (6 * hidden + 3 * _widest_layer(built)) * built.dtype.itemsize
     per_row = built.facts.vocab_size * (2 * 4 + 8)
     seen = min(spec.max_num_seqs * spec.max_model_len, 2 * spec.max_model_len)
     gathered = max(2 * g.num_kv_heads * g.head_dim for g in built.geometries) * built.dtype.itemsize * seen
-    edits = edit_bytes(spec.max_num_seqs, built.facts.vocab_size) if on_device(spec.platform) else 0
-    return spec.max_num_batched_tokens * per_token + spec.max_num_seqs * per_row + gathered + edits
+    more = sampling_bytes(built, spec) if on_device(spec.platform) else 0
+    return spec.max_num_batched_tokens * per_token + spec.max_num_seqs * per_row + gathered + more
 
 
 def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
