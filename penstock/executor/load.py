@@ -17,7 +17,7 @@ import torch
 from penstock.attention.contract import AttentionBackend, AttentionSpec, KvLayout
 from penstock.attention.select import choose_attention
 from penstock.errors import ConfigError
-from penstock.executor.device_edits import EditOps, edit_bytes
+from penstock.executor.device_edits import DeviceEdits, EditOps, edit_bytes
 from penstock.executor.device_logprobs import described_bytes
 from penstock.executor.device_memory import RESERVE_BYTES, claim_device, measure_step
 from penstock.executor.device_runner import DeviceParts, DeviceRunner
@@ -308,18 +308,12 @@ def _loaded_on_device(
         choose_op(name, OpSpec(dtype=spec.dtype, platform=spec.platform))[0]
         for name in ("resolve_tokens", "keep_tokens")
     )
-    edit_ops = EditOps(
-        *(
-            choose_op(name, OpSpec(dtype="float32", platform=spec.platform))[0]
-            for name in ("edit_logits", "count_tokens")
-        )
-    )
     parts = DeviceParts(
         forward=forward,
         groups=capacity.groups,
         sampler=Sampler(built.facts.vocab_size, spec.seed, host_op),
         sample_op=sample_op,
-        edit_ops=edit_ops,
+        edit_ops=_edit_ops(spec),
         resolve=resolve,
         keep=keep,
         scratch_slots=storage.scratch_slots,
@@ -332,6 +326,11 @@ def _loaded_on_device(
     decisions = (*built.choices.decisions, sampling, runner.graphs.decision())
     lines = (*plan.weights.lines, *memory.lines)
     return LoadedExecutor(runner=runner, capacity=capacity, decisions=decisions, lines=lines)
+
+
+def _edit_ops(spec: ExecutorSpec) -> EditOps:
+    asked = OpSpec(dtype="float32", platform=spec.platform)
+    return EditOps(choose_op("edit_logits", asked)[0], choose_op("count_tokens", asked)[0])
 
 
 def _measured_plan(
@@ -347,7 +346,14 @@ def _measured_plan(
     def sample(logits: torch.Tensor) -> object:
         rows = logits.shape[0]
         whole, halves = torch.full((rows,), 8, device=device), torch.full((rows,), 0.5, device=device)
-        return sample_op(logits, halves, halves, whole, halves.double(), halves.double()) if sample_op else None
+        if sample_op is None:
+            return None
+        edits = DeviceEdits(1, logits.shape[1], _edit_ops(spec), device)
+        seats = torch.zeros(rows, dtype=torch.int64, device=device)
+        edits.edit(logits, seats)
+        drawn = sample_op(logits, halves, halves, whole, halves.double(), halves.double())
+        edits.count(seats, drawn[0])
+        return drawn
 
     measured = measure_step(
         forward,
