@@ -17,7 +17,7 @@ import torch
 
 from penstock.executor.sampler.masks import NEVER, BadSequences, Bias
 from penstock.executor.sampler.rows import SeatSampling
-from penstock.executor.sampler.sampler import NO_TOKEN_LEFT, OVERFLOW, STEPS
+from penstock.executor.sampler.sampler import MASKS, NO_TOKEN_LEFT, OVERFLOW, SHIFTS, STEPS
 from penstock.executor.seats import Ints, SeatState
 from penstock.kernels.reference.edits import IN_PROMPT, STOPS
 from penstock.types.plan import Admission
@@ -157,6 +157,12 @@ class DeviceEdits:
     def _pinned(self, values: torch.Tensor) -> torch.Tensor:
         """In memory that is copied from behind what was launched; torch keeps it until it has been."""
         return values.pin_memory() if self._device.type == "cuda" else values
+
+
+def needs_edit(sampling: SeatSampling) -> bool:
+    """The request's steps before the cuts do something."""
+    prepared = _prepared(sampling)
+    return any(prepared[step.name] is not None for step in (*MASKS, *SHIFTS))
 
 
 def can_edit(sampling: SeatSampling) -> bool:

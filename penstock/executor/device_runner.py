@@ -2,8 +2,8 @@
 
 The host never waits for the device within a step: what a row samples stays on the device, where the next step finds it,
 and is copied to the host behind the step. Seats advance when a step is launched, by what it will answer; the token ids
-follow when it is finished. Rows that the device cannot sample alone (masks, log-probabilities, drafts) make
-their step a careful one: the host samples its logits, and nothing is launched before that is done.
+follow when it is finished. Rows that the device cannot sample alone (masks, log-probabilities of prompts, drafts)
+make their step a careful one: the host samples its logits, and nothing is launched before that is done.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from penstock.executor.answer import Answer, RowMasks
-from penstock.executor.device_edits import DeviceEdits, EditOps, refusal
+from penstock.executor.device_edits import DeviceEdits, EditOps, needs_edit, refusal
 from penstock.executor.device_inputs import Cuts, DeviceInputs, DeviceStep, Layout
+from penstock.executor.device_logprobs import DescribedPlace, describe
 from penstock.executor.forward import Computed, Forward
 from penstock.executor.graphs import GraphKey, StepGraphs, Variant
 from penstock.executor.inputs import ForwardInputs, InputBuilder, StepInputs, StepShape
@@ -32,7 +33,7 @@ from penstock.executor.sampler.sampler import NOT_FINITE, Sampler
 from penstock.executor.seat_sampling import SeatSamplings
 from penstock.executor.seats import Ints, SeatState
 from penstock.types.kv import KvGroupSpec
-from penstock.types.plan import StepPlan
+from penstock.types.plan import Admission, StepPlan
 from penstock.types.result import StepResult, StepTimings
 
 # Likeliest token, the lowest id among equals: what the draw of a greedy row is told.
@@ -88,10 +89,11 @@ class DeviceRunner:
         self._sampling = SeatSamplings(parts.sampler, self._seats)
         self._edits = DeviceEdits(limits.max_num_seqs, parts.sampler.vocab_size, parts.edit_ops, parts.device)
         self._cuts: dict[int, FusedCuts | None] = {}  # of a seat; None: the host has to sample
+        self._describing: set[int] = set()  # seats whose tokens are described on the device
         self._last_tokens = torch.zeros(limits.max_num_seqs + 1, dtype=torch.int64, device=parts.device)
         self._num_final: Ints = np.zeros(limits.max_num_seqs, dtype=np.int64)
         self._residence: Ints = np.zeros(limits.max_num_seqs, dtype=np.int64)  # counts admissions to a seat
-        self._answers = _AnswerRing(parts.depth + 1, limits.max_num_seqs, parts.device)
+        self._answers = _AnswerRing(parts.depth + 1, limits.max_num_seqs, parts.sampler.vocab_size, parts.device)
         self._open: deque[_Launched | _Careful] = deque()
         self._row_counts = padded_row_counts(limits.max_num_seqs)
         self.graphs = graphs
@@ -147,17 +149,20 @@ class DeviceRunner:
             seat = admission.seat
             self._residence[seat] += 1
             self._num_final[seat] = len(admission.token_ids)
-            cuts = self._device_cuts(self._sampling[seat])
-            if (
-                cuts is not None
-                and not self._sampling[seat].plain
-                and not self._edits.admit(admission, self._sampling[seat])
-            ):
-                cuts = None
-            self._cuts[seat] = cuts
+            self._cuts[seat] = self._admit_cuts(admission)
+
+    def _admit_cuts(self, admission: Admission) -> FusedCuts | None:
+        sampling = self._sampling[admission.seat]
+        self._describing.discard(admission.seat)
+        cuts = self._device_cuts(sampling)
+        if cuts is None or (needs_edit(sampling) and not self._edits.admit(admission, sampling)):
+            return None
+        if sampling.params.logprobs is not None:
+            self._describing.add(admission.seat)
+        return cuts
 
     def _device_cuts(self, sampling: SeatSampling) -> FusedCuts | None:
-        if sampling.params.logprobs is not None or sampling.params.prompt_logprobs is not None:
+        if sampling.params.prompt_logprobs is not None:
             return None
         if sampling.greedy and (sampling.plain or self._sample_op is not None):
             return ARGMAX
@@ -172,11 +177,12 @@ class DeviceRunner:
 
     def _launch(self, plan: StepPlan, inputs: StepInputs, started: float) -> _Launched:
         asked_seats = inputs.seats[inputs.asked_rows]
-        edited = self._edits.concern(asked_seats)
+        described = not self._describing.isdisjoint(asked_seats.tolist())
+        edited = described or self._edits.concern(asked_seats)
         cuts = self._cuts_of(asked_seats, edited=edited)
         variant = Variant.NOTHING if not len(asked_seats) else Variant.GREEDY if cuts is None else Variant.DRAWN
         if edited:
-            variant = Variant.EDITED
+            variant = Variant.DESCRIBED if described else Variant.EDITED
             self._edits.expect(asked_seats, self._seats)
         num_rows = len(inputs.seats)
         padded = self._padded(num_rows) if inputs.decodes and self.graphs.on else None
@@ -204,23 +210,24 @@ class DeviceRunner:
     def _compute(self, step: DeviceStep, variant: Variant) -> Computed:
         forward = step.forward
         inputs = forward.with_tokens(self._resolve(forward.token_ids, self._last_tokens))
-        if variant in (Variant.DRAWN, Variant.EDITED):
-            computed = self._drawn(inputs, step, edited=variant is Variant.EDITED)
+        if variant in (Variant.DRAWN, Variant.EDITED, Variant.DESCRIBED):
+            computed = self._drawn(inputs, step, variant)
         else:
             computed = self._forward.compute(inputs, variant)
         if variant is not Variant.NOTHING:
             self._keep(self._last_tokens, step.asked_seats, computed[0])
         return computed
 
-    def _drawn(self, inputs: ForwardInputs, step: DeviceStep, *, edited: bool) -> Computed:
+    def _drawn(self, inputs: ForwardInputs, step: DeviceStep, variant: Variant) -> Computed:
         assert self._sample_op is not None
         (logits,) = self._forward.compute(inputs, Variant.LOGITS)
-        if not edited:
+        if variant is Variant.DRAWN:
             return self._sample_op(logits, *step.cuts)
+        raw = logits.clone() if variant is Variant.DESCRIBED else None
         finite = self._edits.edit(logits, step.asked_seats)
         token_ids, _ = self._sample_op(logits, *step.cuts)
         self._edits.count(step.asked_seats, token_ids)
-        return token_ids, finite
+        return (token_ids, finite) if raw is None else (token_ids, finite, *describe(raw, token_ids))
 
     def _cuts_of(self, seats: Ints, *, edited: bool) -> Cuts | None:
         """What the asked rows' draws are told; None when all are greedy and their logits stay as they are."""
@@ -251,6 +258,8 @@ class DeviceRunner:
             num_output = int(step.known[place]) - sampling.num_prompt_tokens
             answer.failed[row] = refusal(sampling, num_output, self._sampling.sampler.vocab_size)
             answer.tokens[row] = ()
+        if step.answers.described is not None:
+            self._take_logprobs(step, step.answers.described, answer)
         seats = inputs.seats[inputs.asked_rows]
         there = self._residence[seats] == step.residence
         seats, known = seats[there], step.known[there]
@@ -265,6 +274,18 @@ class DeviceRunner:
             sample_s=time.monotonic() - waited,
         )
         return step_result(step.plan, answer, timings)
+
+    @staticmethod
+    def _take_logprobs(step: _Launched, described: DescribedPlace, answer: Answer) -> None:
+        rows = step.inputs.asked_rows.tolist()
+        num_top = {
+            place: sampling.params.logprobs
+            for place, sampling in enumerate(step.samplings)
+            if sampling.params.logprobs is not None and rows[place] not in answer.failed
+        }
+        tokens = {place: answer.tokens[rows[place]][0] for place in num_top}
+        for place, entry in described.entries(tokens, num_top).items():
+            answer.logprobs[rows[place]] = (entry,)
 
     # -- what needs the host -------------------------------------------------------------------------------------
 
@@ -388,10 +409,17 @@ class _Careful:
 
 
 class _Answers:
-    """Token ids and whether their rows' logits were finite, copied behind a step."""
+    """Token ids and whether their rows' logits were finite, copied behind a step. ``described``: log-probabilities."""
 
-    def __init__(self, token_ids: torch.Tensor, largest: torch.Tensor, event: torch.cuda.Event | None) -> None:
+    def __init__(
+        self,
+        token_ids: torch.Tensor,
+        largest: torch.Tensor,
+        event: torch.cuda.Event | None,
+        described: DescribedPlace | None,
+    ) -> None:
         self._token_ids, self._largest, self._event = token_ids, largest, event
+        self.described = described
 
     def done(self) -> bool:
         return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
@@ -405,13 +433,14 @@ class _Answers:
 class _AnswerRing:
     """Host memory that results are copied to; one place per step in flight."""
 
-    def __init__(self, size: int, max_rows: int, device: torch.device) -> None:
+    def __init__(self, size: int, max_rows: int, vocab_size: int, device: torch.device) -> None:
         self._pinned = device.type == "cuda"
         self._places = [
             (
                 torch.zeros(max_rows, dtype=torch.int64, pin_memory=self._pinned),
                 torch.zeros(max_rows, dtype=torch.float32, pin_memory=self._pinned),
                 torch.cuda.Event() if self._pinned else None,  # type: ignore[no-untyped-call]
+                DescribedPlace(max_rows, vocab_size, pinned=self._pinned),
             )
             for _ in range(size)
         ]
@@ -419,7 +448,7 @@ class _AnswerRing:
 
     def copy(self, computed: Computed, count: int) -> _Answers:
         self._last = (self._last + 1) % len(self._places)
-        token_ids, largest, event = self._places[self._last]
+        token_ids, largest, event, described = self._places[self._last]
         token_ids, largest = token_ids[:count], largest[:count]
         if count:
             token_ids.copy_(computed[0][:count], non_blocking=True)
@@ -427,9 +456,12 @@ class _AnswerRing:
                 largest.copy_(torch.where(computed[1][:count], 0.0, torch.inf), non_blocking=True)
             else:
                 largest.copy_(computed[1][:count], non_blocking=True)
+        has_logprobs = count > 0 and len(computed) > 2
+        if has_logprobs:
+            described.copy(computed[2:], count)
         if event is not None:
             event.record()
-        return _Answers(token_ids, largest, event)
+        return _Answers(token_ids, largest, event, described if has_logprobs else None)
 
 
 def padded_row_counts(max_num_seqs: int) -> list[int]:

@@ -43,6 +43,7 @@ class Variant(Enum):
     LOGITS = "logits"
     DRAWN = "drawn"  # a token of each row by its own sampling parameters
     EDITED = "edited"  # the same, behind what rows forbid, shift or penalise
+    DESCRIBED = "described"  # the same, and log-probabilities
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ import torch
 from penstock.attention.contract import AttentionBackend, AttentionSpec, KvLayout
 from penstock.attention.select import choose_attention
 from penstock.errors import ConfigError
-from penstock.executor.device_edits import EditOps, edit_bytes
+from penstock.executor.device_edits import DeviceEdits, EditOps, edit_bytes
+from penstock.executor.device_logprobs import described_bytes
 from penstock.executor.device_memory import RESERVE_BYTES, claim_device, measure_step
 from penstock.executor.device_runner import DeviceParts, DeviceRunner
 from penstock.executor.device_warmup import compile_kernels
@@ -312,18 +313,12 @@ def _loaded_on_device(
         choose_op(name, OpSpec(dtype=spec.dtype, platform=spec.platform))[0]
         for name in ("resolve_tokens", "keep_tokens")
     )
-    edit_ops = EditOps(
-        *(
-            choose_op(name, OpSpec(dtype="float32", platform=spec.platform))[0]
-            for name in ("edit_logits", "count_tokens")
-        )
-    )
     parts = DeviceParts(
         forward=forward,
         groups=capacity.groups,
         sampler=Sampler(built.facts.vocab_size, spec.seed, host_op),
         sample_op=sample_op,
-        edit_ops=edit_ops,
+        edit_ops=_edit_ops(spec),
         resolve=resolve,
         keep=keep,
         scratch_slots=storage.scratch_slots,
@@ -336,6 +331,11 @@ def _loaded_on_device(
     decisions = (*built.choices.decisions, sampling, runner.graphs.decision())
     lines = (*plan.weights.lines, *memory.lines)
     return LoadedExecutor(runner=runner, capacity=capacity, decisions=decisions, lines=lines)
+
+
+def _edit_ops(spec: ExecutorSpec) -> EditOps:
+    asked = OpSpec(dtype="float32", platform=spec.platform)
+    return EditOps(choose_op("edit_logits", asked)[0], choose_op("count_tokens", asked)[0])
 
 
 def _measured_plan(
@@ -351,7 +351,14 @@ def _measured_plan(
     def sample(logits: torch.Tensor) -> object:
         rows = logits.shape[0]
         whole, halves = torch.full((rows,), 8, device=device), torch.full((rows,), 0.5, device=device)
-        return sample_op(logits, halves, halves, whole, halves.double(), halves.double()) if sample_op else None
+        if sample_op is None:
+            return None
+        edits = DeviceEdits(1, logits.shape[1], _edit_ops(spec), device)
+        seats = torch.zeros(rows, dtype=torch.int64, device=device)
+        edits.edit(logits, seats)
+        drawn = sample_op(logits, halves, halves, whole, halves.double(), halves.double())
+        edits.count(seats, drawn[0])
+        return drawn
 
     compile_kernels(
         forward,
@@ -378,7 +385,7 @@ def _measured_plan(
             need,
             activation_bytes=int(measured.step * STEP_MARGIN + recorded)
             + logits_bytes(plan.built, spec)
-            + edit_bytes(spec.max_num_seqs, plan.built.facts.vocab_size)
+            + sampling_bytes(plan.built, spec)
             + RESERVE_BYTES,
             graph_bytes=int(recorded) + logits_bytes(plan.built, spec),
             memory_available=measured.free + need.weight_bytes,
@@ -389,6 +396,12 @@ def _measured_plan(
 def logits_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
     """Logits of all rows, as computed and in float32, which recorded steps keep."""
     return spec.max_num_seqs * built.facts.vocab_size * (built.dtype.itemsize + 4)
+
+
+def sampling_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
+    """What a device takes for edited logits and for log-probabilities, from the first such request on."""
+    rows, vocab = spec.max_num_seqs, built.facts.vocab_size
+    return edit_bytes(rows, vocab) + described_bytes(rows, vocab)
 
 
 def on_device(platform: PlatformFacts) -> bool:
@@ -440,15 +453,15 @@ def activation_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
 
     Alive at once: some hidden states and the inputs and outputs of the widest layer for every token; the logits of
     every row with the sampler's copies (float32 twice, cumulated float64); keys and values of one layer gathered for
-    every token that the rows of a step can see; on a device what requests change in their logits.
+    every token that the rows of a step can see; on a device ``sampling_bytes``.
     """
     hidden = built.facts.hidden_size
     per_token = (6 * hidden + 3 * _widest_layer(built)) * built.dtype.itemsize
     per_row = built.facts.vocab_size * (2 * 4 + 8)
     seen = min(spec.max_num_seqs * spec.max_model_len, 2 * spec.max_model_len)
     gathered = max(2 * g.num_kv_heads * g.head_dim for g in built.geometries) * built.dtype.itemsize * seen
-    edits = edit_bytes(spec.max_num_seqs, built.facts.vocab_size) if on_device(spec.platform) else 0
-    return spec.max_num_batched_tokens * per_token + spec.max_num_seqs * per_row + gathered + edits
+    more = sampling_bytes(built, spec) if on_device(spec.platform) else 0
+    return spec.max_num_batched_tokens * per_token + spec.max_num_seqs * per_row + gathered + more
 
 
 def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:

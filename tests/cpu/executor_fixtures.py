@@ -210,10 +210,10 @@ def describe_alone(
     return tokens, entries
 
 
-def assert_same_logprobs(got: Sequence[TokenLogprobs], want: Sequence[TokenLogprobs]) -> None:
-    """The same tokens in the same order, with log-probabilities within 1e-5."""
+def assert_same_logprobs(got: Sequence[TokenLogprobs], want: Sequence[TokenLogprobs], tolerance: float = 1e-5) -> None:
+    """The same tokens in the same order, with log-probabilities within the tolerance."""
     assert len(got) == len(want) > 0
     for one, other in zip(got, want, strict=True):
         assert one.token_ids == other.token_ids
         assert one.rank == other.rank
-        assert max(abs(a - b) for a, b in zip(one.logprobs, other.logprobs, strict=True)) <= 1e-5
+        assert max(abs(a - b) for a, b in zip(one.logprobs, other.logprobs, strict=True)) <= tolerance

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from executor_fixtures import GREEDY, PLATFORM, VOCAB, PlanMaker, random_prompt, run_alone, save_tiny_model, tiny_spec
+from executor_fixtures import (
+    GREEDY,
+    PLATFORM,
+    VOCAB,
+    PlanMaker,
+    assert_same_logprobs,
+    describe_alone,
+    random_prompt,
+    save_tiny_model,
+    tiny_spec,
+)
 
 from penstock.executor import device_edits
 from penstock.executor.device_edits import can_edit, edit_bytes, refusal
@@ -20,9 +30,16 @@ from penstock.executor.local import LocalExecutor, LocalStepHandle
 from penstock.executor.sampler.sampler import NO_TOKEN_LEFT, OVERFLOW, Sampler
 from penstock.platforms.probe import probe_platform
 from penstock.types.request import SamplingParams
+from penstock.types.result import TokenLogprobs
 
 # With the extension, whose op draws beside the host's: without an op that draws, every random row needs the host.
-HERE = replace(probe_platform(), memory_bytes=PLATFORM.memory_bytes, memory_available_bytes=PLATFORM.memory_bytes)
+HERE = replace(
+    probe_platform(),
+    name="cpu",
+    accelerators=(),
+    memory_bytes=PLATFORM.memory_bytes,
+    memory_available_bytes=PLATFORM.memory_bytes,
+)
 
 EDITS: dict[str, dict[str, Any]] = {
     "repetition": {"repetition_penalty": 1.7},
@@ -48,6 +65,7 @@ CUTS: tuple[dict[str, Any], ...] = (
 OTHERS: tuple[dict[str, Any], ...] = (
     {},
     {"logprobs": 2},
+    {"prompt_logprobs": 2, "frequency_penalty": 0.5},
     {"bad_token_ids": ((4, 5), (6,)), "frequency_penalty": 0.5},
     {"presence_penalty": 1.0, "logprobs": 0},
 )
@@ -58,6 +76,8 @@ Start = Callable[..., tuple[LocalExecutor, PlanMaker]]
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     pytest.importorskip("transformers")
+    if HERE.extension_missing:
+        pytest.skip(HERE.extension_missing)
     directory = tmp_path_factory.mktemp("llama")
     save_tiny_model("llama", directory)
     started: list[LocalExecutor] = []
@@ -75,12 +95,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def plainly(start: Start) -> Callable[..., list[int]]:
-    """The tokens of one request by the host's runner."""
+def plainly(start: Start) -> Callable[..., tuple[list[int], list[TokenLogprobs]]]:
+    """The tokens of one request by the host's runner, and their log-probabilities."""
     executor, maker = start(launches=False, depth=1)
 
-    def run(prompt: tuple[int, ...], sampling: SamplingParams, count: int) -> list[int]:
-        return run_alone(executor, maker, 0, prompt, count, sampling=sampling)
+    def run(prompt: tuple[int, ...], sampling: SamplingParams, count: int) -> tuple[list[int], list[TokenLogprobs]]:
+        return describe_alone(executor, maker, 0, prompt, count, sampling=sampling)
 
     return run
 
@@ -101,7 +121,7 @@ def test_tokens_are_those_of_the_host(start: Start, plainly: Any, name: str, cut
     handles = [executor.step(maker.plan(rows)) for rows in plans]
     assert not any(map(careful, handles))
     tokens = [token for handle in handles for token in handle.result().row_tokens[0]]
-    assert tokens == plainly(prompt, sampling, 25)
+    assert tokens == plainly(prompt, sampling, 25)[0]
 
 
 @dataclass
@@ -109,6 +129,7 @@ class Resident:
     request: int
     prompt: tuple[int, ...]
     sampling: SamplingParams
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     left: int = 0  # tokens to compute before it samples
     in_flight: int = 0
@@ -133,8 +154,10 @@ def test_random_mixes_in_flight(start: Start, plainly: Any, seed: int) -> None:
 
     def absorb() -> None:
         handle, rows = open_steps.pop(0)
-        for (resident, samples), tokens in zip(rows, handle.result().row_tokens, strict=True):
+        result = handle.result()
+        for row, ((resident, samples), tokens) in enumerate(zip(rows, result.row_tokens, strict=True)):
             resident.in_flight -= 1
+            resident.logprobs += result.logprobs.get(row, ())
             if samples:
                 resident.tokens += tokens
 
@@ -171,12 +194,38 @@ def test_random_mixes_in_flight(start: Start, plainly: Any, seed: int) -> None:
         absorb()
     assert len(done) == 12
     for resident in done:
-        assert resident.tokens == plainly(resident.prompt, resident.sampling, len(resident.tokens)), resident.sampling
+        tokens, logprobs = plainly(resident.prompt, resident.sampling, len(resident.tokens))
+        assert resident.tokens == tokens, resident.sampling
+        assert len(resident.logprobs) == (0 if resident.sampling.logprobs is None else len(tokens))
+        if logprobs:
+            assert_same_logprobs(resident.logprobs, logprobs, 1e-4)
+
+
+@pytest.mark.parametrize("sampling", [
+    SamplingParams(temperature=0.0, logprobs=20),
+    SamplingParams(seed=4, temperature=1.4, logprobs=3),
+    SamplingParams(seed=4, logprobs=0, min_p=0.01, repetition_penalty=1.5, allowed_token_ids=tuple(range(50))),
+])  # fmt: skip
+def test_log_probabilities_are_those_of_the_host(start: Start, plainly: Any, sampling: SamplingParams) -> None:
+    """Of the model's own distribution, whatever the request changes. The neighbour asks for none."""
+    executor, maker = start(launches=True, depth=3)
+    prompt = random_prompt(14, seed=6)
+    maker.admit(1, random_prompt(5), GREEDY)
+    maker.admit(4, prompt, sampling)
+    handles = [executor.step(maker.plan([(1, 5, True), (4, 14, True)]))]
+    handles += [executor.step(maker.plan([(4, 1, True), (1, 1, True)][:: 1 - 2 * (i % 2)])) for i in range(12)]
+    assert not any(map(careful, handles))
+    rows = [1, *(i % 2 for i in range(12))]
+    results = [handle.result() for handle in handles]
+    tokens, want = plainly(prompt, sampling, 13)
+    assert [result.row_tokens[row][0] for row, result in zip(rows, results, strict=True)] == tokens
+    assert all(set(result.logprobs) == {row} for row, result in zip(rows, results, strict=True))
+    assert_same_logprobs([result.logprobs[row][0] for row, result in zip(rows, results, strict=True)], want, 1e-4)
 
 
 def test_what_needs_the_host_is_careful(start: Start) -> None:
     executor, maker = start(launches=True)
-    wanted = [False, True, True, True]
+    wanted = [False, False, True, True, False]
     for seat, others in enumerate(OTHERS):
         maker.admit(seat, random_prompt(5), SamplingParams(**others, temperature=0.0))
     handles = [executor.step(maker.plan([(seat, 5, True)])) for seat in range(len(OTHERS))]
@@ -204,7 +253,7 @@ def test_without_a_place_the_host_samples(start: Start, plainly: Any, monkeypatc
         handle = executor.step(maker.plan([(0, 1, True)]))
         assert not careful(handle)
         tokens[0] += handle.result().row_tokens[0]
-    want = plainly(prompt, sampling, 18)
+    want, _ = plainly(prompt, sampling, 18)
     assert tokens == [want, want[:13]]
     maker.admit(3, prompt, sampling)  # the place is still taken
     assert careful(executor.step(maker.plan([(3, 9, True)])))

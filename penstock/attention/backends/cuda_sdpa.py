@@ -24,24 +24,26 @@ from penstock.types.decision import YES, Verdict
 
 DTYPES = ("bfloat16", "float16", "float32")
 TILE_QUERIES = 64
-MAX_GATHERED_VALUES = 1 << 27  # of one gather of keys and values, and of the scores behind it; one tile always fits
+MAX_GATHERED_VALUES = 1 << 25  # of one gather of keys and values, and of the scores behind it; one tile always fits
 
 
 @dataclass(frozen=True, slots=True)
 class _Metadata:
     """``tokens`` [tiles * queries]: the query at each place of the tiles, any where there is none; ``places`` [tokens]:
-    where each query is; ``asking`` [tiles, queries] and ``keys`` [tiles, span]: positions in the row; ``blocks`` and
-    ``offsets`` [tiles, span]: the entries that are read for the keys."""
+    where each query is. Of each tile ``row``, and the positions in it from its first query, ``start``, to behind its
+    last, ``end``, [tiles]; it looks at ``span`` entries up to there."""
 
     spec: AttentionSpec
+    step: GroupStep
     rotary: Callable[..., torch.Tensor]
     written: tuple[torch.Tensor, torch.Tensor]
     tokens: torch.Tensor
     places: torch.Tensor
-    asking: torch.Tensor
-    keys: torch.Tensor
-    blocks: torch.Tensor
-    offsets: torch.Tensor
+    row: torch.Tensor
+    start: torch.Tensor
+    end: torch.Tensor
+    queries: int
+    span: int
 
 
 class CudaSdpa:
@@ -79,27 +81,24 @@ class CudaSdpa:
         counts = step.query_start.diff()
         tiles, row, first = _cut(counts, queries, num_tokens, step.max_query_len)
         within = torch.arange(queries, device=device)
-        start = step.kv_lens[row] - counts[row] + first  # position of each tile's first query
-        end = torch.minimum(start + queries, step.kv_lens[row]).clamp_(min=1)
+        start = step.kv_lens[row] - counts[row] + first
         span = step.max_kv_len if spec.window is None else min(step.max_kv_len, spec.window + queries - 1)
-        keys = (end - span).clamp_(min=0)[:, None] + torch.arange(span, device=device)
-        seen = torch.minimum(keys, end[:, None] - 1)
-        if spec.window is not None:
-            seen = torch.maximum(seen, torch.minimum(start - spec.window, end - 2)[:, None] + 1)
         row_of = torch.searchsorted(step.query_start[1:], torch.arange(num_tokens, device=device), right=True)
         place = torch.arange(num_tokens, device=device) - step.query_start[row_of]
         before = (tiles.cumsum(0) - tiles)[row_of]
         rotary, _ = choose_op("rotary", OpSpec(dtype=spec.dtype, platform=spec.platform))
         return _Metadata(
             spec=spec,
+            step=step,
             rotary=rotary,
             written=(step.slots // step.block_tokens, step.slots % step.block_tokens),
             tokens=((step.query_start[row] + first)[:, None] + within).flatten().clamp_(max=num_tokens - 1),
             places=(before + place // queries) * queries + place % queries,
-            asking=start[:, None] + within,
-            keys=keys,
-            blocks=step.block_table[row].gather(1, seen // step.block_tokens),
-            offsets=seen % step.block_tokens,
+            row=row,
+            start=start,
+            end=torch.minimum(start + queries, step.kv_lens[row]).clamp_(min=1),
+            queries=queries,
+            span=span,
         )
 
     def run(
@@ -115,13 +114,14 @@ class CudaSdpa:
         rotated = qk if tables is None else metadata.rotary(qk, *tables)
         kv[:, 0].index_put_(metadata.written, rotated[:, spec.num_heads :].to(kv.dtype))
         kv[:, 1].index_put_(metadata.written, v.to(kv.dtype))
-        num_tiles, queries = metadata.asking.shape
+        num_tiles, queries = len(metadata.row), metadata.queries
         group = spec.num_heads // spec.num_kv_heads
         split = (num_tiles, queries, spec.num_kv_heads, group, head_dim)
         # Query heads that share a KV head are more queries of it.
         folded = rotated[:, : spec.num_heads].index_select(0, metadata.tokens).view(split).transpose(1, 2).flatten(2, 3)
         out = torch.empty_like(folded)
-        size = _tiles_at_once(metadata, spec)
+        values = max(2 * spec.num_kv_heads * head_dim, spec.num_heads * queries) * metadata.span
+        size = max(1, MAX_GATHERED_VALUES // values)
         for begin in range(0, num_tiles, size):
             part = slice(begin, begin + size)
             out[part] = self._attend(folded[part], kv, scale, metadata, part)
@@ -131,10 +131,17 @@ class CudaSdpa:
     def _attend(
         self, folded: torch.Tensor, kv: torch.Tensor, scale: float, metadata: _Metadata, part: slice
     ) -> torch.Tensor:
-        spec = metadata.spec
-        at = metadata.blocks[part], metadata.offsets[part]
+        spec, step = metadata.spec, metadata.step
+        start, end = metadata.start[part, None], metadata.end[part, None]
+        positions = (end - metadata.span).clamp_(min=0) + torch.arange(metadata.span, device=folded.device)
+        seen = torch.minimum(positions, end - 1)
+        if spec.window is not None:
+            seen = torch.maximum(seen, torch.minimum(start - spec.window, end - 2) + 1)
+        blocks = step.block_table.index_select(0, metadata.row[part]).gather(1, seen // step.block_tokens)
+        at = blocks, seen % step.block_tokens
         keys, values = (kv[:, which][at].to(folded.dtype).transpose(1, 2) for which in (0, 1))
-        distance = metadata.asking[part, :, None] - metadata.keys[part, None, :]
+        asking = start + torch.arange(metadata.queries, device=folded.device)
+        distance = asking[:, :, None] - positions[:, None, :]
         visible = distance >= 0
         if spec.window is not None:
             visible &= distance < spec.window
@@ -155,9 +162,3 @@ def _cut(
     tile = torch.arange((num_tokens + rows * (queries - 1)) // queries, device=counts.device)
     row = torch.searchsorted(ends, tile, right=True).clamp_(max=rows - 1)
     return tiles, row, (tile - (ends - tiles)[row]) * queries
-
-
-def _tiles_at_once(metadata: _Metadata, spec: AttentionSpec) -> int:
-    span, queries = metadata.keys.shape[1], metadata.asking.shape[1]
-    gathered = 2 * spec.num_kv_heads * spec.head_dim * span
-    return max(1, MAX_GATHERED_VALUES // max(gathered, spec.num_heads * queries * span))
