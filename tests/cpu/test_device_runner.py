@@ -1,4 +1,4 @@
-"""A DeviceRunner on the CPU where a card would show it: late masks, rows without a token, memory that is written again."""
+"""A DeviceRunner where it may go wrong on a card: late masks, rows without a token, memory that is written again."""
 
 from __future__ import annotations
 
