@@ -42,7 +42,7 @@ def release_device() -> None:
     """Give back what torch's allocator keeps of an engine that has ended: others find it free only then. Never raises,
     not even when the device has failed."""
     gc.collect()  # a step that was in flight and its runner know each other
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
 
