@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A developer's own settings must not change what a test sees; the cache stays, so that bundles are not fetched twice.
-for _name in [name for name in os.environ if name.startswith("PENSTOCK_") and name != "PENSTOCK_CACHE"]:
+# A developer's own settings must not change what a test sees; the cache stays, so that bundles are not fetched twice,
+# and so does what tests on a card are told: how long to run, and where a model is.
+_KEPT = ("PENSTOCK_CACHE", "PENSTOCK_SOAK_SECONDS", "PENSTOCK_TEST_MODEL")
+for _name in [name for name in os.environ if name.startswith("PENSTOCK_") and name not in _KEPT]:
     del os.environ[_name]
 
 # Without a card Triton's kernels run in its interpreter. It reads this when triton is imported.

@@ -169,9 +169,10 @@ class DeviceRunner:
         return None if self._sample_op is None else fused_cuts(sampling.params, self._sampling.sampler.vocab_size)
 
     def _is_careful(self, plan: StepPlan) -> bool:
-        return (
-            bool(plan.masked_rows) or any(plan.row_drafts) or any(self._cuts[seat] is None for seat in plan.row_seats)
-        )
+        if plan.masked_rows or any(plan.row_drafts) or self._sampling.describes(plan):
+            return True
+        rows = zip(plan.row_seats, plan.row_samples, strict=True)
+        return any(samples and self._cuts[seat] is None for seat, samples in rows)
 
     # -- what the device does alone ------------------------------------------------------------------------------
 

@@ -6,10 +6,11 @@ import atexit
 import json
 import shutil
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from penstock.executor.load import load_executor
 from penstock.executor.local import LocalExecutor
 from penstock.executor.spec import ExecutorSpec
 from penstock.loader.sources import ModelSource
@@ -48,7 +49,7 @@ def _root() -> Path:
     return Path(root)
 
 
-def _executor(name: str, config: dict[str, Any]) -> LocalExecutor:
+def _executor(name: str, config: dict[str, Any], *, launches: bool = False) -> LocalExecutor:
     directory = _root() / name
     directory.mkdir(exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config))
@@ -63,7 +64,9 @@ def _executor(name: str, config: dict[str, Any]) -> LocalExecutor:
             load_format="dummy",
             kv_cache_memory=1 << 20,
             threads=1,
-        )
+        ),
+        load=partial(load_executor, launches=launches),
+        launches=launches,
     )
 
 
@@ -75,3 +78,8 @@ def local_executor() -> LocalExecutor:
 def local_executor_with_window() -> LocalExecutor:
     """A full and a sliding group."""
     return _executor("gemma3", GEMMA3)
+
+
+def local_executor_that_launches() -> LocalExecutor:
+    """As on a device that computes while the host goes on."""
+    return _executor("gemma3", GEMMA3, launches=True)

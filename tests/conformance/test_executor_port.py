@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from local_executors import local_executor, local_executor_with_window
+from local_executors import local_executor, local_executor_that_launches, local_executor_with_window
 
 from penstock.core.ports import Executor
 from penstock.mock.clock import VirtualClock
@@ -32,6 +32,7 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
     "mock": mock_executor,
     "local": local_executor,
     "local_with_window": local_executor_with_window,
+    "local_that_launches": local_executor_that_launches,
 }
 
 PROMPT = (5, 9, 3, 7, 1, 8, 2, 6, 4, 5, 5)
