@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_a_query_is_the_same_bits_however_its_prompt_is_cut(shape: Shape) -> Non
     _check("paged_attention", whole, scene.wanted())
     before = scene.kv.clone()
     cuts = [0, 1, 2, 3, 17, 64, 65, 200, 231, 256, 511, 640, length]
-    pieces = list(zip(cuts, cuts[1:], strict=False))
+    pieces = list(pairwise(cuts))
     assert torch.equal(_pieces(scene, backend, pieces), whole)
     backwards = torch.cat([whole[first:last] for first, last in pieces[::-1]])
     assert torch.equal(_pieces(scene, backend, pieces[::-1]), backwards)
