@@ -215,6 +215,16 @@ def test_a_soft_cap_falls_to_the_reference_with_the_reason() -> None:
     assert "50.0" in refused.reasons[0]
 
 
+def test_batch_invariant_results_are_for_kernels_of_our_own() -> None:
+    chosen, decision = choose_attention(_spec(batch_invariant=True))
+    assert (chosen.name, decision.also_possible) == ("cpu_native", ())
+    reasons = {refused.name: refused.reasons for refused in decision.rejected}
+    assert "batch-invariant" in reasons["cpu_sdpa"][0]
+    assert "batch-invariant" in reasons["reference_torch"][0]
+    chosen, decision = choose_attention(_spec(dtype="bfloat16", platform=RECORDED["h200"], batch_invariant=True))
+    assert (chosen.name, decision.also_possible) == ("cuda_triton", ())
+
+
 def test_a_type_of_the_cache_that_a_backend_lacks_is_a_reason() -> None:
     assert choose_attention(_spec(kv_dtype="int8"))[0].name == "cpu_native"
     assert choose_attention(_spec(kv_dtype="bfloat16", platform=PLAIN))[0].name == "reference_torch"

@@ -230,7 +230,7 @@ def test_cuda_devices_have_a_ladder(dtype):
     assert [rung.name for rung in decision.rungs] == ["linear_vector", "linear_skinny", "torch"]
     assert decision.rungs[0].max_rows
     assert decision.rungs[-1].max_rows is None
-    assert decision.also_possible == ("dense", "reference")
+    assert decision.also_possible == ("cuda_invariant", "dense", "reference")
     assert any("up to" in line and "linear_skinny" in line for line in decision_lines([decision]))
     assert method.prepared_bytes(spec) == OUT * IN * 2
 
@@ -242,6 +242,29 @@ def test_cuda_devices_run_in_float32_what_the_ladder_refuses():
         _, decision = choose_linear(spec)
         assert decision.chosen == "dense"
         assert decision.rungs == ()
+
+
+def test_batch_invariant_results_have_a_method_of_their_own_on_cuda_devices():
+    spec = make_spec(SCHEMES["bf16"], "bfloat16", platform=RECORDED["h200"], batch_invariant=True)
+    method, decision = choose_linear(spec)
+    assert (method.name, decision.also_possible, decision.rungs) == ("cuda_invariant", (), ())
+    assert decision.subject.endswith("batch-invariant")
+    reasons = {refused.name: refused.reasons for refused in decision.rejected}
+    for name in ("cuda_skinny", "dense", "reference"):
+        assert reasons[name] == (
+            "torch's library orders sums by the number of rows, asked for batch-invariant results",
+        )
+    with pytest.raises(NoBackendError, match="found float32"):
+        choose_linear(replace(spec, dtype="float32"))
+
+
+def test_native_methods_give_batch_invariant_results():
+    spec = make_spec(SCHEMES["q4_k"], "float32", batch_invariant=True)
+    method, decision = choose_linear(spec)
+    assert method in NATIVE_METHODS
+    assert not {"dense", "reference"} & {*decision.also_possible}
+    with pytest.raises(NoBackendError, match="batch-invariant"):
+        choose_linear(replace(spec, platform=WITHOUT))
 
 
 def without_triton(platform):

@@ -192,24 +192,6 @@ def test_two_runs_have_the_same_bits(name: str) -> None:
         assert torch.equal(scene.run(backend), first)
 
 
-def test_with_fixed_splits_the_bits_do_not_depend_on_the_batch() -> None:
-    backend = CudaTriton(fixed_splits=8)
-    many = Scene(Shape(_lens(64, 64, 3000)), backend)
-    found = many.run(backend)
-    step = many.step
-    for row in (0, 13, 63):
-        one = GroupStep(
-            query_start=step.query_start[:2], kv_lens=step.kv_lens[row : row + 1],
-            block_table=step.block_table[row : row + 1], slots=step.slots[row : row + 1],
-            positions=step.positions[row : row + 1], max_query_len=1, max_kv_len=step.max_kv_len, block_tokens=BLOCK,
-        )  # fmt: skip
-        here = slice(row, row + 1)
-        tables = (many.tables[0][here], many.tables[1][here])
-        metadata = backend.plan(many.shape.spec, one)
-        alone = backend.run(many.qk[here], many.v[here], tables, many.kv, many.shape.scale, metadata)
-        assert torch.equal(alone[0], found[row])
-
-
 @pytest.mark.parametrize("rows", [1, 8, 40])
 def test_a_captured_step_reads_its_numbers_when_it_runs(rows: int) -> None:
     """Lengths change between recording and replay; the last row becomes padding."""

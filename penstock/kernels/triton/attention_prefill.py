@@ -190,7 +190,7 @@ def _find_row(
     return tl.cast(row, tl.int64), tile - first, num_tiles
 
 
-AOT: tuple[AotCase, ...] = (
+AOT: tuple[AotCase, ...] = tuple(
     AotCase(
         kernel=_prefill,
         signature={
@@ -216,14 +216,15 @@ AOT: tuple[AotCase, ...] = (
             "D": 128,
             "D_PAD": 128,
             "BLOCK_TOKENS": 16,
-            "BLOCK_M": 128,
+            "BLOCK_M": block_m,
             "BLOCK_N": 64,
             "SCANNED": SCANNED_ROWS,
             "HAS_WINDOW": False,
             "HAS_CAP": False,
-            "ALL_MASKED": False,
+            "ALL_MASKED": all_masked,
         },
-        num_warps=8,
+        num_warps=warps,
         num_stages=2,
-    ),
+    )
+    for block_m, all_masked, warps in ((128, False, 8), (64, True, 4))
 )
