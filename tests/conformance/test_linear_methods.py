@@ -237,7 +237,7 @@ def test_cuda_devices_have_a_ladder(dtype):
 
 # (device, scheme, activations, what multiplies few rows and many)
 FLOAT8_LADDERS = [
-    ("h200", "fp8_row", "bfloat16", ["linear_fp8", "torch"]),
+    ("h200", "fp8_row", "bfloat16", ["linear_fp8", "linear_fp8_dynamic", "torch"]),
     ("h200", "fp8_row", "float16", ["linear_fp8", "linear_fp8_dynamic"]),
     ("h200", "fp8_block", "bfloat16", ["linear_fp8", "linear_fp8_dynamic"]),
     ("rtx4090", "fp8_row", "bfloat16", ["linear_fp8", "linear_fp8_dynamic"]),

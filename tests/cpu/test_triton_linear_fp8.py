@@ -71,8 +71,10 @@ def test_blocks_can_be_dealt_out_to_any_number_of_programs(group: int, programs:
 
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("rows", [0, 1, 20])
-@pytest.mark.parametrize("tiling", [None, ProductTiling(16, 32, 64, 4, 2, group=2)], ids=["default", "small"])
-def test_activations_too(group: int, rows: int, tiling: ProductTiling | None) -> None:
+@pytest.mark.parametrize(
+    "tiling", [None, ProductTiling(16, 32, 64, 4, 2, group=2), SMALL], ids=["default", "small", "streamed"]
+)
+def test_activations_too(group: int, rows: int, tiling: ProductTiling | DotTiling | None) -> None:
     codes, scales = _weight(150, 256, group)
     bias, x = _values(150, seed=2), _values(rows, 256) * torch.logspace(-3, 3, rows)[:, None]
     for b in (None, bias):
