@@ -1,6 +1,7 @@
 """The dummy kind of checkpoint: a configuration without weights, and random values of any shape on request.
 
-It serves tests and measurements of speed; answers are noise. ``weights.load_parameters`` asks ``make_weight`` once per
+It serves tests and measurements of speed; answers are noise. Where the configuration says that weights are float8, the
+matrices of layers are. ``weights.load_parameters`` asks ``make_weight`` once per
 parameter instead of loading tensors.
 """
 
@@ -19,7 +20,8 @@ from penstock.loader.gguf_file import GgufFile
 from penstock.loader.model_facts import make_facts, make_identity, read_config
 from penstock.loader.safetensors_checkpoint import declared_dtype
 from penstock.loader.sources import ModelSource
-from penstock.quantization.schemes import WeightRecord, dense_record, dense_scheme
+from penstock.quantization.formats.fp8 import BLOCK, Fp8Layout, convert_fp8, read_layout
+from penstock.quantization.schemes import WeightRecord, dense_record, dense_scheme, record_bytes
 from penstock.types.facts import ModelFacts
 
 STANDARD_DEVIATION = 0.02
@@ -43,6 +45,7 @@ class DummyCheckpoint:
             config, origin = read_config(source.path), source.path / "config.json"
         self.config = ConfigReader(config, str(origin))
         self.dtype = declared_dtype(self.config) or "float32"
+        self._layout = _layout_of(self.config)
         self._pool: torch.Tensor | None = None
 
     def facts(self) -> ModelFacts:
@@ -58,7 +61,10 @@ class DummyCheckpoint:
     def load(self, name: str) -> WeightRecord:
         raise ModelSourceError(f"{self._source.path}: dummy weights are made per parameter; there is no tensor {name}.")
 
-    def describe_weight(self, shape: tuple[int, ...]) -> TensorFacts:
+    def describe_weight(self, target: str, shape: tuple[int, ...]) -> TensorFacts:
+        if self._layout is not None and _is_quantized(target, shape):
+            scheme = self._layout.scheme
+            return TensorFacts(scheme, shape, record_bytes(scheme, shape))
         dtype = getattr(torch, self.dtype)
         return TensorFacts(dense_scheme(dtype), shape, math.prod(shape) * dtype.itemsize, self.dtype)
 
@@ -81,7 +87,32 @@ class DummyCheckpoint:
             piece = self._pool[start : start + count - filled]
             values[filled : filled + piece.numel()] = piece
             filled, start = filled + piece.numel(), 0
+        if self._layout is not None and _is_quantized(target, shape):
+            return _in_float8(values.view(shape), self._layout)
         return dense_record(values.view(shape))
 
     def close(self) -> None:
         self._pool = None
+
+
+def _layout_of(config: ConfigReader) -> Fp8Layout | None:
+    """None where weights are dense, or quantized in a way that is not read: then they are dense here."""
+    section = config.section("quantization_config")
+    try:
+        return None if section is None else read_layout(dict(section.data))
+    except ValueError:
+        return None
+
+
+def _is_quantized(target: str, shape: tuple[int, ...]) -> bool:
+    """Embeddings, LM heads and vectors are usually left as they are."""
+    return len(shape) == 2 and target.startswith("layers.")
+
+
+def _in_float8(values: torch.Tensor, layout: Fp8Layout) -> WeightRecord:
+    """All scales are one: it brings four standard deviations to 64, in the middle of what float8 has."""
+    scale = STANDARD_DEVIATION / 16
+    rows, columns = values.shape
+    codes = (values / scale).to(torch.float8_e4m3fn).view(torch.uint8)
+    scales = torch.full((-(-rows // BLOCK), -(-columns // BLOCK)) if layout.blocks else (1,), scale)
+    return convert_fp8(layout, codes, scales.to(values.device))

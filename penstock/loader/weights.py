@@ -114,7 +114,7 @@ def describe_parameters(
     described: dict[str, tuple[TensorFacts, ...]] = {}
     for target, assignment in _assign(table, num_layers, checkpoint, parameters).items():
         if isinstance(checkpoint, DummyCheckpoint):
-            described[target] = (checkpoint.describe_weight(parameters[target].shape),)
+            described[target] = (checkpoint.describe_weight(target, parameters[target].shape),)
         else:
             described[target] = tuple(_facts(source.name, checkpoint) for source in assignment.sources)
     return described

@@ -235,6 +235,37 @@ def test_cuda_devices_have_a_ladder(dtype):
     assert method.prepared_bytes(spec) == OUT * IN * 2
 
 
+# (device, scheme, activations, what multiplies few rows and many)
+FLOAT8_LADDERS = [
+    ("h200", "fp8_row", "bfloat16", ["linear_fp8", "linear_fp8_dynamic", "torch"]),
+    ("h200", "fp8_row", "float16", ["linear_fp8", "linear_fp8_dynamic"]),
+    ("h200", "fp8_block", "bfloat16", ["linear_fp8", "linear_fp8_dynamic"]),
+    ("rtx4090", "fp8_row", "bfloat16", ["linear_fp8", "linear_fp8_dynamic"]),
+    ("h200", "fp8_row_only", "bfloat16", ["linear_fp8"]),
+    ("a100", "fp8_block", "bfloat16", ["linear_fp8"]),
+]
+
+
+@pytest.mark.parametrize(("device", "scheme", "dtype", "rungs"), FLOAT8_LADDERS)
+def test_cuda_devices_keep_float8_weights(device, scheme, dtype, rungs):
+    spec = make_spec(SCHEMES[scheme], dtype, platform=RECORDED[device])
+    method, decision = choose_linear(spec)
+    assert decision.chosen == method.name == "cuda_fp8"
+    assert [rung.name for rung in decision.rungs] == rungs
+    assert decision.rungs[-1].max_rows is None
+    assert decision.also_possible == ("cuda_skinny", "dense", "reference")
+    scales = IN // (SCHEMES[scheme].scales[0].group_size or IN)
+    assert method.prepared_bytes(spec) == OUT * (IN + 4 * scales)
+
+
+@pytest.mark.parametrize("device", ["mi300x", "laptop-avx2"])
+def test_other_devices_make_a_dense_copy_of_float8_weights(device):
+    method, decision = choose_linear(make_spec(SCHEMES["fp8_block"], "bfloat16", platform=RECORDED[device]))
+    assert method.name == "dense"
+    native = [rejection for rejection in decision.rejected if rejection.name.startswith("native_")]
+    assert all(any("those of fp8_block are floats" in reason for reason in each.reasons) for each in native)
+
+
 def test_cuda_devices_run_in_float32_what_the_ladder_refuses():
     usual = make_spec(SCHEMES["f32"], "bfloat16", platform=RECORDED["h200"])
     for changes in ({"dtype": "float32"}, {"in_features": 520}, {"platform": without_triton(RECORDED["h200"])}):

@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from penstock.errors import UnsupportedModelError
 from penstock.executor.local import LocalExecutor
+from penstock.kernels.device import CPU
 from penstock.loader.checkpoint import open_checkpoint
+from penstock.loader.dummy_checkpoint import STANDARD_DEVIATION
 from penstock.loader.sources import resolve_source
 from penstock.quantization.dequantize import reference_dequantize
 from penstock.quantization.formats.fp8 import Fp8Layout, convert_fp8, read_layout
@@ -169,6 +171,23 @@ def test_every_code_is_its_value() -> None:
             continue
         size = mantissa / 8 * 2**-6 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
         assert value == (-size if code & 128 else size)
+
+
+@pytest.mark.parametrize("layout", ["fp8-blocks", "compressed-channel"])
+def test_dummy_weights_are_float8_too(layout: str, tmp_path: Path) -> None:
+    save(tmp_path, layout)
+    checkpoint = open_checkpoint(resolve_source(str(tmp_path)), load_format="dummy")
+    record = checkpoint.make_weight("layers.0.mlp.down.weight", (128, 256), CPU)
+    facts = checkpoint.describe_weight("layers.0.mlp.down.weight", (128, 256))
+    assert (facts.scheme, facts.nbytes) == (record.scheme, record.nbytes)
+    assert record.scheme.name == LAYOUTS[layout][-1]
+    values = reference_dequantize(record)
+    assert abs(values.std() / STANDARD_DEVIATION - 1) < 0.05
+    assert len(values.unique()) > 100
+    assert checkpoint.make_weight("lm_head.weight", (64, 128), CPU).scheme.name == "bf16"
+    executor = LocalExecutor(tiny_spec(tmp_path, load_format="dummy"))
+    executor.start()
+    executor.stop()
 
 
 def test_values_without_scales_and_scales_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,13 @@ import torch
 from penstock.kernels import reference
 from penstock.kernels.ops import OPS
 from penstock.platforms.probe import probe_platform
-from penstock.quantization.backends.linear_fp8 import MAX_FEW_ROWS, Fp8Weight, LinearFp8, product_by_torch
+from penstock.quantization.backends.linear_fp8 import (
+    MAX_FEW_ROWS,
+    MAX_STREAMED_ROWS,
+    Fp8Weight,
+    LinearFp8,
+    product_by_torch,
+)
 from penstock.quantization.linear import LinearSpec
 from penstock.quantization.schemes import SCHEMES, WeightRecord
 from penstock.quantization.select import choose_linear
@@ -18,7 +24,7 @@ from penstock.quantization.select import choose_linear
 if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA device", allow_module_level=True)
 
-from penstock.kernels.triton.linear import DotTiling, arrivals_on
+from penstock.kernels.triton.linear import FLOAT8_TILINGS, DotTiling, arrivals_on
 from penstock.kernels.triton.linear_fp8 import (
     ProductTiling,
     has_float8,
@@ -128,6 +134,23 @@ def test_many_rows(group: int, shape: tuple[int, int], widen: str) -> None:
 
 
 @needs_float8
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_few_rows_of_float8(group: int, shape: tuple[int, int]) -> None:
+    codes, scales = _weight(*shape, group)
+    bias = _values(shape[0], seed=2)
+    for rows in (1, 8, 17, 33, 64, 128):
+        x = _values(rows, shape[1]) * torch.logspace(-1, 1, rows, device=CARD)[:, None].bfloat16()
+        for b in (None, bias):
+            found = linear_fp8_dynamic(
+                x, codes, scales, b, tiling=FLOAT8_TILINGS[max(16, 1 << (rows - 1).bit_length())]
+            )
+            _check(found, reference.linear_fp8_dynamic(x, codes, scales, b), x, codes, scales)
+            assert torch.equal(found, linear_fp8_dynamic(x, codes, scales, b)), rows
+    assert not arrivals_on(CARD).any()
+
+
+@needs_float8
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_torch_multiplies_the_same(shape: tuple[int, int]) -> None:
     if torch.cuda.get_device_capability() < (9, 0):
@@ -159,7 +182,7 @@ def _prepared(scheme: str, outs: int, columns: int, dtype: str) -> tuple[LinearF
 def test_all_rungs_are_near_the_dense_product(scheme: str, dtype: str, outs: int) -> None:
     method, prepared, _ = _prepared(scheme, outs, 1536, dtype)
     parts, bias = prepared.record.parts, _values(outs, seed=2, dtype=getattr(torch, dtype))
-    for rows in (1, MAX_FEW_ROWS, MAX_FEW_ROWS + 1, 300):
+    for rows in (1, MAX_FEW_ROWS, MAX_FEW_ROWS + 1, MAX_STREAMED_ROWS + 1, 300):
         x = _values(rows, 1536, dtype=getattr(torch, dtype))
         dense = reference.linear_fp8(x.float(), parts["codes"], parts["scales"], bias.float())
         rounds = rows > MAX_FEW_ROWS and prepared.many != "linear_fp8"

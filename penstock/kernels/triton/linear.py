@@ -10,7 +10,7 @@ row of x has a column of the accumulator of its own. With ``batch_invariant`` th
 of rows up to 64, and with it the bits of a row, whatever rows stand beside it.
 
 Weights are dense, or float8 values with float32 scales (``linear_fp8``), which are widened to x's type on the way to
-the matrix units.
+the matrix units, or multiplied as they are with an x in float8 that has scales as well.
 
 Launches on one device must follow each other, as those of one stream do: they share counters. Knows no layer.
 """
@@ -134,17 +134,19 @@ def widened(codes, dtype: tl.constexpr, HOW: tl.constexpr):
 
 @triton.jit
 def _store_tile(
-    sums, tile, scales, bias, out, rows, outs, out_stride,
-    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, SCALE_GROUP: tl.constexpr, HAS_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
+    sums, tile, scales, x_scales, bias, out, rows, outs, out_stride,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, SCALE_GROUP: tl.constexpr, X_SCALED: tl.constexpr,
+    HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """sums float32 [BLOCK_N, BLOCK_R] -> the tile's columns of out, after scales of rows, bias and activation."""
+    row = tl.arange(0, BLOCK_R)
     if SCALE_GROUP == 0:
         sums *= tl.load(scales + _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != ""))[:, None]
+        if X_SCALED:
+            sums *= tl.load(x_scales + row, mask=row < rows, other=0.0)[None, :]
     if HAS_BIAS:
         added = tl.load(bias + _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != ""))
         sums += added.to(tl.float32)[:, None]
-    row = tl.arange(0, BLOCK_R)
     if ACTIVATION != "":
         gate, up = tl.split(tl.permute(tl.reshape(sums, (BLOCK_N // 2, 2, BLOCK_R)), (0, 2, 1)))
         if ACTIVATION == "silu":
@@ -200,16 +202,18 @@ def _sum_of_parts(parts, first_owner, last_owner, BLOCK_N: tl.constexpr, BLOCK_R
 
 @triton.jit(do_not_specialize=["rows", "units"])
 def _dot_kernel(
-    x, weight, tiles_of_weight, scales, bias, out, parts, arrivals,
+    x, weight, tiles_of_weight, scales, x_scales, bias, out, parts, arrivals,
     rows, outs, columns, units, x_stride, weight_stride, scale_stride, out_stride,
     BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr,
-    SCALE_GROUP: tl.constexpr, WIDEN: tl.constexpr, HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
-    EVICT: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr, STAGES: tl.constexpr,
+    SCALE_GROUP: tl.constexpr, X_SCALED: tl.constexpr, WIDEN: tl.constexpr, HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr, EVICT: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """``units`` blocks of [BLOCK_N, BLOCK_K] for every program, counted through all tiles one after the other.
 
     scales float32 [outs, groups]: SCALE_GROUP columns of a row share one, all of them if it is 0; -1: there are none.
-    WIDEN says how the weight becomes values of x's type, "" if it is.
+    x_scales float32 [rows, groups] are those of an x in float8, if X_SCALED. WIDEN says how the weight becomes values
+    of x's type, "" if it is.
 
     parts float32 [programs, 2, BLOCK_N, BLOCK_R] holds sums over a part of a tile's columns, of which a program has two
     at most: place 0 of a tile that another program began, place 1 of one that this program began and another one ended.
@@ -256,15 +260,21 @@ def _dot_kernel(
         if SCALE_GROUP > 0:
             scaled_rows = _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != "") * scale_stride
             scale = tl.load(scales + scaled_rows + start // SCALE_GROUP)
-            sums += tl.dot(w, xs, input_precision="ieee") * scale[:, None]
+            product = tl.dot(w, xs, input_precision="ieee") * scale[:, None]
+            if X_SCALED:
+                x_scale_places = x_scales + row * (columns // SCALE_GROUP) + start // SCALE_GROUP
+                product *= tl.load(x_scale_places, mask=row < rows, other=0.0)[None, :]
+            sums += product
+        elif X_SCALED:  # products of float8 are summed with fewer bits than float32 has
+            sums += tl.dot(w, xs)
         else:
             sums = tl.dot(w, xs, sums, input_precision="ieee")
         if (k_block == k_blocks - 1) | (unit == last - 1):
             begun_here = tile * k_blocks >= first
             if begun_here & ((tile + 1) * k_blocks <= last):
                 _store_tile(
-                    sums, tile, scales, bias, out, rows, outs, out_stride,
-                    BLOCK_N, BLOCK_R, SCALE_GROUP, HAS_BIAS, ACTIVATION,
+                    sums, tile, scales, x_scales, bias, out, rows, outs, out_stride,
+                    BLOCK_N, BLOCK_R, SCALE_GROUP, X_SCALED, HAS_BIAS, ACTIVATION,
                 )  # fmt: skip
             else:
                 part = 2 * program + begun_here.to(tl.int32)
@@ -282,8 +292,8 @@ def _dot_kernel(
                 tl.debug_barrier()
                 total = _sum_of_parts(parts, first_owner, last_owner, BLOCK_N, BLOCK_R)
                 _store_tile(
-                    total, tile, scales, bias, out, rows, outs, out_stride,
-                    BLOCK_N, BLOCK_R, SCALE_GROUP, HAS_BIAS, ACTIVATION,
+                    total, tile, scales, x_scales, bias, out, rows, outs, out_stride,
+                    BLOCK_N, BLOCK_R, SCALE_GROUP, X_SCALED, HAS_BIAS, ACTIVATION,
                 )  # fmt: skip
                 tl.store(arrivals + tile, 0)
 
@@ -326,7 +336,7 @@ def _vector_kernel(
         sums = tl.join(tl.sum(products, axis=1), tl.sum(products_1, axis=1))
     else:
         sums = tl.sum(products, axis=1)[:, None]
-    _store_tile(sums, tile, x, bias, out, ROWS, outs, out_stride, BLOCK_N, ROWS, -1, HAS_BIAS, ACTIVATION)
+    _store_tile(sums, tile, x, x, bias, out, ROWS, outs, out_stride, BLOCK_N, ROWS, -1, False, HAS_BIAS, ACTIVATION)
 
 
 def linear_skinny(
@@ -419,6 +429,7 @@ def launch(
     batch_invariant: bool,
     *,
     scales: torch.Tensor | None = None,
+    x_scales: torch.Tensor | None = None,
     widen: str = "",
     tiling: DotTiling | VectorTiling | None = None,
     programs: int | None = None,
@@ -428,7 +439,7 @@ def launch(
     ahead: int = 1,
 ) -> torch.Tensor:
     """``scales`` float32 [m, groups] are those of a weight of float8 values or of their bytes, which is widened by
-    ``widen`` (see ``widened``).
+    ``widen`` (see ``widened``), unless x is float8 too and has ``x_scales`` [rows, groups]: then ``out`` is given.
 
     ``programs`` share the blocks, at most (default: those that run at once). ``evict``: how the caches are told to
     treat weights. ``tma``: blocks are copied by the copy engine (compute capability 9.0; not for gates). ``pdl``: the
@@ -439,14 +450,15 @@ def launch(
     width = outs // 2 if activation else outs
     if not 0 <= rows <= MAX_ROWS or weight.shape[1] != columns:
         raise ValueError(f"cannot multiply {tuple(x.shape)} with {tuple(weight.shape)} in at most {MAX_ROWS} rows")
-    multiplied = [x, bias if bias is not None else x, *([] if widen else [weight])]
-    if x.stride(1) != 1 or weight.stride(1) != 1 or any(each.dtype != x.dtype for each in multiplied):
+    kind = x.dtype if x_scales is None or out is None else out.dtype
+    alike = (widen or weight.dtype == x.dtype) and (bias is None or bias.dtype == kind)
+    if x.stride(1) != 1 or weight.stride(1) != 1 or not alike:
         raise ValueError("rows must be contiguous and of one type")
-    scale_group = -1 if scales is None else _scale_group(scales, outs, columns)
+    scale_group = -1 if scales is None else _scale_group(scales, x_scales, rows, outs, columns)
     if out is None:
-        out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
-    elif out.shape != (rows, width) or out.stride(1) != 1 or out.dtype != x.dtype:
-        raise ValueError(f"the result is [{rows}, {width}] {x.dtype} with contiguous columns, not {tuple(out.shape)}")
+        out = torch.empty((rows, width), dtype=kind, device=x.device)
+    elif out.shape != (rows, width) or out.stride(1) != 1 or out.dtype != kind:
+        raise ValueError(f"the result is [{rows}, {width}] {kind} with contiguous columns, not {tuple(out.shape)}")
     if rows == 0:
         return out
     pdl = launches_early(x) if pdl is None else pdl
@@ -492,16 +504,20 @@ def launch(
     blocks = TensorDescriptor.from_tensor(weight, [tiling.block_n, tiling.block_k]) if tma else weight
     scales = x if scales is None else scales
     _dot_kernel[(programs,)](
-        x, weight, blocks, scales, bias, out, parts, arrivals, rows, outs, columns, units,
+        x, weight, blocks, scales, x if x_scales is None else x_scales, bias, out, parts, arrivals,
+        rows, outs, columns, units,
         x.stride(0), weight.stride(0), scales.stride(0), out.stride(0),
-        BLOCK_R=room, SCALE_GROUP=scale_group, WIDEN=widen, TMA=tma, STAGES=tiling.stages, **fixed,
+        BLOCK_R=room, SCALE_GROUP=scale_group, X_SCALED=x_scales is not None, WIDEN=widen, TMA=tma,
+        STAGES=tiling.stages, **fixed,
     )  # fmt: skip
     return out
 
 
-def _scale_group(scales: torch.Tensor, outs: int, columns: int) -> int:
+def _scale_group(scales: torch.Tensor, x_scales: torch.Tensor | None, rows: int, outs: int, columns: int) -> int:
     """Columns that share a scale, 0 for all of them."""
     groups = scales.shape[1]
+    if x_scales is not None and (x_scales.shape != (rows, groups) or not x_scales.is_contiguous()):
+        raise ValueError(f"scales of x are contiguous, [{rows}, {groups}], not {tuple(x_scales.shape)}")
     if scales.shape[0] != outs or scales.stride(1) != 1 or scales.dtype != torch.float32 or columns % groups:
         raise ValueError(f"{tuple(scales.shape)} {scales.dtype} are no scales of {outs} rows of {columns}")
     return 0 if groups == 1 else columns // groups
@@ -523,6 +539,7 @@ AOT: tuple[AotCase, ...] = (
             **_POINTERS,
             "tiles_of_weight": "*bf16",
             "scales": "*fp32",
+            "x_scales": "*fp32",
             "parts": "*fp32",
             "arrivals": "*i32",
             "rows": "i32",
@@ -536,6 +553,7 @@ AOT: tuple[AotCase, ...] = (
             "BLOCK_N": 64,
             "BLOCK_K": 128,
             "SCALE_GROUP": -1,
+            "X_SCALED": False,
             "WIDEN": "",
             "TMA": False,
             "STAGES": 3,

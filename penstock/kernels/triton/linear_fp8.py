@@ -23,7 +23,7 @@ import triton.language as tl
 from penstock.kernels.triton.aot import AotCase
 from penstock.kernels.triton.layout import check_rows
 from penstock.kernels.triton.linear import AOT as LINEAR_AOT
-from penstock.kernels.triton.linear import MAX_ROWS, launch, widened
+from penstock.kernels.triton.linear import MAX_ROWS, DotTiling, launch, widened
 
 LARGEST = tl.constexpr(448.0)
 LEAST = tl.constexpr(2.0**-100)  # taken for the largest of a group of zeros, so that its scale is a number
@@ -155,7 +155,8 @@ def linear_fp8(
     More than 128 rows read the weight several times. Bytes of NaN become 480: who has them gives them a scale that is
     NaN. ``widen`` ("cast", "bits" or "asm") and ``choices`` are for measurements: see ``linear.launch``.
     """
-    widen = widen or ("asm" if x.dtype == torch.bfloat16 and x.device.type == "cuda" else "bits")
+    nvidia = x.device.type == "cuda" and torch.version.hip is None
+    widen = widen or ("asm" if nvidia and x.dtype == torch.bfloat16 else "bits")
     weight = codes.view(torch.float8_e4m3fn) if widen == "cast" else codes
     if x.shape[0] <= MAX_ROWS:
         return launch(x, weight, bias, out, "", False, scales=scales, widen=widen, **choices)
@@ -194,16 +195,37 @@ def linear_fp8_dynamic(
     bias: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
     *,
-    tiling: ProductTiling | None = None,
+    tiling: ProductTiling | DotTiling | None = None,
     widen: str = "",
 ) -> torch.Tensor:
-    """``linear_fp8`` of x in float8, quantized in groups of as many columns as the weight's. ``widen`` and ``tiling``
-    are for measurements."""
+    """``linear_fp8`` of x in float8, quantized in groups of as many columns as the weight's. Few rows are multiplied as
+    ``linear_fp8`` does, whose kernel reads the weight evenly, others by ``product_fp8``.
+
+    ``widen`` and ``tiling`` are for measurements; the latter's kind says which of the two it is."""
     groups = scales.shape[1]
     x_codes, x_scales = quantize_fp8(x, 0 if groups == 1 else x.shape[1] // groups)
     if out is None:
         out = torch.empty((x.shape[0], codes.shape[0]), dtype=x.dtype, device=x.device)
+    if isinstance(tiling, DotTiling):
+        return streamed_fp8(x_codes, x_scales, codes, scales, bias, out, tiling=tiling)
+    if tiling is None and x.shape[0] <= MAX_ROWS and has_float8(x.device):
+        return streamed_fp8(x_codes, x_scales, codes, scales, bias, out)
     return product_fp8(x_codes, x_scales, codes, scales, bias, out, tiling=tiling, widen=widen)
+
+
+def streamed_fp8(
+    x: torch.Tensor,
+    x_scales: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    *,
+    tiling: DotTiling | None = None,
+) -> torch.Tensor:
+    """``product_fp8`` for up to 128 rows, on matrix units that have float8."""
+    x, weight = x.view(torch.float8_e4m3fn), codes.view(torch.float8_e4m3fn)
+    return launch(x, weight, bias, out, "", False, scales=scales, x_scales=x_scales, tiling=tiling)
 
 
 def product_fp8(
@@ -270,7 +292,7 @@ _LINEAR = LINEAR_AOT[0]
 def _few(kind: str, widen: str, targets: tuple[str, ...], **constants: Any) -> AotCase:
     return AotCase(
         kernel=_LINEAR.kernel,
-        signature={**_LINEAR.signature, "weight": kind, "tiles_of_weight": kind},
+        signature={**_LINEAR.signature, **({} if widen else {"x": kind}), "weight": kind, "tiles_of_weight": kind},
         constants={**_LINEAR.constants, "ACTIVATION": "", "SCALE_GROUP": 128, "WIDEN": widen, **constants},
         targets=targets,
     )
@@ -283,10 +305,10 @@ def _quantize(how: str, targets: tuple[str, ...]) -> AotCase:
     return AotCase(kernel=_quantize_kernel, signature=pointers | sizes, constants=constants, targets=targets)
 
 
-def _product(kind: str, widen: str, block_k: int, targets: tuple[str, ...]) -> AotCase:
+def _product(kind: str, widen: str, block: int, block_k: int, targets: tuple[str, ...]) -> AotCase:
     pointers = {"x": kind, "x_scales": "*fp32", "weight": kind, "scales": "*fp32", "bias": "*bf16", "out": "*bf16"}
     sizes = {"rows": "i32", "x_scale_stride": "i32", "scale_stride": "i32", **dict.fromkeys(_SIZES, "i32:16")}
-    blocks = {"BLOCK_R": 128, "BLOCK_N": 128, "BLOCK_K": block_k, "GROUP": 8, "STAGES": 2, "EVEN_K": True}
+    blocks = {"BLOCK_R": block, "BLOCK_N": block, "BLOCK_K": block_k, "GROUP": 8, "STAGES": 2, "EVEN_K": True}
     return AotCase(
         kernel=_product_kernel,
         signature=pointers | sizes,
@@ -300,8 +322,9 @@ AOT: tuple[AotCase, ...] = (
     _few("*u8", "asm", ("sm_80", "sm_90", "sm_100")),
     _few("*u8", "bits", ("gfx942", "gfx950", "gfx1100")),
     _few("*fp8e4nv", "cast", _FLOAT8_TARGETS, SCALE_GROUP=0),
+    _few("*fp8e4nv", "", _FLOAT8_TARGETS, X_SCALED=True),
     _quantize("cast", _FLOAT8_TARGETS),
     _quantize("bits", _OTHER_TARGETS),
-    _product("*fp8e4nv", "", 128, _FLOAT8_TARGETS),
-    _product("*u8", "bits", 32, _OTHER_TARGETS),
+    _product("*fp8e4nv", "", 128, 128, _FLOAT8_TARGETS),
+    _product("*u8", "bits", 64, 32, _OTHER_TARGETS),
 )

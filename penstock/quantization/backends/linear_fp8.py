@@ -28,7 +28,8 @@ from penstock.types.decision import YES, Rung, Verdict
 DTYPES = ("bfloat16", "float16")
 COLUMN_MULTIPLE = 16  # so that every row begins where 16 bytes can be read at once
 ROW_MULTIPLE = 16  # of torch's product
-MAX_FEW_ROWS = 64  # not yet timed
+MAX_FEW_ROWS = 64  # with activations as they are; not yet timed
+MAX_STREAMED_ROWS = 128  # that our kernel multiplies by reading the weight evenly; not yet timed
 
 _linear_fp8 = lazy("linear_fp8", "linear_fp8")
 _linear_fp8_dynamic = lazy("linear_fp8", "linear_fp8_dynamic")
@@ -73,7 +74,11 @@ class LinearFp8:
         if many == "linear_fp8":
             return (Rung(None, many, "activations stay as they are; not yet timed"),)
         few = Rung(MAX_FEW_ROWS, "linear_fp8", "bound by reading the weight; not yet timed")
-        return few, Rung(None, many, "many rows are bound by the matrix units, which multiply float8 twice as fast")
+        some = Rung(
+            MAX_STREAMED_ROWS, "linear_fp8_dynamic", "reads the weight evenly whatever its shape; not yet timed"
+        )
+        rest = Rung(None, many, "many rows are bound by the matrix units, which multiply float8 twice as fast")
+        return (few, some, rest) if many == "torch" else (few, rest)
 
     def prepared_bytes(self, spec: LinearSpec) -> int:
         return record_bytes(spec.scheme, (spec.out_features, spec.in_features))
@@ -94,7 +99,7 @@ class LinearFp8:
     ) -> torch.Tensor:
         rows, parts = tensor_of(x), prepared.record.parts
         way = "linear_fp8" if rows.shape[0] <= MAX_FEW_ROWS else prepared.many
-        if way == "torch":
+        if way == "torch" and rows.shape[0] > MAX_STREAMED_ROWS:
             codes, scales = _quantize_fp8(rows)
             result = product_by_torch(codes, scales, parts["codes"], parts["scales"], bias)
             return result if out is None else out.copy_(result)
