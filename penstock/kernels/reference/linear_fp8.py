@@ -21,8 +21,9 @@ def quantize_fp8(x: torch.Tensor, group: int = 0) -> tuple[torch.Tensor, torch.T
     values = x.to(torch.float32).reshape(*x.shape[:-1], x.shape[-1] // size, size)
     largest = values.abs().amax(-1, keepdim=True).clamp_min(LEAST)
     finite = largest < float("inf")
-    codes = (values * (LARGEST / largest)).where(finite, 0.0).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
-    scales = (largest / LARGEST).where(finite, float("nan"))
+    bound = torch.full_like(largest, LARGEST)  # torch divides tensors alone with one rounding
+    codes = (values * (bound / largest)).where(finite, 0.0).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+    scales = (largest / bound).where(finite, float("nan"))
     return codes.view(torch.uint8).flatten(-2), scales[..., 0]
 
 
