@@ -247,13 +247,14 @@ FLOAT8_LADDERS = [
 
 
 @pytest.mark.parametrize(("device", "scheme", "dtype", "rungs"), FLOAT8_LADDERS)
-def test_cuda_devices_keep_float8_weights(device, scheme, dtype, rungs):
+def test_cuda_devices_keep_float8_weights_when_that_is_asked_for(device, scheme, dtype, rungs):
     spec = make_spec(SCHEMES[scheme], dtype, platform=RECORDED[device])
-    method, decision = choose_linear(spec)
+    assert choose_linear(spec)[0].name == "cuda_skinny"
+    method, decision = choose_linear(spec, "cuda_fp8")
     assert decision.chosen == method.name == "cuda_fp8"
     assert [rung.name for rung in decision.rungs] == rungs
     assert decision.rungs[-1].max_rows is None
-    assert decision.also_possible == ("cuda_skinny", "dense", "reference")
+    assert decision.also_possible == ("cuda_skinny", "cuda_invariant", "dense", "reference")
     scales = IN // (SCHEMES[scheme].scales[0].group_size or IN)
     assert method.prepared_bytes(spec) == OUT * (IN + 4 * scales)
 
