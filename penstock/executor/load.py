@@ -20,10 +20,10 @@ from penstock.errors import ConfigError
 from penstock.executor.device_edits import DeviceEdits, EditOps, edit_bytes
 from penstock.executor.device_logprobs import described_bytes
 from penstock.executor.device_memory import RESERVE_BYTES, claim_device, measure_step
-from penstock.executor.device_runner import DeviceParts, DeviceRunner
+from penstock.executor.device_runner import DeviceParts, DeviceRunner, padded_row_counts
 from penstock.executor.device_warmup import compile_kernels
 from penstock.executor.forward import Forward, GroupAttention
-from penstock.executor.graphs import StepGraphs, graphs_decision
+from penstock.executor.graphs import StepGraphs, Variant, graphs_decision
 from penstock.executor.kv_storage import KvStorage, block_bytes
 from penstock.executor.memory_plan import MemoryNeed, MemoryPlan, plan_memory
 from penstock.executor.native_recorder import NativeRecorder
@@ -489,7 +489,8 @@ def make_graphs(built: BuiltModel, spec: ExecutorSpec) -> StepGraphs:
         return StepGraphs(NativeRecorder(graph_bytes(built, spec)))
     from penstock.executor.cuda_recorder import CudaRecorder
 
-    return StepGraphs(CudaRecorder())
+    every = len(Variant) * len(padded_row_counts(spec.max_num_seqs))
+    return StepGraphs(CudaRecorder(), max_graphs=every)
 
 
 def _no_graphs(built: BuiltModel, spec: ExecutorSpec) -> str:
