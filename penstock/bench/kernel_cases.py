@@ -153,6 +153,25 @@ def _keep_arguments(shapes: ModelShapes, rows: int) -> tuple[Any, ...]:
     return torch.zeros(rows + 1, dtype=torch.int64), torch.arange(rows), torch.arange(rows)
 
 
+def _seat_state(shapes: ModelShapes, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rules, words) of seats that all have a place, shifts and penalties."""
+    rules = torch.tensor([0, 0, 1, 1]).repeat(rows, 1)
+    rules[:, 0] = torch.arange(rows)
+    return rules, torch.zeros(rows, shapes.facts.vocab_size, dtype=torch.int32)
+
+
+def _edit_arguments(shapes: ModelShapes, rows: int) -> tuple[Any, ...]:
+    logits, finite = torch.randn(rows, shapes.facts.vocab_size) * 3, torch.zeros(rows, dtype=torch.bool)
+    rules, words = _seat_state(shapes, rows)
+    penalties = torch.tensor([1.1, 0.1, 0.1]).repeat(rows, 1)
+    return logits, finite, torch.arange(rows), rules, penalties, words, torch.zeros_like(logits)
+
+
+def _count_arguments(shapes: ModelShapes, rows: int) -> tuple[Any, ...]:
+    rules, words = _seat_state(shapes, rows)
+    return words, rules, torch.arange(rows), torch.arange(rows)
+
+
 POINTWISE = {
     "rms_norm": _Pointwise(_norm_arguments, 4),
     "add_rms_norm": _Pointwise(_add_norm_arguments, 5),
@@ -171,6 +190,8 @@ POINTWISE = {
     "argmax": _Pointwise(_argmax_arguments, 1, most_rows=MOST_LOGITS_ROWS),
     "resolve_tokens": _Pointwise(_resolve_arguments, 0, typed=0),
     "keep_tokens": _Pointwise(_keep_arguments, 0, typed=0),
+    "edit_logits": _Pointwise(_edit_arguments, 6, typed=0, most_rows=MOST_LOGITS_ROWS),
+    "count_tokens": _Pointwise(_count_arguments, 0, typed=0, most_rows=MOST_LOGITS_ROWS),
     "sample": _Pointwise(_sample_arguments, 4, typed=0, most_rows=MOST_LOGITS_ROWS),
 }
 

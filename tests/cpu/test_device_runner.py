@@ -26,7 +26,7 @@ from penstock.types.request import SamplingParams
 
 Start = Callable[..., tuple[LocalExecutor, PlanMaker]]
 RANDOM = SamplingParams(temperature=1.0, seed=3)
-PENALISED = SamplingParams(temperature=0.0, repetition_penalty=1.2)
+CAREFUL = SamplingParams(temperature=0.0, bad_token_ids=((3, 4),))  # which the host alone can keep from being completed
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +98,14 @@ def test_a_row_without_a_token_does_not_end_the_step_that_is_planned_behind_it(
     prompts = [random_prompt(12, seed=1), random_prompt(9, seed=2)]
     maker.admit(0, prompts[0], RANDOM)
     broken = executor.step(maker.plan([(0, 12, True)]))
-    maker.admit(1, prompts[1], PENALISED)
+    maker.admit(1, prompts[1], CAREFUL)
     behind = executor.step(maker.plan([(0, 1, True), (1, 9, True)]))
     assert list(broken.result().failed_rows) == [0]
     tokens = list(behind.result().row_tokens[1])
     maker.drop(0)
     tokens += [executor.step(maker.plan([(1, 1, True)])).result().row_tokens[0][0] for _ in range(3)]
     maker.drop(1)
-    assert tokens == run_alone(executor, maker, 2, prompts[1], 4, sampling=PENALISED)
+    assert tokens == run_alone(executor, maker, 2, prompts[1], 4, sampling=CAREFUL)
 
 
 class CountingEvent:
@@ -124,14 +124,14 @@ class CountingEvent:
         self.waited = self.recorded
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, PENALISED, SamplingParams(prompt_logprobs=0)])
+@pytest.mark.parametrize("sampling", [GREEDY, CAREFUL, SamplingParams(prompt_logprobs=0)])
 def test_every_finished_step_has_been_waited_for(start: Start, sampling: SamplingParams) -> None:
     """Also chunks that sample nothing, whoever samples in the end: else their inputs, which a device may not have read,
     are written again."""
     executor, maker = start(depth=2)
     ring = runner_of(executor)._answers
     events = [CountingEvent() for _ in ring._places]
-    ring._places = [(*place[:2], event) for place, event in zip(ring._places, events, strict=True)]
+    ring._places = [(*place[:2], event, *place[3:]) for place, event in zip(ring._places, events, strict=True)]
     maker.admit(0, random_prompt(80), sampling)
     handles = [executor.step(maker.plan([(0, 10, False)])) for _ in range(7)]
     assert sum(event.recorded for event in events) == 7

@@ -147,6 +147,8 @@ class MockServer:
             attention_backend=None,
             linear_backend=None,
             threads=1,
+            platform="cpu",
+            deterministic=False,
             load_format="auto",
             seed=0,
         )
