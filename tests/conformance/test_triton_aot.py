@@ -25,7 +25,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 @functools.cache
 def outcomes() -> tuple[Outcome, ...]:
-    """Of everything, once; another process of this session waits, and then finds it all in the cache."""
+    """Of everything, once; another process that runs tests waits, and then finds it all in the cache."""
     return tuple(compile_all())
 
 

@@ -19,10 +19,10 @@ from penstock.quantization.backends.linear_dense import DenseWeight, dense_value
 from penstock.quantization.dequantize import dense_bytes
 from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
 from penstock.quantization.schemes import WeightRecord
+from penstock.quantization.triton_needs import reasons_against
 from penstock.types.decision import YES, Rung, Verdict
 
 DTYPES = ("bfloat16", "float16")
-COLUMN_MULTIPLE = 16  # so that every row begins where 16 bytes can be read at once
 # Measured on an H200 over the weights of Llama 3.1 8B, read from memory, in us (docs/performance.md).
 SMALL_WEIGHT = (
     20 << 20
@@ -40,16 +40,8 @@ class LinearCuda:
     name = "cuda_skinny"
 
     def can_run(self, spec: LinearSpec, /) -> Verdict:
-        platform = spec.platform
         reasons = list(dense_verdict(spec, DTYPES).reasons)
-        if platform.name != "cuda":
-            reasons.append(f"needs platform cuda, found {platform.name}")
-        elif platform.accelerators and int(platform.accelerators[0].capability.split(".")[0]) < 8:
-            reasons.append(f"needs compute capability 8.0, found {platform.accelerators[0].capability}")
-        if "triton" not in platform.libraries:
-            reasons.append("needs triton, which is not installed")
-        if spec.in_features % COLUMN_MULTIPLE:
-            reasons.append(f"needs columns in multiples of {COLUMN_MULTIPLE}, found {spec.in_features}")
+        reasons += reasons_against(spec)
         return Verdict(tuple(reasons)) if reasons else YES
 
     def rungs(self, spec: LinearSpec) -> tuple[Rung, ...]:

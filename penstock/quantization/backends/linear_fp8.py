@@ -23,10 +23,10 @@ from penstock.quantization.dequantize import reference_dequantize
 from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
 from penstock.quantization.records import take_rows
 from penstock.quantization.schemes import WeightRecord, record_bytes
+from penstock.quantization.triton_needs import capability_of, reasons_against
 from penstock.types.decision import YES, Rung, Verdict
 
 DTYPES = ("bfloat16", "float16")
-COLUMN_MULTIPLE = 16  # so that every row begins where 16 bytes can be read at once
 ROW_MULTIPLE = 16  # of torch's product
 MAX_FEW_ROWS = 64  # with activations as they are; not yet timed
 MAX_STREAMED_ROWS = 128  # that our kernel multiplies by reading the weight evenly; not yet timed
@@ -55,18 +55,10 @@ class LinearFp8:
     name = "cuda_fp8"
 
     def can_run(self, spec: LinearSpec, /) -> Verdict:
-        platform = spec.platform
         reasons = list(dense_verdict(spec, DTYPES).reasons)
         if spec.scheme.kind != "float":
             reasons.append(f"needs a weight of floats with scales, the scheme is {spec.scheme.name}")
-        if platform.name != "cuda":
-            reasons.append(f"needs platform cuda, found {platform.name}")
-        elif platform.accelerators and _capability(spec) < (8, 0):
-            reasons.append(f"needs compute capability 8.0, found {platform.accelerators[0].capability}")
-        if "triton" not in platform.libraries:
-            reasons.append("needs triton, which is not installed")
-        if spec.in_features % COLUMN_MULTIPLE:
-            reasons.append(f"needs columns in multiples of {COLUMN_MULTIPLE}, found {spec.in_features}")
+        reasons += reasons_against(spec)
         return Verdict(tuple(reasons)) if reasons else YES
 
     def rungs(self, spec: LinearSpec) -> tuple[Rung, ...]:
@@ -139,16 +131,14 @@ def product_by_torch(
 def _many(spec: LinearSpec) -> str:
     """What multiplies many rows: torch, which takes one scale a row and devices of compute capability 9.0, or a kernel
     of our own."""
-    if spec.scheme.activation == "dense" or _capability(spec) < (8, 9):
+    if spec.scheme.activation == "dense" or capability_of(spec) < (8, 9):
         return "linear_fp8"
     one_scale = spec.scheme.scales[0].group_size == 0
-    if one_scale and spec.dtype == "bfloat16" and _capability(spec) >= (9, 0) and spec.out_features % ROW_MULTIPLE == 0:
+    if (
+        one_scale
+        and spec.dtype == "bfloat16"
+        and capability_of(spec) >= (9, 0)
+        and spec.out_features % ROW_MULTIPLE == 0
+    ):
         return "torch"
     return "linear_fp8_dynamic"
-
-
-def _capability(spec: LinearSpec) -> tuple[int, ...]:
-    """Of the device; (0,) where it is not known or no NVIDIA one."""
-    devices = spec.platform.accelerators
-    known = devices[0].capability if devices and devices[0].kind == "cuda" else "0"
-    return tuple(int(part) for part in known.split("."))

@@ -16,10 +16,10 @@ from penstock.quantization.backends.linear_dense import DenseWeight, dense_value
 from penstock.quantization.dequantize import dense_bytes
 from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
 from penstock.quantization.schemes import WeightRecord
+from penstock.quantization.triton_needs import reasons_against
 from penstock.types.decision import YES, Verdict
 
 DTYPES = ("bfloat16", "float16")
-COLUMN_MULTIPLE = 16  # so that every row begins where 16 bytes can be read at once
 
 _linear_invariant = lazy("linear_invariant", "linear_invariant")
 _argmax = lazy("argmax", "argmax")
@@ -29,16 +29,8 @@ class LinearInvariant:
     name = "cuda_invariant"
 
     def can_run(self, spec: LinearSpec, /) -> Verdict:
-        platform = spec.platform
         reasons = list(dense_verdict(spec, DTYPES, batch_invariant=True).reasons)
-        if platform.name != "cuda":
-            reasons.append(f"needs platform cuda, found {platform.name}")
-        elif platform.accelerators and int(platform.accelerators[0].capability.split(".")[0]) < 8:
-            reasons.append(f"needs compute capability 8.0, found {platform.accelerators[0].capability}")
-        if "triton" not in platform.libraries:
-            reasons.append("needs triton, which is not installed")
-        if spec.in_features % COLUMN_MULTIPLE:
-            reasons.append(f"needs columns in multiples of {COLUMN_MULTIPLE}, found {spec.in_features}")
+        reasons += reasons_against(spec)
         return Verdict(tuple(reasons)) if reasons else YES
 
     def prepared_bytes(self, spec: LinearSpec) -> int:
