@@ -247,8 +247,8 @@ import sys, time
 from penstock import LLM, SamplingParams
 
 llm = LLM(mock=True)
-print("ready", flush=True)
 try:
+    print("ready", flush=True)  # inside: on a busy machine the signal may come before the next line
     llm.generate(["a", "b", "c"], SamplingParams(max_tokens=100_000))
 except KeyboardInterrupt:
     while llm.stats().num_running or llm.stats().num_waiting:
