@@ -39,6 +39,7 @@ class CudaRecorder:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._broken: list[torch.cuda.CUDAGraph] = []
         self.nbytes = 0
 
     def record(self, compute: Callable[[], T], /) -> tuple[Recorded, T]:
@@ -53,6 +54,9 @@ class CudaRecorder:
                 answer = compute()
         except RuntimeError as error:
             torch.cuda.set_stream(stream)  # a recording that cannot be ended leaves its own behind
+            # torch's allocators go on asking such a graph what it records, and take its pool for one that is in use.
+            self._broken.append(graph)
+            self._pool = torch.cuda.graph_pool_handle()
             raise GraphRefusedError(f"a step waits for the device or does what a graph cannot: {error}") from error
         self.nbytes += torch.cuda.memory_reserved() - before
         return _CudaGraph(graph), answer

@@ -32,16 +32,16 @@ from penstock.kernels.triton.attention import (
 from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
 
 MAX_TILE_ROWS = 64  # queries times heads of a group; more is for attention_prefill
-MAX_SPLITS = 32
-PROGRAMS_PER_PROCESSOR = 2  # that splits are to reach
+MAX_SPLITS = 64
+PROGRAMS_PER_PROCESSOR = 4  # that splits are to reach
 MERGED_VALUES = 8192  # of one read of parts
 # (padded head_dim up to, bytes of an element of the queries up to, BLOCK_N, num_warps, num_stages). Of two stages one
 # is that of the block table: five stages have the keys and values of two tiles on their way.
 TILES = ((128, 2, 64, 4, 5), (256, 2, 32, 4, 5), (128, 4, 32, 4, 2), (256, 4, 16, 4, 2))
-# Of the first of them by the rows times KV heads from which on they are better (H200, 576 tokens, 8 KV heads, us): 1
-# row 8.3 with 64/4/3 and 8.8 with 64/4/5; 8 rows 13.1 with 32/2/5 and 15.2; 32 rows 24.9 with 32/2/5 and 24.7; 256
-# rows 148 with 64/4/3 and 155.
-TILES_BY_ROWS = ((512, (64, 4, 3)), (64, (32, 2, 5)), (0, (64, 4, 3)))
+# Of the first of them by the rows times KV heads from which on they are better. H200, 577 tokens, 8 KV heads, us with
+# these, and with two programs a processor in tiles of 64/4/3 (8 to 32 rows 32/2/5): 1 row 7.6 and 8.3, 4 rows 9.5 and
+# 14.1, 8 rows 11.8 and 14.9, 16 rows 16.9 and 21.4, 32 rows 27.2 and 31.0, 128 rows 83.1 and 83.4.
+TILES_BY_ROWS = ((512, (64, 2, 3)), (24, (16, 2, 8)), (0, (64, 2, 4)))
 
 
 @dataclass(frozen=True, slots=True)
