@@ -15,7 +15,6 @@ import torch
 from penstock.types.decision import Verdict
 from penstock.types.facts import PlatformFacts
 
-
 UNSCALED = (1.0, 1.0)
 
 

@@ -265,7 +265,14 @@ def test_a_type_of_the_cache_that_a_backend_lacks_is_a_reason() -> None:
         choose_attention(_spec(kv_dtype="int8", platform=PLAIN))
     text = str(caught.value)
     assert "in the type of activations, asked for int8" in text
-    assert "keeps keys and values in float32, bfloat16, float16, asked for int8" in text
+    assert "keeps keys and values in float32, bfloat16, float16, float8_e4m3fn, asked for int8" in text
+    chosen, decision = choose_attention(_spec(kv_dtype="float8_e4m3fn"))
+    assert chosen.name == "reference_torch"
+    reasons = {refused.name: refused.reasons for refused in decision.rejected}
+    assert reasons["cpu_native"] == ("keeps keys and values in bfloat16, float32, int8, asked for float8_e4m3fn",)
+    assert reasons["cpu_sdpa"] == ("keeps keys and values in the type of activations, asked for float8_e4m3fn",)
+    chosen, decision = choose_attention(_spec(kv_dtype="float8_e4m3fn", dtype="bfloat16", platform=RECORDED["h200"]))
+    assert (chosen.name, decision.also_possible) == ("cuda_triton", ("reference_torch",))
 
 
 def test_the_native_backend_says_every_reason_against_it() -> None:
@@ -295,7 +302,6 @@ def test_recorded_cards_have_kernels(name: str) -> None:
 
 
 def test_the_backend_of_cards_says_every_reason_against_it() -> None:
-    """Storing 8 bits takes a younger card than computing."""
     old = PlatformFacts(
         name="cuda",
         machine="x86_64",
@@ -309,11 +315,8 @@ def test_the_backend_of_cards_says_every_reason_against_it() -> None:
     reasons = BACKENDS["cuda_triton"].can_run(spec).reasons
     assert len(reasons) == len(wanted)
     assert all(part in reason for part, reason in zip(wanted, reasons, strict=True))
-    narrow = _spec(platform=RECORDED["a100"], kv_dtype="float8_e4m3fn")
-    assert BACKENDS["cuda_triton"].can_run(narrow).reasons == (
-        "needs compute capability 8.9 to store float8_e4m3fn, found 8.0",
-    )
-    assert BACKENDS["cuda_triton"].can_run(_spec(platform=RECORDED["h100"], kv_dtype="float8_e4m3fn")).ok
+    for name in ("a100", "h100"):  # with and without a cast of float8
+        assert BACKENDS["cuda_triton"].can_run(_spec(platform=RECORDED[name], kv_dtype="float8_e4m3fn")).ok
 
 
 def test_cards_without_triton_have_torch() -> None:

@@ -9,15 +9,19 @@ from itertools import pairwise
 import pytest
 import torch
 from attention_scenes import Work, empty_pool, make_step
+from model_driver import make_parts
+from transformers import GptOssConfig
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssAttention, GptOssRotaryEmbedding
 
+from penstock.attention.context import ForwardContext, forward_context
 from penstock.attention.contract import AttentionBackend, AttentionSpec, check_layer
 from penstock.attention.select import BACKENDS, choose_attention
 from penstock.errors import NoBackendError
+from penstock.layers.attention import AttentionPlace, SelfAttention
+from penstock.models.decoder import DecoderSizes, attention_places, groups_by_type
 from penstock.platforms.recorded import RECORDED
-
-transformers = pytest.importorskip("transformers", reason="the numeric reference")
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
-from transformers.models.gpt_oss.modeling_gpt_oss import GptOssAttention, GptOssRotaryEmbedding
+from penstock.quantization.schemes import dense_record
 
 LENGTH, WINDOW = 75, 24
 LAYERS = {"full_attention": None, "sliding_attention": WINDOW}
@@ -26,8 +30,8 @@ WITH_SINKS = ("cpu_native", "cuda_triton", "reference_torch")
 
 
 @pytest.fixture(scope="module")
-def config() -> transformers.GptOssConfig:
-    return transformers.GptOssConfig(
+def config() -> GptOssConfig:
+    return GptOssConfig(
         hidden_size=48, num_attention_heads=8, num_key_value_heads=2, head_dim=32, num_hidden_layers=len(LAYERS),
         layer_types=list(LAYERS), sliding_window=WINDOW, intermediate_size=8, num_local_experts=2, vocab_size=16,
         max_position_embeddings=256, attn_implementation="eager",
@@ -35,7 +39,7 @@ def config() -> transformers.GptOssConfig:
 
 
 @pytest.fixture(scope="module", params=LAYERS)
-def layer(request: pytest.FixtureRequest, config: transformers.GptOssConfig) -> Iterator[GptOssAttention]:
+def layer(request: pytest.FixtureRequest, config: GptOssConfig) -> Iterator[GptOssAttention]:
     torch.manual_seed(4)
     made = GptOssAttention(config, list(LAYERS).index(request.param)).eval()
     with torch.inference_mode():
@@ -46,7 +50,7 @@ def layer(request: pytest.FixtureRequest, config: transformers.GptOssConfig) -> 
 
 
 @pytest.mark.parametrize("name", WITH_SINKS)
-def test_as_gpt_oss_in_transformers(name: str, layer: GptOssAttention, config: transformers.GptOssConfig) -> None:
+def test_as_gpt_oss_in_transformers(name: str, layer: GptOssAttention, config: GptOssConfig) -> None:
     backend = BACKENDS[name]
     work = Work(
         ((0, LENGTH),), heads=config.num_attention_heads, kv_heads=config.num_key_value_heads, kv_dtype="float32",
@@ -98,6 +102,45 @@ def _in_steps(
         )  # fmt: skip
         found.append(out[: last - first].cpu())
     return torch.cat(found)
+
+
+def test_the_layer_as_gpt_oss_in_transformers(layer: GptOssAttention, config: GptOssConfig) -> None:
+    """Sinks are a parameter, kept in float32 although checkpoints have bfloat16."""
+    sizes = DecoderSizes(
+        hidden_size=config.hidden_size, intermediate_size=8, num_heads=config.num_attention_heads, vocab_size=16,
+        num_kv_heads=config.num_key_value_heads, head_dim=config.head_dim, norm_eps=1e-5, tied=False,
+    )  # fmt: skip
+    parts = make_parts()
+    place = attention_places(groups_by_type(config.layer_types, WINDOW, sizes, sinks=True), parts)[layer.layer_idx]
+    ours = SelfAttention(config.hidden_size, place, parts, scale=layer.scaling, qkv_bias=True, output_bias=True)
+    parameters = ours.parameters()
+    for leaf in ("weight", "bias"):
+        found = [dense_record(getattr(getattr(layer, f"{x}_proj"), leaf).detach()) for x in "qkvo"]
+        parameters[f"qkv.{leaf}"].load(found[:3])
+        parameters[f"output.{leaf}"].load(found[3:])
+    narrow = layer.sinks.detach().bfloat16()
+    parameters["sinks"].load([dense_record(narrow)])
+    hidden = torch.randn(LENGTH, config.hidden_size, generator=torch.Generator().manual_seed(5))
+    angles = GptOssRotaryEmbedding(config)(hidden[None], torch.arange(LENGTH)[None])
+    cos, sin = (x[0][:, None] for x in angles)
+    backend = choose_attention(place.spec)[0]
+    blocks = list(range(-(-LENGTH // 16)))
+    kv = empty_pool(backend.kv_layout(place.spec, 16), len(blocks), 1)[:, 0]
+    step = make_step([(0, LENGTH)], [blocks], 16)
+    with forward_context(ForwardContext({place.group: backend.plan(place.spec, step)}, {place.layer: kv})):
+        answer = ours(hidden, (torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)))
+    make_mask = create_causal_mask if place.spec.window is None else create_sliding_window_causal_mask
+    mask = make_mask(
+        config=config, inputs_embeds=hidden[None], attention_mask=None, past_key_values=None, position_ids=None
+    )
+    given = {"sinks": narrow.float()}
+    wanted = torch.func.functional_call(layer, given, (hidden[None], angles, mask))[0][0]
+    torch.testing.assert_close(answer, wanted, rtol=2e-5, atol=1e-5)
+
+
+def test_a_place_without_sinks_has_no_parameter() -> None:
+    place = AttentionPlace(layer=0, group="full", spec=_spec(sinks=False))
+    assert "sinks" not in SelfAttention(48, place, make_parts(), scale=1.0).parameters()
 
 
 def _spec(**changes: object) -> AttentionSpec:

@@ -184,7 +184,9 @@ class CpuSdpa:
             else:
                 gathered = flat.index_select(0, next(row_numbers))
                 keys, values = gathered.view(2, row.length, *k.shape[1:]).unbind(0)
-            _run_long_row(q[row.tokens], keys, values, out[row.tokens], scale, spec.num_heads // spec.num_kv_heads, row.tiles)
+            _run_long_row(
+                q[row.tokens], keys, values, out[row.tokens], scale, spec.num_heads // spec.num_kv_heads, row.tiles
+            )
         return out
 
 

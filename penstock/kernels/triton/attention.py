@@ -164,9 +164,10 @@ def rotate_and_write(
     cos, sin = tables or (None, None)
     _rotate_and_write[(tokens, triton.cdiv(heads + 2 * kv_heads, block_heads))](
         qk, v, cos, sin, pool_elements(kv), slots, out, qk.stride(0), v.stride(0), kv.stride(0),
-        *write_factors(kv, kv_scales), HEADS=heads, KV_HEADS=kv_heads, HALF=head_dim // 2, HALF_PAD=triton.next_power_of_2(head_dim // 2),
-        BLOCK_TOKENS=block_tokens, BLOCK_HEADS=block_heads, ROTATED=tables is not None,
-        FLOAT8=float8_way(kv), num_warps=num_warps,
+        *write_factors(kv, kv_scales),
+        HEADS=heads, KV_HEADS=kv_heads, HALF=head_dim // 2, HALF_PAD=triton.next_power_of_2(head_dim // 2),
+        BLOCK_TOKENS=block_tokens, BLOCK_HEADS=block_heads, ROTATED=tables is not None, FLOAT8=float8_way(kv),
+        num_warps=num_warps,
     )  # fmt: skip
     return out
 

@@ -138,13 +138,14 @@ def decode(
         rows.query_start, rows.kv_lens, rows.block_table, rows.slots,
         *scoring.arguments(kv_scales[0]), workspace.num_splits,
         qk.stride(0), 0 if v is None else v.stride(0), out.stride(0), kv.stride(0), rows.block_table.stride(0),
-        scoring.sinks, *factors, kv_scales[1] if float8 else None,
+        scoring.sinks, *factors, float(kv_scales[1]) if float8 else None,
         GROUP=group, QUERIES=queries, QUERIES_PAD=triton.next_power_of_2(queries), D=head_dim, D_PAD=padded,
         BLOCK_TOKENS=block_tokens, BLOCK_M=max(MIN_TILE, merged_rows), BLOCK_N=block_n or tile[0],
         MERGED_ROWS=merged_rows, MERGED_PARTS=max(1, min(MAX_SPLITS, MERGED_VALUES // (merged_rows * padded))),
         WRITES=v is not None, ROTATED=tables is not None, HAS_WINDOW=scoring.window is not None,
         HAS_CAP=scoring.soft_cap is not None, HAS_SINKS=scoring.sinks is not None, FLOAT8=float8,
-        SPLIT=workspace.num_splits > 1, PDL=pdl, num_warps=num_warps or tile[1], num_stages=num_stages or tile[2], **early_launch(pdl),
+        SPLIT=workspace.num_splits > 1, PDL=pdl, num_warps=num_warps or tile[1], num_stages=num_stages or tile[2],
+        **early_launch(pdl),
     )  # fmt: skip
 
 

@@ -67,8 +67,8 @@ def prefill(
 ) -> None:
     """Causal attention for the rows that have more than ``more_than`` queries; others of ``out`` are left as they are.
 
-    q [tokens, heads, d], rotated, tokens at any stride; kv [blocks, 2, kv_heads, block_tokens, d], any block stride, with
-    ``kv_scales`` (see ``attention``); out [tokens, heads, d]. ``batch_invariant``: see the module's docstring.
+    q [tokens, heads, d], rotated, tokens at any stride; kv [blocks, 2, kv_heads, block_tokens, d], any block stride,
+    with ``kv_scales`` (see ``attention``); out [tokens, heads, d]. ``batch_invariant``: see the module's docstring.
     """
     tokens, heads, head_dim = q.shape
     kv_heads = kv.shape[2]
@@ -87,7 +87,7 @@ def prefill(
     _prefill[(max_tiles * kv_heads,)](
         q, pool_elements(kv), out, rows.query_start, rows.kv_lens, rows.block_table, *scoring.arguments(kv_scales[0]),
         rows.num_rows, more_than, q.stride(0), out.stride(0), kv.stride(0), rows.block_table.stride(0), scoring.sinks,
-        kv_scales[1] if float8 else None,
+        float(kv_scales[1]) if float8 else None,
         KV_HEADS=kv_heads, GROUP=group, D=head_dim, D_PAD=padded, BLOCK_TOKENS=block_tokens, BLOCK_M=block_m,
         BLOCK_N=block_n or tile[3], SCANNED=SCANNED_ROWS, HAS_WINDOW=scoring.window is not None,
         HAS_CAP=scoring.soft_cap is not None, HAS_SINKS=scoring.sinks is not None, FLOAT8=float8,
