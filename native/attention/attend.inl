@@ -227,13 +227,6 @@ PENSTOCK_INLINE void copy_record(float* to, const float* from, int64_t width) {
     for (int64_t i = 0; i < width + kRecordTail; i += 16) store16(to + i, load16(from + i));
 }
 
-PENSTOCK_INLINE void finish(const float* record, int64_t head_dim, float* out) {
-    const f32x16 factor = splat(1.0f / record[padded(head_dim)]);
-    int64_t i = 0;
-    for (; i + 16 <= head_dim; i += 16) store16(out + i, load16(record + i) * factor);
-    if (i < head_dim) store_some(out + i, load16(record + i) * factor, head_dim - i);
-}
-
 // ---- Jobs -----------------------------------------------------------------------------------------------------------
 
 // Consecutive queries of a row with one KV head.
@@ -387,10 +380,24 @@ PENSTOCK_INLINE void attend_chunk(const AttendArgs& args, const Job& job, int64_
     }
 }
 
-PENSTOCK_INLINE float* out_of(const AttendArgs& args, const Job& job, int64_t pair) {
-    const int64_t group = args.heads / args.pool.kv_heads;
-    const int64_t number = (job.first + pair / group) * args.heads + job.kv_head * group + pair % group;
-    return args.out + number * args.pool.head_dim;
+// The sum of the weights counts from the largest score, which the sink may exceed.
+PENSTOCK_INLINE float with_sink(const float* tail, float sink) {
+    const float most = tail[1] > sink ? tail[1] : sink;
+    float lanes[16] = {tail[1] - most, sink - most};
+    store16(lanes, exp16(load16(lanes)));
+    return lanes[0] / (tail[0] * lanes[0] + lanes[1]);
+}
+
+// What a pair has seen becomes its result.
+PENSTOCK_INLINE void finish(const AttendArgs& args, const Job& job, int64_t pair, const float* record) {
+    const int64_t group = args.heads / args.pool.kv_heads, head_dim = args.pool.head_dim;
+    const int64_t head = job.kv_head * group + pair % group;
+    float* out = args.out + ((job.first + pair / group) * args.heads + head) * head_dim;
+    const float* tail = record + padded(head_dim);
+    const f32x16 factor = splat(args.sinks == nullptr ? 1.0f / tail[0] : with_sink(tail, args.sinks[head]));
+    int64_t i = 0;
+    for (; i + 16 <= head_dim; i += 16) store16(out + i, load16(record + i) * factor);
+    if (i < head_dim) store_some(out + i, load16(record + i) * factor, head_dim - i);
 }
 
 template <KvType type, class Stored>
@@ -408,7 +415,7 @@ PENSTOCK_INLINE void attend_job(const AttendArgs& args, const Job& job, Scratch&
             begun[pair] = true;
         });
     for (int64_t pair = 0; pair < count; ++pair)
-        finish(scratch.records + pair * record, args.pool.head_dim, out_of(args, job, pair));
+        finish(args, job, pair, scratch.records + pair * record);
 }
 
 // ---- Sharing --------------------------------------------------------------------------------------------------------
@@ -445,7 +452,7 @@ PENSTOCK_INLINE void attend_part(const AttendArgs& args, const Job& job, int64_t
     for (int64_t pair = 0; pair < group; ++pair) {
         float* own = parts + pair * record;
         for (int64_t chunk = 1; chunk < chunks; ++chunk) merge(own, own + chunk * group * record, width);
-        finish(own, args.pool.head_dim, out_of(args, job, pair));
+        finish(args, job, pair, own);
     }
 }
 

@@ -70,8 +70,9 @@ struct AttendArgs {
     int64_t table_stride;
     int64_t rows, tokens, heads;
     int64_t window;  // positions that a query sees, its own included; 0: all
-    float soft_cap;  // 0: none
-    float* out;      // [tokens, heads, head_dim]
+    float soft_cap;      // 0: none
+    const float* sinks;  // [heads], scores of a key with the value zero that every query of a head sees; null: none
+    float* out;          // [tokens, heads, head_dim]
 
     // Where chunks of one query wait for each other, for steps of few queries: [tokens * kv_heads, max_chunks,
     // heads / kv_heads, padded head_dim + 16]. Null: every query is computed by one thread.

@@ -25,11 +25,11 @@ void bind_attention(nb::module_& module) {
                                      int64_t block_tokens, int64_t kv_heads, int64_t head_dim, Address query_start,
                                      Address kv_lens, Address block_table, int64_t table_stride, int64_t table_width,
                                      int64_t rows, int64_t tokens, int64_t heads, int64_t window, float soft_cap,
-                                     Address out, Address parts, Address arrived, int64_t max_chunks) {
+                                     Address sinks, Address out, Address parts, Address arrived, int64_t max_chunks) {
         const KvPool pool{as<char>(kv), block_stride, block_tokens, kv_heads, head_dim};
         const AttendArgs args{as<const float>(q), pool, as<const int64_t>(query_start), as<const int64_t>(kv_lens),
                               as<const int64_t>(block_table), table_stride, rows, tokens, heads, window, soft_cap,
-                              as<float>(out), as<float>(parts), as<int32_t>(arrived), max_chunks};
+                              as<const float>(sinks), as<float>(out), as<float>(parts), as<int32_t>(arrived), max_chunks};
         submit("paged_attention", kAttend[type][isa], args, tokens * heads * head_dim * table_width * block_tokens);
     });
 }

@@ -15,6 +15,7 @@ namespace {
 struct Shape {
     int64_t heads, kv_heads, head_dim, block_tokens, window;
     float soft_cap;
+    bool sinks;
 };
 
 constexpr float kScale = 0.2f;
@@ -24,14 +25,15 @@ struct Row {
     Shape shape;
     KvType type;
     int64_t length;
-    std::vector<float> qk, v, cosines, sines;
+    std::vector<float> qk, v, cosines, sines, sinks;
     std::vector<int64_t> table;
     Guarded<unsigned char> memory;
     KvPool pool;
 
     Row(const Shape& s, KvType t, int64_t n)
         : shape(s), type(t), length(n), qk(normal_values(n * (s.heads + s.kv_heads) * s.head_dim, 1)),
-          v(normal_values(n * s.kv_heads * s.head_dim, 2)), table(static_cast<size_t>(blocks())),
+          v(normal_values(n * s.kv_heads * s.head_dim, 2)), sinks(normal_values(s.heads, 3)),
+          table(static_cast<size_t>(blocks())),
           memory(std::vector<unsigned char>(static_cast<size_t>(blocks() * block_bytes()), 0xff)),
           pool{reinterpret_cast<char*>(memory.data()), block_bytes(), s.block_tokens, s.kv_heads, s.head_dim} {
         for (int64_t i = 0; i < blocks(); ++i) table[static_cast<size_t>(i)] = blocks() - 1 - i;
@@ -69,7 +71,7 @@ struct Row {
                                     tokens, shape.heads, kScale, slots.data(), pool, q.data(),
                                     split ? arrived.data() : nullptr});
         run_kernel(attend, AttendArgs{q.data(), pool, starts, lens, table.data(), blocks(), 1, tokens, shape.heads,
-                                      shape.window, shape.soft_cap, out, split ? parts.data() : nullptr,
+                                      shape.window, shape.soft_cap, shape.sinks ? sinks.data() : nullptr, out, split ? parts.data() : nullptr,
                                       split ? arrived.data() : nullptr, chunks});
     }
 
@@ -88,7 +90,7 @@ struct Row {
             for (int64_t h = 0; h < shape.heads; ++h) {
                 const int64_t low = shape.window > 0 ? std::max<int64_t>(0, t + 1 - shape.window) : 0;
                 std::vector<double> weights, sums(static_cast<size_t>(dim));
-                double total = 0;
+                double total = shape.sinks ? std::exp(static_cast<double>(sinks[static_cast<size_t>(h)])) : 0.0;
                 for (int64_t s = low; s <= t; ++s) {
                     double score = 0;
                     for (int64_t j = 0; j < dim; ++j) score += rotated(t, h, j) * rotated(s, shape.heads + h / group, j);
@@ -106,14 +108,16 @@ struct Row {
     }
 };
 
-const Shape kShapes[] = {{9, 3, 64, 16, 0, 0.0f}, {7, 1, 24, 32, 0, 0.0f},  {4, 2, 16, 16, 70, 0.0f},
-                         {2, 2, 8, 64, 0, 5.0f},  {2, 1, 128, 16, 5, 0.0f}, {14, 2, 80, 16, 0, 0.0f}};
+const Shape kShapes[] = {{9, 3, 64, 16, 0, 0.0f, false}, {7, 1, 24, 32, 0, 0.0f, false},
+                         {4, 2, 16, 16, 70, 0.0f, false}, {2, 2, 8, 64, 0, 5.0f, false},
+                         {2, 1, 128, 16, 5, 0.0f, false}, {14, 2, 80, 16, 0, 0.0f, false},
+                         {8, 2, 64, 16, 0, 0.0f, true},   {6, 3, 24, 16, 70, 5.0f, true}};
 constexpr int64_t kLength = 150;
 
 std::string words(const Shape& s, KvType type) {
     return std::to_string(s.heads) + " heads, " + std::to_string(s.kv_heads) + " of keys, of " +
-           std::to_string(s.head_dim) + ", window " + std::to_string(s.window) + ", type " +
-           std::to_string(static_cast<int>(type));
+           std::to_string(s.head_dim) + ", window " + std::to_string(s.window) + ", sinks " +
+           std::to_string(s.sinks) + ", type " + std::to_string(static_cast<int>(type));
 }
 
 // Calls use(row, write, attend) for every type of the cache, shape and instruction set.

@@ -15,13 +15,19 @@ import torch
 from penstock.types.decision import Verdict
 from penstock.types.facts import PlatformFacts
 
+UNSCALED = (1.0, 1.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec:
     """The attention of one KV group. ``window`` counts the query's own position; None sees all.
 
     ``kv_dtype`` is the type that keys and values are stored in, by torch's name, or "auto": what the backend prefers.
-    "int8" means codes with a scale for each token and KV head.
+    "int8" means codes with a scale for each token and KV head, "float8_e4m3fn" values with one scale for the keys of a
+    layer and one for its values, which ``run`` gets: they are divided by it, cut at +-448 and rounded.
+
+    ``sinks``: each query head has one more score in the sum of its softmax, of a key that every query sees, whose value
+    is zero (gpt-oss). ``run`` gets them.
 
     ``batch_invariant``: the bits of a result must follow from its query and what that sees alone, whatever rows and
     queries are computed beside it. A backend that cannot promise it refuses.
@@ -36,6 +42,7 @@ class AttentionSpec:
     platform: PlatformFacts
     kv_dtype: str = "auto"
     batch_invariant: bool = False
+    sinks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +105,35 @@ class AttentionBackend(Protocol):
         kv: torch.Tensor,
         scale: float,
         metadata: Any,
+        *,
+        sinks: torch.Tensor | None = None,
+        kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
         """Rotate queries and keys, write keys and values to their slots, then attend.
 
         qk [tokens, num_heads + num_kv_heads, head_dim], queries first, not yet rotated; v [tokens, num_kv_heads,
         head_dim]; tables: cosines and sines as the rotary op takes them, float32 [tokens, 1, head_dim], or None where
-        nothing is rotated; kv [num_blocks, *kv_layout.shape], this layer's view of the pool, any block stride.
-        Returns [tokens, num_heads, head_dim]. Softmax and accumulation in float32.
+        nothing is rotated; kv [num_blocks, *kv_layout.shape], this layer's view of the pool, any block stride; sinks
+        float32 [num_heads], contiguous, neither scaled nor bent by the soft cap, where the spec has them; kv_scales: of
+        keys and values in float8, the same in every step. Returns [tokens, num_heads, head_dim]. Softmax and
+        accumulation in float32. Raises ValueError for what ``check_layer`` refuses.
         """
+
+
+def check_layer(
+    spec: AttentionSpec, kv: torch.Tensor, sinks: torch.Tensor | None, kv_scales: tuple[float, float]
+) -> None:
+    """Raises ValueError unless a layer brings sinks exactly if its spec has them, and scales only to a cache that has
+    them: nothing that a layer asks for is left out in silence."""
+    if sinks is None:
+        if spec.sinks:
+            raise ValueError("the spec has sinks, and the layer brings none")
+    elif not spec.sinks:
+        raise ValueError("the layer brings sinks, and the spec has none")
+    elif sinks.dtype is not torch.float32 or sinks.shape != (spec.num_heads,) or not sinks.is_contiguous():
+        raise ValueError(f"sinks are contiguous float32 [{spec.num_heads}], found {sinks.dtype} {tuple(sinks.shape)}")
+    if kv_scales != UNSCALED:
+        if kv.dtype is not torch.float8_e4m3fn:
+            raise ValueError(f"keys and values in {kv.dtype} have no scales, found {kv_scales}")
+        if not all(0 < scale < math.inf for scale in kv_scales):
+            raise ValueError(f"scales of keys and values are positive, found {kv_scales}")

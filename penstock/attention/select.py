@@ -35,6 +35,7 @@ def choose_attention(
     """Select the backend of one KV group. Raises NoBackendError, which carries every refusal."""
     window = f", window {spec.window}" if spec.window is not None else ""
     subject = f"attention {spec.num_heads}/{spec.num_kv_heads} heads of {spec.head_dim}, {spec.dtype}{window}"
+    subject += ", sinks" if spec.sinks else ""
     subject += ", batch-invariant" if spec.batch_invariant else ""
     candidates = tuple(BACKENDS.values())
     chosen, decision = choose(subject, spec, candidates, forced=forced, forced_by=forced_by, grounds=GROUNDS)

@@ -440,13 +440,14 @@ def _attention_work(backend: AttentionBackend, spec: AttentionSpec, step: _Step)
     qk = torch.randn(tokens, spec.num_heads + spec.num_kv_heads, spec.head_dim).to(dtype)
     v = torch.randn(tokens, spec.num_kv_heads, spec.head_dim).to(dtype)
     tables = torch.rand(tokens, 1, spec.head_dim), torch.rand(tokens, 1, spec.head_dim)
+    sinks = torch.randn(spec.num_heads) if spec.sinks else None
     pairs = step.pairs(spec.window)
     seen = step.length if spec.window is None else min(step.length, spec.window + step.new - 1)
 
     def make(copies: int) -> Sequence[Call]:
         pools = [torch.empty((blocks, *layout.shape), dtype=layout.dtype).fill_(1) for _ in range(copies)]
         scale = 1.0 / math.sqrt(spec.head_dim)
-        return [partial(backend.run, qk, v, tables, kv, scale, metadata) for kv in pools]
+        return [partial(backend.run, qk, v, tables, kv, scale, metadata, sinks=sinks) for kv in pools]
 
     return Work(
         make=make,

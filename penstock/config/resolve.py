@@ -148,7 +148,7 @@ def resolve(
         max_num_seqs=num_seqs,
         max_num_batched_tokens=num_tokens,
         block_size=block_size,
-        kv_cache_dtype=config.cache.kv_cache_dtype,
+        kv_cache_dtype=resolve_kv_dtype(config),
         kv_cache_memory=config.cache.kv_cache_memory,
         enable_prefix_caching=config.cache.enable_prefix_caching,
         scheduling_policy=config.scheduler.scheduling_policy,
@@ -174,11 +174,17 @@ def resolve(
     )
 
 
+def resolve_kv_dtype(config: EngineConfig) -> str:
+    """The type that keys and values are asked for in, by torch's name, or "auto"."""
+    asked = config.cache.kv_cache_dtype
+    return "float8_e4m3fn" if asked == "fp8" else asked
+
+
 def _kv_cache_dtype(config: EngineConfig, kv: KvFacts) -> Decision:
     """A named type was part of what the backends were chosen for."""
     if config.cache.kv_cache_dtype == "auto":
         return Decision("kv_cache_dtype", ", ".join(kv.kv_dtypes), "preferred by the attention backend")
-    return Decision("kv_cache_dtype", config.cache.kv_cache_dtype, "named by --kv-cache-dtype")
+    return Decision("kv_cache_dtype", resolve_kv_dtype(config), "named by --kv-cache-dtype")
 
 
 def _block_size(config: EngineConfig, kv: KvFacts) -> tuple[int, Decision]:

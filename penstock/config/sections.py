@@ -36,7 +36,7 @@ def flag(
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 PLATFORMS = ("auto", "cpu", "cuda")
-KV_DTYPES = ("auto", "bfloat16", "float32", "int8")
+KV_DTYPES = ("auto", "bfloat16", "float16", "float32", "fp8", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,8 @@ class CacheConfig:
     )
     kv_cache_dtype: str = flag(
         "auto",
-        "Type of keys and values; int8 has a scale per token and head. Default: what the attention backend prefers.",
+        "Type of keys and values; fp8 is e4m3, cut at +-448; int8 has a scale per token and head. "
+        "Default: what the attention backend prefers.",
         choices=KV_DTYPES,
     )
     block_size: int | None = flag(None, "Tokens per KV block. Default: what the attention backend prefers.", minimum=1)

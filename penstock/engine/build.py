@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from penstock.config.flags import engine_config_from
-from penstock.config.resolve import KvFacts, ResolvedConfig, resolve, resolve_dtype
+from penstock.config.resolve import KvFacts, ResolvedConfig, resolve, resolve_dtype, resolve_kv_dtype
 from penstock.config.sections import EngineConfig
 from penstock.core.ports import OutputChannel
 from penstock.engine.engine import Engine, make_info
@@ -204,7 +204,7 @@ def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts |
             platform=platform,
             attention_backend=config.backend.attention_backend,
             linear_backend=config.backend.linear_backend,
-            kv_cache_dtype=config.cache.kv_cache_dtype,
+            kv_cache_dtype=resolve_kv_dtype(config),
             batch_invariant=config.backend.deterministic,
         )
         weights = plan_weights(built.family.WEIGHTS, facts, checkpoint, built.model.parameters(), built.choices.linear)

@@ -82,7 +82,7 @@ class Choices:
         return tuple(self._linear_names)
 
     def attention(self, spec: AttentionSpec) -> AttentionBackend:
-        shape = (spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window, spec.soft_cap)
+        shape = (spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window, spec.soft_cap, spec.sinks)
         key = (*shape, spec.dtype, spec.kv_dtype, spec.batch_invariant)
         backend: AttentionBackend = self._ask(key, lambda: choose_attention(spec, self._attention_backend))
         return backend

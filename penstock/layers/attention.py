@@ -10,7 +10,7 @@ from penstock.attention.context import current_forward
 from penstock.attention.contract import AttentionSpec
 from penstock.layers.linear import Linear
 from penstock.layers.norm import HeadNorms
-from penstock.layers.parameter import Layer
+from penstock.layers.parameter import DenseParameter, Layer
 from penstock.layers.parts import LayerParts
 from penstock.layers.rotary import RopeTables
 from penstock.quantization.linear import LinearInput
@@ -28,7 +28,8 @@ class AttentionPlace:
 class SelfAttention(Layer):
     """Fused q, k, v; optional per-head norms; rotation and paged attention in the backend; output.
 
-    ``head_norm_eps`` turns the norms of queries and keys on. ``scale`` multiplies the scores.
+    ``head_norm_eps`` turns the norms of queries and keys on. ``scale`` multiplies the scores. With sinks in the place's
+    spec there is a parameter ``sinks`` [num_heads], in float32 whatever the checkpoint stores.
     """
 
     def __init__(
@@ -49,6 +50,9 @@ class SelfAttention(Layer):
         width = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
         self.qkv = Linear(hidden_size, width, parts, bias=qkv_bias)
         self.output = Linear(spec.num_heads * spec.head_dim, hidden_size, parts, bias=output_bias)
+        self.sinks: DenseParameter | None = None
+        if spec.sinks:
+            self.sinks = DenseParameter((spec.num_heads,), torch.float32, device=parts.device)
         self.norms: HeadNorms | None = None
         if head_norm_eps is not None:
             self.norms = HeadNorms(spec.num_heads, spec.num_kv_heads, spec.head_dim, head_norm_eps, parts)
@@ -62,6 +66,7 @@ class SelfAttention(Layer):
             qk = self.norms(qk)
         step = current_forward()
         out = self._backend.run(
-            qk, qkv[:, rotated:], tables, step.kv[self._layer], self._scale, step.metadata[self._group]
-        )
+            qk, qkv[:, rotated:], tables, step.kv[self._layer], self._scale, step.metadata[self._group],
+            sinks=None if self.sinks is None else self.sinks.data,
+        )  # fmt: skip
         return self.output(out.reshape(x.shape[0], heads * self._head_dim))

@@ -172,6 +172,7 @@ def groups_by_type(
     sizes: DecoderSizes,
     *,
     soft_cap: float | None = None,
+    sinks: bool = False,
 ) -> tuple[KvGeometry, ...]:
     """One group "full" and one group "sliding", each only if it has layers."""
     full = tuple(i for i, kind in enumerate(layer_types) if kind == FULL)
@@ -187,6 +188,7 @@ def groups_by_type(
             head_dim=sizes.head_dim,
             window=seen,
             soft_cap=soft_cap,
+            sinks=sinks,
         )
         for name, visibility, layers, seen in found
         if layers

@@ -38,6 +38,7 @@ class KvGeometry:
     head_dim: int
     window: int | None = None
     soft_cap: float | None = None
+    sinks: bool = False  # as AttentionSpec has it
 
 
 def attention_spec(
@@ -58,6 +59,7 @@ def attention_spec(
         platform=platform,
         kv_dtype=kv_dtype,
         batch_invariant=batch_invariant,
+        sinks=geometry.sinks,
     )
 
 

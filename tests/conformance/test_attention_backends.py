@@ -24,7 +24,14 @@ CUDA = PlatformFacts(name="cuda", machine="x86_64")
 MOST_INTERPRETED = 130  # tokens of all rows; Triton's interpreter takes 50 ms for each
 TOLERANCE = {"float32": 4e-6, "bfloat16": 2e-2, "float16": 3e-3}
 # What may be lost in the cache: relative to the value, and to the largest value of its token and head.
-ROUNDING = {torch.float32: (2e-6, 2e-6), torch.bfloat16: (2**-8, 2e-6), torch.float16: (2**-11, 2e-6)}
+# The latter times the scale of the cache, if it has one.
+ROUNDING = {
+    torch.float32: (2e-6, 2e-6),
+    torch.bfloat16: (2**-8, 2e-6),
+    torch.float16: (2**-11, 2e-6),
+    torch.float8_e4m3fn: (2**-4, 2**-10),
+}
+LARGEST_FLOAT8 = 448.0
 
 WORKS = {
     "one decode": Work(((37, 1),)),
@@ -57,6 +64,30 @@ WORKS = {
     "cache in int8": Work(((20, 1), (0, 31), (200, 40)), kv_dtype="int8", head_dim=64),
     "cache in int8, small heads, window": Work(((20, 1), (0, 31), (200, 40)), kv_dtype="int8", head_dim=8, window=70),
     "soft cap and window": Work(((300, 1), (0, 90), (40, 3)), soft_cap=5.0, window=33),
+    "sinks, decode": Work(((3, 1), (37, 1), (16, 1), (0, 1), (63, 1)), sinks=True),
+    "sinks, one long row": Work(((125, 1),), sinks=True),
+    "sinks, drafts": Work(((10, 4), (33, 4), (0, 2), (7, 1), (12, 8)), sinks=True),
+    "sinks, prompts behind prefixes": Work(((0, 33), (40, 17), (5, 9)), sinks=True),
+    "sinks, mixed": Work(((20, 1), (0, 31), (5, 30), (30, 1), (9, 3)), sinks=True),
+    "sinks, a row without tokens": Work(((20, 1), (5, 0), (6, 1), (0, 12)), sinks=True),
+    "sinks, window": Work(((3, 1), (37, 1), (30, 33), (4, 2)), window=10, sinks=True),
+    "sinks, window of one": Work(((3, 1), (0, 20), (5, 3)), window=1, sinks=True),
+    "sinks, soft cap and window": Work(((70, 1), (0, 20), (20, 3)), soft_cap=5.0, window=13, sinks=True),
+    "sinks, multi-query": Work(((20, 1), (0, 31), (5, 4)), heads=3, kv_heads=1, head_dim=24, sinks=True),
+    "sinks, heads of gpt-oss": Work(((50, 1), (20, 9)), heads=16, kv_heads=2, head_dim=64, window=32, sinks=True),
+    "sinks, bfloat16": Work(((20, 1), (0, 31), (5, 40), (9, 3)), dtype="bfloat16", sinks=True),
+    "sinks, cache in bfloat16": Work(((20, 1), (0, 31), (200, 40)), kv_dtype="bfloat16", sinks=True),
+    "sinks, cache in int8": Work(((20, 1), (0, 31), (200, 40)), kv_dtype="int8", sinks=True),
+    "sinks, long": Work(((1500, 1), (700, 33), (0, 130)), sinks=True),
+    "cache in float8": Work(((20, 1), (0, 31), (50, 4), (3, 2)), kv_dtype="float8_e4m3fn", head_dim=64),
+    "cache in float8, drafts": Work(((10, 4), (33, 4), (0, 2), (7, 1)), kv_dtype="float8_e4m3fn", heads=3, kv_heads=1),
+    "cache in float8, scaled": Work(((20, 1), (0, 31), (50, 3)), kv_dtype="float8_e4m3fn", kv_scales=(0.05, 0.007)),
+    # The largest of 448 times their scale: keys and values are cut.
+    "cache in float8, cut": Work(((20, 1), (0, 31), (50, 3)), kv_dtype="float8_e4m3fn", kv_scales=(2**-8, 2**-9)),
+    "cache in float8, soft cap, window, sinks": Work(
+        ((20, 1), (0, 31), (50, 3)), kv_dtype="float8_e4m3fn", kv_scales=(0.5, 3.0), soft_cap=5.0, window=13, sinks=True
+    ),
+    "cache in float8, bfloat16": Work(((20, 1), (0, 31), (200, 40)), dtype="bfloat16", kv_dtype="float8_e4m3fn"),
     "long": Work(((1500, 1), (700, 33), (0, 130))),
 }
 
@@ -93,14 +124,16 @@ def test_output_and_writes(backend: AttentionBackend, name: str) -> None:
     check(found, backend, scene)
     layout = backend.kv_layout(work.spec, work.block_tokens)
     for row, (history, _) in enumerate(work.rows):
-        pairs = zip(scene.stored(backend, row), (scene.keys[row], scene.values[row]), strict=True)
-        for stored, exact in pairs:
+        pairs = zip(scene.stored(backend, row), (scene.keys[row], scene.values[row]), work.kv_scales, strict=True)
+        for stored, exact, scale in pairs:
             new = exact[history:].float()
+            if layout.dtype is torch.float8_e4m3fn:
+                new = new.clamp(-LARGEST_FLOAT8 * scale, LARGEST_FLOAT8 * scale)
             if layout.dtype is torch.int8:
                 assert ((stored[history:] - new).abs() <= new.abs().amax(-1, keepdim=True) * 0.501 / 127).all()
             else:
                 relative, absolute = ROUNDING[layout.dtype]
-                torch.testing.assert_close(stored[history:], new, rtol=relative, atol=absolute)
+                torch.testing.assert_close(stored[history:], new, rtol=relative, atol=absolute * scale)
     untouched = scene.pool[:, 0].contiguous().view(torch.uint8)
     assert (untouched == 255).all(), "another layer's part of the pool was written"
 
@@ -232,7 +265,14 @@ def test_a_type_of_the_cache_that_a_backend_lacks_is_a_reason() -> None:
         choose_attention(_spec(kv_dtype="int8", platform=PLAIN))
     text = str(caught.value)
     assert "in the type of activations, asked for int8" in text
-    assert "keeps keys and values in float32, bfloat16, float16, asked for int8" in text
+    assert "keeps keys and values in float32, bfloat16, float16, float8_e4m3fn, asked for int8" in text
+    chosen, decision = choose_attention(_spec(kv_dtype="float8_e4m3fn"))
+    assert chosen.name == "reference_torch"
+    reasons = {refused.name: refused.reasons for refused in decision.rejected}
+    assert reasons["cpu_native"] == ("keeps keys and values in bfloat16, float32, int8, asked for float8_e4m3fn",)
+    assert reasons["cpu_sdpa"] == ("keeps keys and values in the type of activations, asked for float8_e4m3fn",)
+    chosen, decision = choose_attention(_spec(kv_dtype="float8_e4m3fn", dtype="bfloat16", platform=RECORDED["h200"]))
+    assert (chosen.name, decision.also_possible) == ("cuda_triton", ("reference_torch",))
 
 
 def test_the_native_backend_says_every_reason_against_it() -> None:
@@ -262,7 +302,6 @@ def test_recorded_cards_have_kernels(name: str) -> None:
 
 
 def test_the_backend_of_cards_says_every_reason_against_it() -> None:
-    """Storing 8 bits takes a younger card than computing."""
     old = PlatformFacts(
         name="cuda",
         machine="x86_64",
@@ -276,11 +315,8 @@ def test_the_backend_of_cards_says_every_reason_against_it() -> None:
     reasons = BACKENDS["cuda_triton"].can_run(spec).reasons
     assert len(reasons) == len(wanted)
     assert all(part in reason for part, reason in zip(wanted, reasons, strict=True))
-    narrow = _spec(platform=RECORDED["a100"], kv_dtype="float8_e4m3fn")
-    assert BACKENDS["cuda_triton"].can_run(narrow).reasons == (
-        "needs compute capability 8.9 to store float8_e4m3fn, found 8.0",
-    )
-    assert BACKENDS["cuda_triton"].can_run(_spec(platform=RECORDED["h100"], kv_dtype="float8_e4m3fn")).ok
+    for name in ("a100", "h100"):  # with and without a cast of float8
+        assert BACKENDS["cuda_triton"].can_run(_spec(platform=RECORDED[name], kv_dtype="float8_e4m3fn")).ok
 
 
 def test_cards_without_triton_have_torch() -> None:

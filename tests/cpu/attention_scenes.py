@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from penstock.attention.contract import AttentionBackend, AttentionSpec, GroupStep, KvLayout
+from penstock.attention.contract import UNSCALED, AttentionBackend, AttentionSpec, GroupStep, KvLayout
 from penstock.kernels import reference
 from penstock.platforms.probe import probe_platform
 from penstock.platforms.recorded import RECORDED
@@ -35,6 +35,8 @@ class Work:
     soft_cap: float | None = None
     dtype: str = "float32"
     kv_dtype: str = "auto"
+    sinks: bool = False
+    kv_scales: tuple[float, float] = UNSCALED
     block_tokens: int = 8
     layers: int = 2
     platform: PlatformFacts = CPU
@@ -58,6 +60,7 @@ class Work:
             soft_cap=self.soft_cap,
             platform=self.platform,
             kv_dtype=self.kv_dtype,
+            sinks=self.sinks,
         )
 
     def on(self, backend: AttentionBackend) -> Work:
@@ -67,7 +70,7 @@ class Work:
         if backend.name in FOR_CARDS and self.platform is CPU:
             if not CARD:
                 pytest.importorskip("triton", reason="the interpreter of kernels comes with triton")
-                if {self.dtype, self.kv_dtype} - {"float32", "auto"}:
+                if {self.dtype, self.kv_dtype} - {"float32", "auto", "float8_e4m3fn"}:
                     pytest.skip("Triton's interpreter rounds to types other than float32 in its own way")
             return replace(self, platform=RECORDED["h200"]).on(backend)
         if self.block_tokens in backend.block_tokens:
@@ -89,6 +92,7 @@ class Scene:
     q: torch.Tensor
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
+    sinks: torch.Tensor | None = None
 
     @property
     def kv(self) -> torch.Tensor:
@@ -97,7 +101,10 @@ class Scene:
     def run(self, backend: AttentionBackend) -> torch.Tensor:
         metadata = backend.plan(self.work.spec, self.step)
         with torch.inference_mode():
-            return backend.run(self.qk, self.v, self.tables, self.kv, self.work.scale, metadata).cpu()
+            return backend.run(
+                self.qk, self.v, self.tables, self.kv, self.work.scale, metadata,
+                sinks=None if self.sinks is None else self.sinks.to(self.work.device), kv_scales=self.work.kv_scales,
+            ).cpu()  # fmt: skip
 
     def stored(self, backend: AttentionBackend, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a row as the pool holds them, float32 [positions, kv_heads, head_dim]; zero where no query
@@ -107,16 +114,21 @@ class Scene:
         low = _first_seen(self.work, history)
         positions = torch.arange(low, history + new)
         blocks, offsets = self.step.block_table[row].cpu()[positions // size], positions % size
-        pair = READERS[backend.name](self.kv.cpu(), layout, self.work)
+        kv = self.kv.cpu()
+        # torch widens float8 and cannot index it.
+        pair = READERS[backend.name](kv.float() if kv.dtype is torch.float8_e4m3fn else kv, layout, self.work)
         padding = torch.zeros(low, self.work.kv_heads, self.work.head_dim)
-        keys, values = (torch.cat((padding, part[blocks, offsets].float())) for part in pair)
+        keys, values = (
+            torch.cat((padding, part[blocks, offsets].float() * scale))
+            for part, scale in zip(pair, self.work.kv_scales, strict=True)
+        )
         return keys, values
 
     def wanted(self, backend: AttentionBackend) -> torch.Tensor:
         """The right answer over what the pool holds after ``run``."""
         outs = []
         for row, query in enumerate(self.q.split([new for _, new in self.work.rows])):
-            outs.append(naive(query, *self.stored(backend, row), self.work))
+            outs.append(naive(query, *self.stored(backend, row), self.work, self.sinks))
         return torch.cat(outs)
 
 
@@ -138,6 +150,8 @@ def make_scene(backend: AttentionBackend, work: Work, seed: int = 0, *, rotated:
     angles = torch.rand(max(lens), 1, work.head_dim // 2) * 6
     turns = torch.cat((angles.cos(), angles.cos()), -1), torch.cat((-angles.sin(), angles.sin()), -1)
     width = work.heads + work.kv_heads
+    # As large as scores are, so that some heads see little else.
+    sinks = torch.randn(work.heads) * 3 + 1 if work.sinks else None
     parts = [
         (
             (torch.randn(length, width, work.head_dim) * 1.2).to(dtype),
@@ -157,7 +171,7 @@ def make_scene(backend: AttentionBackend, work: Work, seed: int = 0, *, rotated:
         return Scene(
             work, qk.to(there), v.to(there), (seen[0].to(there), seen[1].to(there)) if seen else None, pool,
             make_step(ranges, tables, work.block_tokens, there), turned[:, : work.heads],
-            [each[:, work.heads :] for each in whole], [v for _, v in parts],
+            [each[:, work.heads :] for each in whole], [v for _, v in parts], sinks,
         )  # fmt: skip
 
     before = [(_first_seen(work, history), history) for history, _ in work.rows]
@@ -199,8 +213,10 @@ def empty_pool(layout: KvLayout, num_blocks: int, layers: int, device: str = "cp
     )
 
 
-def naive(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, work: Work) -> torch.Tensor:
-    """float64, all heads repeated, a full mask."""
+def naive(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, work: Work, sinks: torch.Tensor | None = None
+) -> torch.Tensor:
+    """float64, all heads repeated, a full mask; sinks are one more key, whose weight is dropped."""
     history, new = len(keys) - len(query), len(query)
     k, v = (t.double().repeat_interleave(work.heads // work.kv_heads, dim=1) for t in (keys, values))
     scores = torch.einsum("qhd,khd->hqk", query.double(), k) * work.scale
@@ -208,7 +224,10 @@ def naive(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, work: W
         scores = work.soft_cap * torch.tanh(scores / work.soft_cap)
     behind = torch.arange(history, history + new)[:, None] - torch.arange(history + new)[None]
     hidden = behind < 0 if work.window is None else (behind < 0) | (behind >= work.window)
-    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+    scores = scores.masked_fill(hidden, float("-inf"))
+    if sinks is not None:
+        scores = torch.cat((scores, sinks.double()[:, None, None].expand(-1, new, 1)), dim=-1)
+    weights = scores.softmax(-1)[..., : history + new]
     return torch.einsum("hqk,khd->qhd", weights, v).to(query.dtype)
 
 

@@ -51,6 +51,8 @@ WORKS = {
     "cache in int8": replace(WORK, kv_dtype="int8", window=100),
     "larger blocks": replace(WORK, block_tokens=64),
     "small heads": replace(WORK, heads=8, kv_heads=1, head_dim=8),
+    "sinks": replace(WORK, sinks=True),
+    "sinks and window": replace(WORK, sinks=True, window=70, kv_dtype="int8"),
     "heads of 80": replace(WORK, heads=4, kv_heads=4, head_dim=80),
 }
 
@@ -76,6 +78,7 @@ class Rows:
         self.v = torch.randn(BESIDE, longest, self.work.kv_heads, self.work.head_dim)
         angles = torch.rand(longest, 1, self.work.head_dim // 2) * 6
         self.cos, self.sin = (torch.cat((f(angles), f(angles)), -1) for f in (torch.cos, torch.sin))
+        self.sinks = torch.randn(self.work.heads) * 3 if self.work.sinks else None
         torch.manual_seed(self.seed)
         per_row = -(-longest // self.work.block_tokens)
         self.blocks = torch.randperm(BESIDE * per_row).view(BESIDE, per_row).tolist()
@@ -91,7 +94,7 @@ class Rows:
     def run(self, ranges: Sequence[tuple[int, int, int]], isa: int = 0) -> torch.Tensor:
         step, (qk, v, cos, sin) = self.step(ranges)
         metadata = replace(CpuNative().plan(self.work.spec, step), function=USABLE[isa].function)
-        return CpuNative().run(qk, v, (cos, sin), self.kv, self.work.scale, metadata)
+        return CpuNative().run(qk, v, (cos, sin), self.kv, self.work.scale, metadata, sinks=self.sinks)
 
     def results_of_row_0(self, schedule: Schedule, isa: int = 0) -> torch.Tensor:
         found = torch.zeros(LENGTH, self.work.heads, self.work.head_dim)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from engine_fixtures import save_model
+from transformers import DynamicCache
 
 from penstock import LLM, SamplingParams
 from penstock.config.flags import engine_config_from
@@ -147,3 +148,39 @@ def test_what_kills_the_executor_is_logged_and_is_the_cause_of_the_error(saved, 
             dying.generate("a")
     assert isinstance(caught.value.__cause__, IndexError)
     assert [record.exc_info[0] for record in caplog.records if record.name == "penstock.executor.local"] == [IndexError]
+
+
+class Float8Cache(DynamicCache):
+    """Of transformers: whatever is read from it has been rounded to float8."""
+
+    def update(self, keys, values, *args, **kwargs):
+        return super().update(*(x.to(torch.float8_e4m3fn).float() for x in (keys, values)), *args, **kwargs)
+
+
+def test_a_cache_in_float8(saved):
+    """The log-probabilities are those of transformers with a cache that rounds."""
+    _, model, tokenizer = saved
+    ids = tokenizer.encode(PROMPTS[2]).ids
+    options = OPTIONS | {"kv_cache_dtype": "fp8", "attention_backend": "reference_torch", "max_num_batched_tokens": 16}
+    with LLM(str(saved[0]), max_num_seqs=2, **options) as made:
+        (answer,) = made.generate(PROMPTS[2], SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0))
+    found = torch.tensor([entry.chosen.logprob for entry in answer.prompt_logprobs])
+    with torch.inference_mode():
+        rounded, exact = (
+            torch.log_softmax(model(torch.tensor([ids]), past_key_values=cache).logits[0, :-1], dim=-1)
+            .gather(1, torch.tensor(ids[1:])[:, None])
+            .flatten()
+            for cache in (Float8Cache(), DynamicCache())
+        )
+    torch.testing.assert_close(found, rounded, rtol=0, atol=2e-3)
+    assert (exact - rounded).abs().max() > 0.1
+
+
+def test_a_type_of_the_cache_is_named_as_torch_does(saved):
+    def asked(backend):
+        return engine_config_from(model=str(saved[0]), dtype="float32", kv_cache_dtype="fp8", attention_backend=backend)
+
+    decision = next(each for each in explain(asked(None)).decisions if each.subject == "kv_cache_dtype")
+    assert (decision.chosen, decision.why) == ("float8_e4m3fn", "named by --kv-cache-dtype")
+    with pytest.raises(NoBackendError, match="asked for float8_e4m3fn"):
+        explain(asked("cpu_sdpa"))

@@ -28,6 +28,7 @@ from penstock.kernels.triton.attention_prefill import prefill
 pytestmark = pytest.mark.skipif(not knobs.runtime.interpret, reason="for Triton's interpreter; tests/gpu has the card")
 
 BLOCK = 16
+INF = float("inf")
 DENSE = OPS["rotate_and_write"].tolerance["float32"]
 SUMMED = OPS["paged_attention"].tolerance["float32"]
 
@@ -42,6 +43,9 @@ class Batch:
     head_dim: int = 16
     window: int | None = None
     soft_cap: float | None = None
+    sinks: tuple[float, ...] = ()
+    kv_dtype: torch.dtype = torch.float32
+    kv_scales: tuple[float, float] = (1.0, 1.0)
 
     @property
     def heads(self) -> int:
@@ -49,7 +53,8 @@ class Batch:
 
     @property
     def scoring(self) -> Scoring:
-        return Scoring(1.2 * self.head_dim**-0.5, self.window, self.soft_cap)
+        sinks = torch.tensor(self.sinks) if self.sinks else None
+        return Scoring(1.2 * self.head_dim**-0.5, self.window, self.soft_cap, sinks)
 
 
 class Scene:
@@ -69,11 +74,11 @@ class Scene:
         positions = [torch.arange(history, history + new) for history, new in batch.rows]
         slots = torch.cat([table[r][p // BLOCK] * BLOCK + p % BLOCK for r, p in enumerate(positions)])
         self.rows = PagedRows(torch.tensor([0, *counts]).cumsum(0), torch.tensor(lens), table, slots)
-        self.pool = torch.full((len(ids), 3, 2, batch.kv_heads, BLOCK, d), float("nan"))
+        self.pool = torch.full((len(ids), 3, 2, batch.kv_heads, BLOCK, d), float("nan")).to(batch.kv_dtype)
         for row, (history, _) in enumerate(batch.rows):
             for position in range(history):
                 entry = torch.randn(2, batch.kv_heads, d)
-                self.kv[table[row, position // BLOCK], :, :, position % BLOCK] = entry
+                self.kv[table[row, position // BLOCK], :, :, position % BLOCK] = entry.to(batch.kv_dtype)
         fused = torch.randn(
             tokens, batch.heads + 2 * batch.kv_heads + 1, d
         )  # rows lie further apart than they are long
@@ -94,11 +99,12 @@ class Scene:
     def wanted(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(rotated queries, their answers); writes to the pool."""
         plain = self.kv.transpose(2, 3)
-        queries = reference.rotate_and_write(self.qk, self.v, self.tables, plain, self.rows.slots)
+        scales = self.batch.kv_scales
+        queries = reference.rotate_and_write(self.qk, self.v, self.tables, plain, self.rows.slots, scales)
         rows, scoring = self.rows, self.batch.scoring
         answers = reference.paged_attention(
             queries, plain, rows.query_start, rows.kv_lens, rows.block_table, scoring.scale, scoring.window,
-            scoring.soft_cap,
+            scoring.soft_cap, scoring.sinks, scales,
         )  # fmt: skip
         return queries, answers
 
@@ -113,7 +119,10 @@ def decoded(scene: Scene, splits: int, *, queries: int | None = None, block_n: i
         num_splits=splits, device=torch.device("cpu"),
     )  # fmt: skip
     out = scene.empty()
-    decode(scene.qk, scene.v, scene.tables, scene.kv, scene.rows, out, batch.scoring, workspace, block_n=block_n)
+    decode(
+        scene.qk, scene.v, scene.tables, scene.kv, scene.rows, out, batch.scoring, workspace, block_n=block_n,
+        kv_scales=batch.kv_scales,
+    )  # fmt: skip
     if workspace.counters is not None:
         assert not workspace.counters.any(), "the next layer would merge too early"
     return out
@@ -145,6 +154,7 @@ def test_heads_can_be_spread_over_programs() -> None:
     assert torch.equal(whole, spread)
 
 
+FLOAT8 = torch.float8_e4m3fn
 EDGES = ((0, 1), (14, 1), (15, 1), (16, 1), (31, 1), (62, 1))
 DECODES = {
     "one": Batch(((40, 1),)),
@@ -160,7 +170,26 @@ DECODES = {
     "window of one": Batch(((0, 1), (16, 3)), window=1),
     "window of two blocks": Batch(((31, 1), (32, 1), (79, 1)), window=32),
     "soft cap": Batch(((0, 1), (40, 2)), soft_cap=3.0, window=30),
+    "sinks": Batch(EDGES, sinks=(2.0, -1.0)),
+    "sinks that hide all": Batch(EDGES, sinks=(200.0, 90.0)),
+    "sinks that are not there": Batch(EDGES, sinks=(-INF, -200.0)),
+    "sinks, drafts of an odd group": Batch(((60, 4), (15, 1)), group=7, sinks=tuple(map(float, range(-3, 4)))),
+    "sinks, window": Batch(((0, 1), (11, 1), (47, 1), (60, 3)), window=13, sinks=(2.0, -1.0)),
+    "sinks, soft cap": Batch(((0, 1), (60, 2)), soft_cap=3.0, window=50, sinks=(4.0, 1.0)),
+    "float8": Batch(EDGES, kv_dtype=FLOAT8),
+    "float8, scaled": Batch(((20, 5), (0, 3), (33, 1)), group=4, kv_dtype=FLOAT8, kv_scales=(0.02, 3.0)),
+    "float8, sinks": Batch(((70, 1), (3, 2)), kv_dtype=FLOAT8, kv_scales=(1.5, 0.3), window=40, sinks=(1.0, 3.0)),
 }
+
+
+def check_pool(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Of float8 to the bit, but for values in the middle of two, which the last bit of a rotation decides about."""
+    if wanted.dtype is FLOAT8:
+        different = (found.view(torch.uint8) != wanted.view(torch.uint8)).float().mean()
+        assert different < 2e-3
+        torch.testing.assert_close(found.float(), wanted.float(), rtol=2**-3, atol=2**-9, equal_nan=True)
+    else:
+        torch.testing.assert_close(found, wanted, rtol=DENSE[0], atol=DENSE[1], equal_nan=True)
 
 
 @pytest.mark.parametrize("splits", [1, 4])
@@ -170,7 +199,7 @@ def test_rows_with_few_queries(name: str, splits: int) -> None:
     found = decoded(scene, splits)
     written = scene.pool.clone()
     close(found, scene.wanted()[1])
-    torch.testing.assert_close(written, scene.pool, rtol=DENSE[0], atol=DENSE[1], equal_nan=True)
+    check_pool(written, scene.pool)
 
 
 def test_more_splits_than_tiles() -> None:
@@ -206,8 +235,9 @@ def test_a_row_has_the_same_bits_in_every_batch_of_as_many_splits() -> None:
 
 
 @pytest.mark.parametrize("splits", [1, 4])
-def test_padding_without_keys_answers_zero(splits: int) -> None:
-    scene = Scene(Batch(((20, 1), (5, 1))))
+@pytest.mark.parametrize("sinks", [(), (2.0, -1.0), (-INF, 0.0)], ids=str)
+def test_padding_without_keys_answers_zero(splits: int, sinks: tuple[float, ...]) -> None:
+    scene = Scene(Batch(((20, 1), (5, 1)), sinks=sinks))
     scene.rows.kv_lens[1] = 0
     found = decoded(scene, splits)
     assert not found[1].any()
@@ -225,6 +255,11 @@ PREFILLS = {
     "window of two tiles": Batch(((33, 20),), window=32),
     "window of one": Batch(((5, 20),), window=1),
     "soft cap": Batch(((30, 12),), soft_cap=3.0),
+    "sinks": Batch(((30, 12), (0, 1), (0, 17)), sinks=(2.0, -1.0)),
+    "sinks, window": Batch(((30, 19), (0, 9)), window=20, sinks=(2.0, -INF)),
+    "sinks, groups of 7": Batch(((20, 9),), group=7, soft_cap=3.0, sinks=tuple(map(float, range(-3, 4)))),
+    "float8": Batch(((30, 12), (0, 1)), kv_dtype=FLOAT8),
+    "float8, scaled": Batch(((30, 12), (0, 1)), kv_dtype=FLOAT8, kv_scales=(0.02, 3.0), window=20, sinks=(2.0, -1.0)),
 }
 
 
@@ -233,8 +268,43 @@ def test_rows_with_many_queries(name: str) -> None:
     scene = Scene(PREFILLS[name])
     queries, wanted = scene.wanted()
     out = scene.empty()
-    prefill(queries, scene.kv, scene.rows, out, scene.batch.scoring, block_m=16, block_n=16)
+    scales = scene.batch.kv_scales
+    prefill(queries, scene.kv, scene.rows, out, scene.batch.scoring, kv_scales=scales, block_m=16, block_n=16)
     close(out, wanted)
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (0.02, 3.0)], ids=str)
+def test_rotation_and_write_in_float8(scales: tuple[float, float]) -> None:
+    scene = Scene(Batch(((5, 9), (0, 1)), 3, 2, 80, kv_dtype=FLOAT8, kv_scales=scales))
+    found = Scene(scene.batch)
+    queries = rotate_and_write(found.qk, found.v, found.tables, found.kv, found.rows.slots, kv_scales=scales)
+    close(queries, scene.wanted()[0], DENSE)
+    check_pool(found.pool, scene.pool)
+
+
+def test_every_value_and_every_middle_of_two_in_float8() -> None:
+    """Bytes as torch has them, beyond the largest the largest, NaN; and back."""
+    codes = torch.arange(256, dtype=torch.uint8).view(FLOAT8)
+    values = codes.float()[codes.float().isfinite()].sort().values
+    middles = (values[1:] + values[:-1]) / 2
+    beside = [torch.nextafter(middles, torch.full_like(middles, to)) for to in (-INF, INF)]
+    edges = torch.tensor([448.0, 449.0, 464.0, 465.0, 1e30, INF, -465.0, -INF, float("nan"), 2**-10, -(2**-11), 1e-40])
+    x = torch.cat((values, middles, *beside, edges))
+    x = torch.cat((x, torch.zeros(-len(x) % 16))).view(-1, 1, 16)
+    tokens = len(x)
+    pool = torch.zeros((-(-tokens // BLOCK), 2, 1, BLOCK, 16), dtype=FLOAT8)
+    rotate_and_write(torch.cat((x, x), 1), x, None, pool, torch.arange(tokens))
+    wanted = x[:, 0].clamp(-448, 448).to(FLOAT8).float()
+    for which in (0, 1):
+        stored = pool[:, which].float().reshape(-1, 16)[:tokens]
+        torch.testing.assert_close(stored, wanted, rtol=0, atol=0, equal_nan=True)
+    # A query that sees one key answers its value, whatever the byte is.
+    rows = PagedRows(torch.arange(17), torch.ones(16, dtype=torch.int64), torch.arange(16)[:, None], torch.arange(16))
+    pool = torch.zeros((16, 2, 1, BLOCK, 16), dtype=torch.uint8)
+    pool[:, 1, 0, 0] = codes.view(torch.uint8).view(16, 16)
+    out = torch.zeros(16, 1, 16)
+    prefill(torch.ones(16, 1, 16), pool.view(FLOAT8), rows, out, Scoring(1.0), block_m=16, block_n=16)
+    torch.testing.assert_close(out[:, 0], codes.float().view(16, 16), rtol=0, atol=0, equal_nan=True)
 
 
 def test_two_kernels_share_a_step() -> None:
@@ -285,5 +355,11 @@ def test_what_kernels_cannot_read_is_refused() -> None:
         rotate_and_write(scene.qk.transpose(0, 1), scene.v, None, scene.kv, scene.rows.slots)
     with pytest.raises(ValueError, match="float32 table of 2 x 16"):
         rotate_and_write(scene.qk, scene.v, (scene.tables[0][:1],) * 2, scene.kv, scene.rows.slots)
+    with pytest.raises(ValueError, match=r"sinks are not contiguous float32 \[2\]"):
+        prefill(scene.qk[:, :2], scene.kv, scene.rows, scene.empty(), Scoring(1.0, sinks=torch.zeros(3)))
+    with pytest.raises(ValueError, match="has no scales"):
+        rotate_and_write(scene.qk, scene.v, None, scene.kv, scene.rows.slots, kv_scales=(2.0, 1.0))
+    with pytest.raises(ValueError, match="scales of keys and values are positive"):
+        rotate_and_write(scene.qk, scene.v, None, scene.kv.to(FLOAT8), scene.rows.slots, kv_scales=(1.0, 0.0))
     with pytest.raises(ValueError, match="a positive scale"):
         prefill(scene.qk[:, :2], scene.kv, scene.rows, scene.empty(), Scoring(0.0))

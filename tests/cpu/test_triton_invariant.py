@@ -143,20 +143,26 @@ class Context:
     def wanted(self, scoring: Scoring) -> torch.Tensor:
         return reference.paged_attention(
             self.q, self.kv.transpose(2, 3), torch.tensor([0, self.length]), torch.tensor([self.length]), self.table,
-            scoring.scale, scoring.window, scoring.soft_cap,
+            scoring.scale, scoring.window, scoring.soft_cap, scoring.sinks,
         )  # fmt: skip
 
 
 @pytest.mark.usefixtures("products_in_order")
 @pytest.mark.parametrize(
-    ("head_dim", "group", "window", "soft_cap"),
-    [(16, 1, None, None), (80, 3, None, None), (24, 3, 20, None), (16, 8, 50, 3.0)],
+    ("head_dim", "group", "window", "soft_cap", "sinks"),
+    [
+        (16, 1, None, None, False),
+        (80, 3, None, None, False),
+        (24, 3, 20, None, False),
+        (16, 8, 50, 3.0, False),
+        (24, 3, 20, None, True),
+    ],
 )
 def test_a_query_is_the_same_bits_however_its_prompt_is_cut(
-    head_dim: int, group: int, window: int | None, soft_cap: float | None
+    head_dim: int, group: int, window: int | None, soft_cap: float | None, sinks: bool
 ) -> None:
     context = Context(83, group=group, kv_heads=1, head_dim=head_dim)
-    scoring = Scoring(head_dim**-0.5, window, soft_cap)
+    scoring = Scoring(head_dim**-0.5, window, soft_cap, _values(group, seed=4) * 2 if sinks else None)
     whole = context.attend(0, 83, scoring)
     _check("paged_attention", whole, context.wanted(scoring))
     cuts = (0, 1, 2, 32, 47, 83)

@@ -10,9 +10,10 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from penstock.attention.backends.cuda_triton import CudaTriton
-from penstock.attention.contract import AttentionSpec, GroupStep
+from penstock.attention.contract import UNSCALED, AttentionSpec, GroupStep
 from penstock.kernels import reference
 from penstock.kernels.ops import OPS
+from penstock.kernels.reference.attention import stored
 from penstock.platforms.recorded import RECORDED
 
 pytestmark = [
@@ -36,12 +37,15 @@ class Shape:
     soft_cap: float | None = None
     block_tokens: int = BLOCK
     kv_dtype: str = "auto"
+    sinks: bool = False
+    kv_scales: tuple[float, float] = UNSCALED
 
     @property
     def spec(self) -> AttentionSpec:
         return AttentionSpec(
             num_heads=self.heads, num_kv_heads=self.kv_heads, head_dim=self.head_dim, dtype="bfloat16",
             window=self.window, soft_cap=self.soft_cap, platform=RECORDED["h200"], kv_dtype=self.kv_dtype,
+            sinks=self.sinks,
         )  # fmt: skip
 
     @property
@@ -87,12 +91,16 @@ class Scene:
             _bits(self.kv)[table[row, places // size], :, :, places % size] = _bits(entries.to(layout.dtype))
         fused = torch.randn(tokens, shape.heads + 2 * shape.kv_heads, shape.head_dim, dtype=torch.bfloat16)
         self.qk, self.v = fused[:, : -shape.kv_heads], fused[:, -shape.kv_heads :]
+        self.sinks = torch.randn(shape.heads) * 2 + 1 if shape.sinks else None
         angles = torch.rand(tokens, 1, shape.head_dim // 2) * 6
         self.tables = (torch.cat((angles.cos(),) * 2, -1), torch.cat((-angles.sin(), angles.sin()), -1))
 
     def run(self, backend: CudaTriton) -> torch.Tensor:
         metadata = backend.plan(self.shape.spec, self.step)
-        return backend.run(self.qk, self.v, self.tables, self.kv, self.shape.scale, metadata)
+        return backend.run(
+            self.qk, self.v, self.tables, self.kv, self.shape.scale, metadata, sinks=self.sinks,
+            kv_scales=self.shape.kv_scales,
+        )  # fmt: skip
 
     def wanted(self) -> torch.Tensor:
         """Over what the pool holds after a run."""
@@ -110,20 +118,24 @@ class Scene:
             keys, values = (
                 x.repeat_interleave(shape.heads // shape.kv_heads, 1).transpose(0, 1) for x in (keys, values)
             )
-            answers.append(_attend(query, keys, values, seen, shape).transpose(0, 1))
+            answers.append(_attend(query, keys, values, seen, shape, self.sinks).transpose(0, 1))
         return torch.cat(answers)
 
     def _stored(self, blocks: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         """Keys and values of entries, float32 [entries, 2, kv_heads, head_dim]."""
-        return _bits(self.kv)[blocks, :, :, offsets].view(self.kv.dtype).float()
+        entries = _bits(self.kv)[blocks, :, :, offsets].view(self.kv.dtype).float()
+        return entries * torch.tensor(self.shape.kv_scales, device="cuda")[:, None, None]
 
     def check_writes(self) -> None:
         keys = reference.rotary(self.qk, *self.tables)[:, self.shape.heads :]
         size = self.shape.block_tokens
-        stored = self._stored(self.step.slots // size, self.step.slots % size)
+        found = self._stored(self.step.slots // size, self.step.slots % size)
         lost = 2**-4 if self.kv.dtype is torch.float8_e4m3fn else 2**-8
-        torch.testing.assert_close(stored[:, 0], keys.float(), rtol=2 * lost, atol=1e-2)
-        torch.testing.assert_close(stored[:, 1], self.v.to(self.kv.dtype).float(), rtol=0, atol=0)
+        key_scale, value_scale = self.shape.kv_scales
+        wanted = stored(keys, self.kv.dtype, key_scale).float() * key_scale
+        torch.testing.assert_close(found[:, 0], wanted, rtol=2 * lost, atol=1e-2)
+        wanted = stored(self.v, self.kv.dtype, value_scale).float() * value_scale
+        torch.testing.assert_close(found[:, 1], wanted, rtol=0, atol=0)
         assert (self.pool[:, ::2].contiguous().view(torch.uint8) == 255).all(), "another layer's part was written"
 
 
@@ -133,13 +145,22 @@ def _bits(x: torch.Tensor) -> torch.Tensor:
 
 
 def _attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor, shape: Shape
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    seen: torch.Tensor,
+    shape: Shape,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    if shape.soft_cap is None:
+    if shape.soft_cap is None and sinks is None:
         return scaled_dot_product_attention(query[None], keys[None], values[None], attn_mask=seen, scale=shape.scale)[0]
     scores = query @ keys.transpose(1, 2) * shape.scale
-    scores = (shape.soft_cap * (scores / shape.soft_cap).tanh()).masked_fill(~seen, float("-inf"))
-    return scores.softmax(-1) @ values
+    if shape.soft_cap is not None:
+        scores = shape.soft_cap * (scores / shape.soft_cap).tanh()
+    scores = scores.masked_fill(~seen, float("-inf"))
+    if sinks is not None:
+        scores = torch.cat((scores, sinks[:, None, None].expand(-1, scores.shape[1], 1)), -1)
+    return scores.softmax(-1)[..., : keys.shape[1]] @ values
 
 
 def _lens(count: int, low: int = 512, high: int = 4096) -> tuple[tuple[int, int], ...]:
@@ -169,6 +190,18 @@ SHAPES = {
     "mixed": Shape((*_lens(20, 1, 2000), (300, 700), (0, 90), *_lens(5, 1, 90), (64, 17))),
     "float8": Shape(((700, 1), (90, 1), (1030, 1)), kv_dtype="float8_e4m3fn"),
     "float8, prompts": Shape(((700, 40), (90, 200), (300, 1)), kv_dtype="float8_e4m3fn"),
+    "float8, scaled": Shape(_lens(8), kv_dtype="float8_e4m3fn", kv_scales=(0.03, 0.008)),
+    "float8, cut": Shape(((700, 40), (90, 200), (300, 1)), kv_dtype="float8_e4m3fn", kv_scales=(2**-8, 2**-9)),
+    "sinks, one row": Shape(((4095, 1),), heads=64, head_dim=64, sinks=True),
+    "sinks, 8 rows": Shape(_lens(8), heads=64, head_dim=64, sinks=True),
+    "sinks, 256 rows, window": Shape(_lens(256, 64, 1500), heads=64, head_dim=64, window=128, sinks=True),
+    "sinks, drafts": Shape(((700, 4), (1000, 1), (63, 2), (0, 4)), sinks=True),
+    "sinks, prompts": Shape(((0, 1500), (37, 700)), heads=64, head_dim=64, sinks=True),
+    "sinks, prompts, window": Shape(((1000, 1500), (37, 700)), heads=64, head_dim=64, window=128, sinks=True),
+    "sinks, mixed, soft cap": Shape((*_lens(20, 1, 2000), (300, 700), (0, 90), (64, 17)), soft_cap=20.0, sinks=True),
+    "sinks, float8": Shape(
+        (*_lens(5, 1, 900), (300, 200)), heads=64, head_dim=64, window=128, kv_dtype="float8_e4m3fn", sinks=True
+    ),
 }
 
 
@@ -182,7 +215,7 @@ def test_answers_and_writes(name: str) -> None:
     scene.check_writes()
 
 
-@pytest.mark.parametrize("name", ["one row", "8 rows", "drafts", "mixed"])
+@pytest.mark.parametrize("name", ["one row", "8 rows", "drafts", "mixed", "sinks, one row", "float8, scaled"])
 def test_two_runs_have_the_same_bits(name: str) -> None:
     """Whichever program of a row comes last."""
     backend = CudaTriton()
@@ -192,11 +225,12 @@ def test_two_runs_have_the_same_bits(name: str) -> None:
         assert torch.equal(scene.run(backend), first)
 
 
+@pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("rows", [1, 8, 40])
-def test_a_captured_step_reads_its_numbers_when_it_runs(rows: int) -> None:
+def test_a_captured_step_reads_its_numbers_when_it_runs(rows: int, sinks: bool) -> None:
     """Lengths change between recording and replay; the last row becomes padding."""
     backend = CudaTriton()
-    scene = Scene(Shape(_lens(rows, 512, 2000)), backend)
+    scene = Scene(Shape(_lens(rows, 512, 2000), sinks=sinks), backend)
     wanted = scene.run(backend)
     lens = scene.step.kv_lens.clone()
     scene.step.kv_lens.fill_(1)

@@ -79,6 +79,7 @@ def test_a_wider_result_and_rows_at_any_distance_change_no_bit() -> None:
         Shape(((0, 700),), heads=9, kv_heads=3, head_dim=64),
         Shape(((0, 700),), heads=8, kv_heads=8, head_dim=128, soft_cap=30.0),
         Shape(((0, 1500),), window=200),
+        Shape(((0, 700),), heads=64, head_dim=64, window=128, sinks=True),
         Shape(((0, 700),), heads=8, kv_heads=4, head_dim=256, window=130),
         Shape(((0, 700),), heads=64, kv_heads=1, block_tokens=64),
     ],
@@ -114,7 +115,7 @@ def _pieces(scene: Scene, backend: CudaTriton, pieces: list[tuple[int, int]]) ->
     )  # fmt: skip
     metadata = backend.plan(replace(scene.shape.spec, batch_invariant=True), step)
     tables = (scene.tables[0][at], scene.tables[1][at])
-    return backend.run(scene.qk[at], scene.v[at], tables, scene.kv, scene.shape.scale, metadata)
+    return backend.run(scene.qk[at], scene.v[at], tables, scene.kv, scene.shape.scale, metadata, sinks=scene.sinks)
 
 
 def test_other_ops_compute_rows_alike() -> None:

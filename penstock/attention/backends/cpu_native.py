@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from penstock.attention.contract import AttentionSpec, GroupStep, KvLayout
+from penstock.attention.contract import UNSCALED, AttentionSpec, GroupStep, KvLayout, check_layer
 from penstock.kernels.implementation import OpSpec
 from penstock.kernels.native import attention, implementations
 from penstock.types.decision import YES, Verdict
@@ -28,10 +28,9 @@ ISAS = implementations(attention.paged_attention)
 
 @dataclass(frozen=True, slots=True)
 class _Metadata:
+    spec: AttentionSpec
     function: Callable[..., torch.Tensor]
     rows: attention.PagedRows
-    window: int | None
-    soft_cap: float | None
 
 
 class CpuNative:
@@ -65,7 +64,7 @@ class CpuNative:
         asked = OpSpec(dtype=spec.dtype, platform=spec.platform)
         function = next(each.function for each in ISAS if each.can_run(asked).ok)
         rows = attention.PagedRows(step.query_start, step.kv_lens, step.block_table, step.slots, step.block_tokens)
-        return _Metadata(function, rows, spec.window, spec.soft_cap)
+        return _Metadata(spec, function, rows)
 
     def run(
         self,
@@ -75,7 +74,12 @@ class CpuNative:
         kv: torch.Tensor,
         scale: float,
         metadata: _Metadata,
+        *,
+        sinks: torch.Tensor | None = None,
+        kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
+        spec = metadata.spec
+        check_layer(spec, kv, sinks, kv_scales)
         return metadata.function(
-            qk, v, tables, kv, metadata.rows, scale=scale, window=metadata.window, soft_cap=metadata.soft_cap
+            qk, v, tables, kv, metadata.rows, scale=scale, window=spec.window, soft_cap=spec.soft_cap, sinks=sinks
         )

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from penstock.attention.contract import AttentionSpec, GroupStep, KvLayout
+from penstock.attention.contract import UNSCALED, AttentionSpec, GroupStep, KvLayout, check_layer
 from penstock.kernels.implementation import OpSpec
 from penstock.kernels.ops import choose_op
 from penstock.types.decision import YES, Verdict
@@ -79,8 +79,7 @@ class _LongRow:
 
 @dataclass(slots=True)
 class _Metadata:
-    heads: int
-    group: int
+    spec: AttentionSpec
     rotary: Callable[..., torch.Tensor]
     written: _Entries
     batches: list[_Batch]
@@ -117,6 +116,8 @@ class CpuSdpa:
             reasons.append(f"needs heads in equal groups, found {spec.num_heads} over {spec.num_kv_heads} KV heads")
         if spec.soft_cap is not None:
             reasons.append(f"scaled_dot_product_attention has no soft cap, asked for {spec.soft_cap}")
+        if spec.sinks:
+            reasons.append("scaled_dot_product_attention has no sinks, asked for them")
         if spec.batch_invariant:
             reasons.append("batches rows by their lengths, asked for batch-invariant results")
         return Verdict(tuple(reasons)) if reasons else YES
@@ -144,8 +145,7 @@ class CpuSdpa:
         covers_all = len(batches) == 1 and not long_rows and isinstance(batches[0].tokens, slice)
         rotary, _ = choose_op("rotary", OpSpec(dtype=spec.dtype, platform=spec.platform))
         return _Metadata(
-            heads=spec.num_heads,
-            group=spec.num_heads // spec.num_kv_heads,
+            spec=spec,
             rotary=rotary,
             written=_Entries(*_split(step.slots, step.block_tokens)),
             batches=batches,
@@ -161,9 +161,14 @@ class CpuSdpa:
         kv: torch.Tensor,
         scale: float,
         metadata: _Metadata,
+        *,
+        sinks: torch.Tensor | None = None,
+        kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
+        check_layer(metadata.spec, kv, sinks, kv_scales)
         rotated = qk if tables is None else metadata.rotary(qk, *tables)
-        q, k = rotated[:, : metadata.heads], rotated[:, metadata.heads :]
+        spec = metadata.spec
+        q, k = rotated[:, : spec.num_heads], rotated[:, spec.num_heads :]
         flat, strides = _flat_view(kv)
         row_numbers = iter(metadata.rows_of(strides))
         flat.index_copy_(0, next(row_numbers), torch.cat((k, v)).view(-1, flat.shape[1]))
@@ -179,7 +184,9 @@ class CpuSdpa:
             else:
                 gathered = flat.index_select(0, next(row_numbers))
                 keys, values = gathered.view(2, row.length, *k.shape[1:]).unbind(0)
-            _run_long_row(q[row.tokens], keys, values, out[row.tokens], scale, metadata.group, row.tiles)
+            _run_long_row(
+                q[row.tokens], keys, values, out[row.tokens], scale, spec.num_heads // spec.num_kv_heads, row.tiles
+            )
         return out
 
 

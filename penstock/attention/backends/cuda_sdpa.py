@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from penstock.attention.contract import AttentionSpec, GroupStep, KvLayout
+from penstock.attention.contract import UNSCALED, AttentionSpec, GroupStep, KvLayout, check_layer
 from penstock.kernels.implementation import OpSpec
 from penstock.kernels.ops import choose_op
 from penstock.types.decision import YES, Verdict
@@ -67,6 +67,8 @@ class CudaSdpa:
             reasons.append(f"needs heads in equal groups, found {spec.num_heads} over {spec.num_kv_heads} KV heads")
         if spec.soft_cap is not None:
             reasons.append(f"scaled_dot_product_attention has no soft cap, asked for {spec.soft_cap}")
+        if spec.sinks:
+            reasons.append("scaled_dot_product_attention has no sinks, asked for them")
         if spec.batch_invariant:
             reasons.append("pads rows to the longest, asked for batch-invariant results")
         return Verdict(tuple(reasons)) if reasons else YES
@@ -109,8 +111,12 @@ class CudaSdpa:
         kv: torch.Tensor,
         scale: float,
         metadata: _Metadata,
+        *,
+        sinks: torch.Tensor | None = None,
+        kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
         spec, head_dim = metadata.spec, qk.shape[2]
+        check_layer(spec, kv, sinks, kv_scales)
         rotated = qk if tables is None else metadata.rotary(qk, *tables)
         kv[:, 0].index_put_(metadata.written, rotated[:, spec.num_heads :].to(kv.dtype))
         kv[:, 1].index_put_(metadata.written, v.to(kv.dtype))

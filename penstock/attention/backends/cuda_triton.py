@@ -7,6 +7,8 @@ third for those short ones among them.
 For batch-invariant results a step of any kind is rotated and written by one launch, and all of its rows attend in a
 second one, as long rows do.
 
+Keys and values in float8 are converted by the card where it can, and by integer instructions elsewhere.
+
 A block holds [2, kv_heads, block_tokens, head_dim]: what a program reads of a block lies together. Nothing of a step's
 lengths is read on the host, so that steps can be captured: how far a row is split follows from the number of rows.
 """
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penstock.attention.contract import AttentionSpec, GroupStep, KvLayout
+from penstock.attention.contract import UNSCALED, AttentionSpec, GroupStep, KvLayout, check_layer
 from penstock.kernels.triton import lazy
 from penstock.types.decision import YES, Verdict
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 DTYPES = ("bfloat16", "float16", "float32")
 KV_DTYPES = (*DTYPES, "float8_e4m3fn")
 MIN_CAPABILITY = (8, 0)
-MIN_CAPABILITY_FLOAT8 = (8, 9)
 MAX_HEAD_DIM = 256
 MAX_GROUP = 64  # query heads that share a KV head
 INVARIANT_BLOCK_HEADS = 8  # of one program that rotates: one kernel for few tokens and for many
@@ -48,12 +49,10 @@ _scoring: Callable[..., Any] = lazy("attention", "Scoring")
 
 @dataclass(frozen=True, slots=True)
 class _Metadata:
+    spec: AttentionSpec
     rows: PagedRows
     workspace: Workspace
     max_query_len: int
-    window: int | None
-    soft_cap: float | None
-    batch_invariant: bool
 
     @property
     def is_short(self) -> bool:
@@ -107,7 +106,7 @@ class CudaTriton:
             num_splits=num_splits,
             device=device,
         )
-        return _Metadata(rows, workspace, step.max_query_len, spec.window, spec.soft_cap, spec.batch_invariant)
+        return _Metadata(spec, rows, workspace, step.max_query_len)
 
     def run(
         self,
@@ -117,22 +116,27 @@ class CudaTriton:
         kv: torch.Tensor,
         scale: float,
         metadata: _Metadata,
+        *,
+        sinks: torch.Tensor | None = None,
+        kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
-        rows, workspace = metadata.rows, metadata.workspace
-        scoring = _scoring(scale, metadata.window, metadata.soft_cap)
+        spec, rows, workspace = metadata.spec, metadata.rows, metadata.workspace
+        check_layer(spec, kv, sinks, kv_scales)
+        scoring = _scoring(scale, spec.window, spec.soft_cap, sinks)
         shape = (qk.shape[0], qk.shape[1] - v.shape[1], qk.shape[2])
         out = torch.empty(shape, dtype=qk.dtype, device=qk.device)
-        if metadata.batch_invariant:
-            queries = _rotate_and_write(qk, v, tables, kv, rows.slots, block_heads=INVARIANT_BLOCK_HEADS)
-            _prefill(queries, kv, rows, out, scoring, batch_invariant=True)
+        if spec.batch_invariant:
+            heads = INVARIANT_BLOCK_HEADS
+            queries = _rotate_and_write(qk, v, tables, kv, rows.slots, kv_scales=kv_scales, block_heads=heads)
+            _prefill(queries, kv, rows, out, scoring, kv_scales=kv_scales, batch_invariant=True)
             return out
         if metadata.is_short:
-            _decode(qk, v, tables, kv, rows, out, scoring, workspace)
+            _decode(qk, v, tables, kv, rows, out, scoring, workspace, kv_scales=kv_scales)
             return out
-        queries = _rotate_and_write(qk, v, tables, kv, rows.slots)
-        _prefill(queries, kv, rows, out, scoring, more_than=workspace.queries)
+        queries = _rotate_and_write(qk, v, tables, kv, rows.slots, kv_scales=kv_scales)
+        _prefill(queries, kv, rows, out, scoring, kv_scales=kv_scales, more_than=workspace.queries)
         if shape[0] < rows.num_rows * metadata.max_query_len:  # rows are not all as long as the longest
-            _decode(queries, None, None, kv, rows, out, scoring, workspace)
+            _decode(queries, None, None, kv, rows, out, scoring, workspace, kv_scales=kv_scales)
         return out
 
 
@@ -141,11 +145,9 @@ def _reasons_against_card(spec: AttentionSpec) -> list[str]:
         return ["needs a GPU, found none"]
     found = spec.platform.accelerators[0].capability
     capability = tuple(int(part) for part in found.split(".")) if found.replace(".", "").isdigit() else ()
-    needed = MIN_CAPABILITY_FLOAT8 if spec.kv_dtype == "float8_e4m3fn" else MIN_CAPABILITY
-    if capability >= needed:
+    if capability >= MIN_CAPABILITY:
         return []
-    stored = " to store float8_e4m3fn" if needed == MIN_CAPABILITY_FLOAT8 else ""
-    return [f"needs compute capability {needed[0]}.{needed[1]}{stored}, found {found}"]
+    return [f"needs compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}, found {found}"]
 
 
 def _num_processors(device: torch.device) -> int:

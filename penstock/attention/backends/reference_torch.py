@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from penstock.attention.contract import AttentionSpec, GroupStep, KvLayout
+from penstock.attention.contract import UNSCALED, AttentionSpec, GroupStep, KvLayout, check_layer
 from penstock.kernels import reference
 from penstock.kernels.implementation import OpSpec
 from penstock.kernels.ops import choose_op
+from penstock.kernels.reference.attention import elements, stored
 from penstock.types.decision import YES, Verdict
 
-KV_DTYPES = ("float32", "bfloat16", "float16")
+KV_DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +55,17 @@ class ReferenceTorch:
         kv: torch.Tensor,
         scale: float,
         metadata: _Metadata,
+        *,
+        sinks: torch.Tensor | None = None,
+        kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
         step, spec = metadata.step, metadata.spec
+        check_layer(spec, kv, sinks, kv_scales)
         rotated = qk if tables is None else metadata.rotary(qk, *tables)
         blocks, offsets = step.slots // step.block_tokens, step.slots % step.block_tokens
-        kv[blocks, 0, offsets] = rotated[:, spec.num_heads :].to(kv.dtype)
-        kv[blocks, 1, offsets] = v.to(kv.dtype)
+        for which, new in enumerate((rotated[:, spec.num_heads :], v)):
+            elements(kv)[blocks, which, offsets] = elements(stored(new, kv.dtype, kv_scales[which]))
         return reference.paged_attention(
             rotated[:, : spec.num_heads], kv, step.query_start, step.kv_lens, step.block_table, scale,
-            spec.window, spec.soft_cap,
+            spec.window, spec.soft_cap, sinks, kv_scales,
         )  # fmt: skip

@@ -52,9 +52,11 @@ def paged_attention(
     scale: float,
     window: int | None,
     soft_cap: float | None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Rotate, write and attend, as ``AttentionBackend.run``. qk, v float32 with contiguous heads; kv [num_blocks,
-    kv_heads, tiles of a block, tile_elements]. Returns float32 [tokens, heads, head_dim].
+    kv_heads, tiles of a block, tile_elements]; sinks float32 [heads], contiguous. Returns float32
+    [tokens, heads, head_dim].
 
     The bits of a token's result depend on its own queries and the keys and values that it sees, and on nothing else.
     """
@@ -67,7 +69,8 @@ def paged_attention(
         isa, KV_TYPES[kv.dtype], q.data_ptr(), *_pool(kv, rows.block_tokens, kv_heads, head_dim),
         _indices(rows.query_start), _indices(rows.kv_lens), address(rows.block_table, torch.int64),
         rows.block_table.stride(0), rows.block_table.shape[1], len(rows.kv_lens), tokens, heads, window or 0,
-        soft_cap or 0.0, out.data_ptr(), _address(parts), _address(arrived), max_chunks,
+        soft_cap or 0.0, 0 if sinks is None else address(sinks, torch.float32), out.data_ptr(), _address(parts),
+        _address(arrived), max_chunks,
     )  # fmt: skip
     return out
 

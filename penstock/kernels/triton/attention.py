@@ -2,7 +2,11 @@
 softmax.
 
 Knows no row of a step. The pool of one layer is [num_blocks, 2, kv_heads, block_tokens, head_dim], keys before values,
-so that the tokens of a block and KV head lie together; inside a block it is contiguous.
+so that the tokens of a block and KV head lie together; inside a block it is contiguous. A pool of float8 e4m3 has one
+scale for its keys and one for its values: an entry stands for its value times the scale. Kernels see its bytes.
+
+A sink is the score of a key that every query of a head sees and whose value is zero: the online softmax begins with it
+instead of with nothing.
 
 ``D`` is the head's size and ``D_PAD`` the power of two that a tile is wide; columns behind D are never read.
 """
@@ -16,6 +20,7 @@ import triton
 import triton.language as tl
 
 from penstock.kernels.triton.aot import AotCase
+from penstock.kernels.triton.float8 import as_entries, entries_as, has_float8
 
 LOG2_E = 1.4426950408889634  # exponentials are powers of two
 MIN_TILE = 16  # tl.dot multiplies nothing smaller
@@ -40,19 +45,29 @@ class PagedRows:
 @dataclass(frozen=True, slots=True)
 class Scoring:
     """What becomes of a product of a query and a key: times ``scale`` (positive), bent by ``soft_cap``, hidden by
-    ``window``."""
+    ``window``. ``sinks`` float32 [heads]: scores, neither scaled nor bent, that each head's sum of exponentials has
+    besides."""
 
     scale: float
     window: int | None = None
     soft_cap: float | None = None
+    sinks: torch.Tensor | None = None
 
-    def arguments(self) -> tuple[float, float, int]:
-        """``scale``, ``soft_cap`` and ``window`` as ``attend_tile`` takes them."""
-        if self.scale <= 0:
-            raise ValueError(f"scores are compared before they are scaled: needs a positive scale, found {self.scale}")
+    def arguments(self, key_scale: float = 1.0) -> tuple[float, float, int]:
+        """``scale``, ``soft_cap`` and ``window`` as ``attend_tile`` takes them, for keys that stand for themselves
+        times ``key_scale``."""
+        scale = self.scale * key_scale
+        if scale <= 0:
+            raise ValueError(f"scores are compared before they are scaled: needs a positive scale, found {scale}")
         if self.soft_cap is not None:
-            return self.scale / self.soft_cap, self.soft_cap * LOG2_E, self.window or 0
-        return self.scale * LOG2_E, 0.0, self.window or 0
+            return scale / self.soft_cap, self.soft_cap * LOG2_E, self.window or 0
+        return scale * LOG2_E, 0.0, self.window or 0
+
+    def check_sinks(self, heads: int) -> None:
+        """Raises ValueError unless there is a sink for each head, or none at all."""
+        x = self.sinks
+        if x is not None and (x.dtype is not torch.float32 or x.shape != (heads,) or not x.is_contiguous()):
+            raise ValueError(f"sinks are not contiguous float32 [{heads}]: {x.dtype} {tuple(x.shape)}")
 
 
 def padded_head_dim(head_dim: int) -> int:
@@ -84,6 +99,32 @@ def check_tables(tables: tuple[torch.Tensor, torch.Tensor] | None, tokens: int, 
             raise ValueError(f"not a contiguous float32 table of {tokens} x {head_dim}: {table.shape} {table.dtype}")
 
 
+def float8_way(kv: torch.Tensor) -> str:
+    """How kernels read and write the pool, as ``float8.entries_as`` has it."""
+    if kv.dtype is not torch.float8_e4m3fn:
+        return ""
+    return "cast" if has_float8(kv.device) else "bits"
+
+
+def pool_elements(kv: torch.Tensor) -> torch.Tensor:
+    """The pool as kernels see it."""
+    return kv.view(torch.uint8) if kv.dtype is torch.float8_e4m3fn else kv
+
+
+def write_factors(kv: torch.Tensor, kv_scales: tuple[float, float]) -> tuple[float | None, float | None]:
+    """What keys and values are multiplied with before they become float8; None in other pools, which have no scales.
+
+    Raises ValueError for scales that such a pool does not have, or that are not positive.
+    """
+    if kv.dtype is torch.float8_e4m3fn:
+        if min(kv_scales) <= 0:
+            raise ValueError(f"scales of keys and values are positive, found {kv_scales}")
+        return 1.0 / kv_scales[0], 1.0 / kv_scales[1]
+    if kv_scales != (1.0, 1.0):
+        raise ValueError(f"a pool of {kv.dtype} has no scales, found {kv_scales}")
+    return None, None
+
+
 def _packed(kv: torch.Tensor) -> bool:
     wanted = 1
     for size, stride in zip(kv.shape[:0:-1], kv.stride()[:0:-1], strict=True):
@@ -100,6 +141,7 @@ def rotate_and_write(
     kv: torch.Tensor,
     slots: torch.Tensor,
     *,
+    kv_scales: tuple[float, float] = (1.0, 1.0),
     block_heads: int | None = None,
     num_warps: int = 4,
 ) -> torch.Tensor:
@@ -107,7 +149,8 @@ def rotate_and_write(
 
     qk [tokens, heads + kv_heads, d], queries first; v [tokens, kv_heads, d], tokens of both at any stride; tables
     float32 [tokens, 1, d] as ``rotary`` wants them, None leaves qk as it is; kv [blocks, 2, kv_heads, block_tokens, d],
-    any block stride, changed in place; slots int64 [tokens]. Returns the queries [tokens, heads, d], contiguous.
+    any block stride, changed in place; slots int64 [tokens]; kv_scales: see the module's docstring. Returns the queries
+    [tokens, heads, d], contiguous.
     """
     tokens, kv_heads, head_dim = v.shape
     heads = qk.shape[1] - kv_heads
@@ -120,9 +163,10 @@ def rotate_and_write(
     block_heads = block_heads or next(size for limit, size in WRITTEN_HEADS if tokens <= limit)
     cos, sin = tables or (None, None)
     _rotate_and_write[(tokens, triton.cdiv(heads + 2 * kv_heads, block_heads))](
-        qk, v, cos, sin, kv, slots, out, qk.stride(0), v.stride(0), kv.stride(0),
+        qk, v, cos, sin, pool_elements(kv), slots, out, qk.stride(0), v.stride(0), kv.stride(0),
+        *write_factors(kv, kv_scales),
         HEADS=heads, KV_HEADS=kv_heads, HALF=head_dim // 2, HALF_PAD=triton.next_power_of_2(head_dim // 2),
-        BLOCK_TOKENS=block_tokens, BLOCK_HEADS=block_heads, ROTATED=tables is not None,
+        BLOCK_TOKENS=block_tokens, BLOCK_HEADS=block_heads, ROTATED=tables is not None, FLOAT8=float8_way(kv),
         num_warps=num_warps,
     )  # fmt: skip
     return out
@@ -131,8 +175,8 @@ def rotate_and_write(
 @triton.jit(do_not_specialize_on_alignment=["slots_ptr"])
 def _rotate_and_write(
     qk_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, slots_ptr, out_ptr, qk_stride, v_stride, block_stride,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr, BLOCK_HEADS: tl.constexpr, ROTATED: tl.constexpr,
+    key_factor, value_factor, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr, BLOCK_HEADS: tl.constexpr, ROTATED: tl.constexpr, FLOAT8: tl.constexpr,
 ):  # fmt: skip
     """One token's heads [BLOCK_HEADS * program, ...): queries, then keys, then values."""
     token = tl.program_id(0).to(tl.int64)
@@ -166,8 +210,11 @@ def _rotate_and_write(
     # Keys and values of a block follow each other as kv_heads + kv_heads heads, as they do here.
     entry = (head - HEADS) * BLOCK_TOKENS + slot % BLOCK_TOKENS
     target = kv_ptr + slot // BLOCK_TOKENS * block_stride + entry[:, None] * (2 * HALF) + columns[None, :]
-    tl.store(target, first.to(kv_ptr.dtype.element_ty), mask=is_stored)
-    tl.store(target + HALF, second.to(kv_ptr.dtype.element_ty), mask=is_stored)
+    factor = None
+    if FLOAT8 != "":
+        factor = tl.where(head < HEADS + KV_HEADS, key_factor, value_factor)[:, None]
+    tl.store(target, as_entries(first, factor, kv_ptr.dtype.element_ty, FLOAT8), mask=is_stored)
+    tl.store(target + HALF, as_entries(second, factor, kv_ptr.dtype.element_ty, FLOAT8), mask=is_stored)
 
 
 @triton.jit
@@ -223,10 +270,22 @@ def load_tile(base_ptr, places, inside, MASKED: tl.constexpr, D: tl.constexpr, D
 
 
 @triton.jit
+def beginning(sinks_ptr, heads, valid, HAS_SINKS: tl.constexpr, BLOCK_M: tl.constexpr):
+    """(total, top) of lines that have seen nothing but the sinks of ``heads`` [BLOCK_M], if there are any."""
+    if HAS_SINKS:
+        top = tl.load(sinks_ptr + heads, mask=valid, other=0.0) * 1.4426950408889634  # LOG2_E
+        total = tl.full([BLOCK_M], 1.0, dtype=tl.float32)
+    else:
+        total = tl.zeros([BLOCK_M], dtype=tl.float32)
+        top = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
+    return total, top
+
+
+@triton.jit
 def attend_tile(
     q, acc, total, top, keys_ptr, values_ptr, table_ptr, start, low, high, query_positions, scale, soft_cap, window,
     block_stride, MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, D: tl.constexpr,
-    D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_N: tl.constexpr,
+    D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_N: tl.constexpr, FLOAT8: tl.constexpr,
 ):  # fmt: skip
     """One step of the online softmax (Milakov and Gimelshein 2018; FlashAttention-2, Dao 2023) over the keys
     [start, start + BLOCK_N), of which those in [low, high) are read. Scores are in powers of two: ``scale`` has been
@@ -237,7 +296,7 @@ def attend_tile(
     positions = start + tl.arange(0, BLOCK_N)
     inside = (positions >= low) & (positions < high)
     places = key_places(table_ptr, start, positions, inside, block_stride, D, BLOCK_TOKENS, BLOCK_N)
-    keys = load_tile(keys_ptr, places, inside, MASKED, D, D_PAD).to(q.dtype)
+    keys = entries_as(load_tile(keys_ptr, places, inside, MASKED, D, D_PAD), q.dtype, FLOAT8)
     scores = tl.dot(q, tl.trans(keys), input_precision="ieee")
     factor = scale
     if HAS_CAP:
@@ -256,12 +315,19 @@ def attend_tile(
     weights = tl.exp2(scores * factor - reference[:, None])
     kept = tl.exp2(top - reference)
     total = total * kept + tl.sum(weights, 1)
-    values = load_tile(values_ptr, places, inside, MASKED, D, D_PAD).to(q.dtype)
+    values = entries_as(load_tile(values_ptr, places, inside, MASKED, D, D_PAD), q.dtype, FLOAT8)
     acc = tl.dot(weights.to(q.dtype), values, acc * kept[:, None], input_precision="ieee")
     return acc, total, new_top
 
 
-AOT: tuple[AotCase, ...] = (
+# Of the kernels that read or write a pool, by FLOAT8: which targets, and the type of its elements.
+AOT_POOLS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("", (), "*bf16"),
+    ("cast", ("sm_90", "sm_100"), "*u8"),
+    ("bits", ("sm_80", "gfx942", "gfx950", "gfx1100"), "*u8"),
+)
+
+AOT: tuple[AotCase, ...] = tuple(
     AotCase(
         kernel=_rotate_and_write,
         signature={
@@ -269,14 +335,16 @@ AOT: tuple[AotCase, ...] = (
             "v_ptr": "*bf16",
             "cos_ptr": "*fp32",
             "sin_ptr": "*fp32",
-            "kv_ptr": "*bf16",
+            "kv_ptr": pool,
             "slots_ptr": "*i64",
             "out_ptr": "*bf16",
             "qk_stride": "i32:16",
             "v_stride": "i32:16",
             "block_stride": "i32:16",
+            **dict.fromkeys(("key_factor", "value_factor") if float8 else (), "fp32"),
         },
         constants={
+            **dict.fromkeys(() if float8 else ("key_factor", "value_factor")),
             "HEADS": 32,
             "KV_HEADS": 8,
             "HALF": 64,
@@ -284,6 +352,9 @@ AOT: tuple[AotCase, ...] = (
             "BLOCK_TOKENS": 16,
             "BLOCK_HEADS": 16,
             "ROTATED": True,
+            "FLOAT8": float8,
         },
-    ),
+        targets=targets,
+    )
+    for float8, targets, pool in AOT_POOLS
 )

@@ -3,7 +3,8 @@
 Knows no layer. All query heads of a KV head and all queries of a row are the rows of one tile, so that keys and values
 are read once. The length of a row is split into parts (Flash-Decoding, Dao et al. 2023) whose bounds follow from the
 row's length, the number of splits and the tile alone; the program that finishes last merges all parts of its
-row and KV head in their order, so that the bits do not depend on which one that was.
+row and KV head in their order, so that the bits do not depend on which one that was. The sink of a head, where it has
+one, is seen by the first part, which every row has.
 
 A program may also rotate its queries, and rotate and write those new keys and values that lie in its part: nobody else
 reads them in this launch.
@@ -19,17 +20,23 @@ import triton.language as tl
 
 from penstock.kernels.triton.aot import AotCase
 from penstock.kernels.triton.attention import (
+    AOT_POOLS,
     MIN_TILE,
     PagedRows,
     Scoring,
     attend_tile,
+    beginning,
     check_heads,
     check_pool,
     check_tables,
+    float8_way,
     padded_head_dim,
+    pool_elements,
     rotated_rows,
+    write_factors,
 )
 from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
+from penstock.kernels.triton.float8 import as_entries
 
 MAX_TILE_ROWS = 64  # queries times heads of a group; more is for attention_prefill
 MAX_SPLITS = 64
@@ -101,6 +108,7 @@ def decode(
     scoring: Scoring,
     workspace: Workspace,
     *,
+    kv_scales: tuple[float, float] = (1.0, 1.0),
     block_n: int | None = None,
     num_warps: int | None = None,
     num_stages: int | None = None,
@@ -109,29 +117,35 @@ def decode(
 
     With ``v`` [tokens, kv_heads, d]: qk [tokens, heads + kv_heads, d] is rotated by ``tables`` (as ``rotary`` wants
     them, None: not) and keys and values are written to ``rows.slots`` first. Without: qk starts with rotated queries
-    and the pool holds the keys. kv [blocks, 2, kv_heads, block_tokens, d], any block stride; out [tokens, heads, d].
+    and the pool holds the keys. kv [blocks, 2, kv_heads, block_tokens, d], any block stride, with ``kv_scales`` (see
+    ``attention``); out [tokens, heads, d].
     """
     kv_heads, head_dim = kv.shape[2], kv.shape[4]
     block_tokens = check_pool(kv, kv_heads, head_dim)
     check_heads(qk, out, *([] if v is None else [v]))
     check_tables(tables, qk.shape[0], head_dim)
+    scoring.check_sinks(out.shape[1])
     padded = padded_head_dim(head_dim)
     tile = tile_of(rows.num_rows * kv_heads, padded, qk.element_size())
     group, queries = out.shape[1] // kv_heads, workspace.queries
     cos, sin = tables or (None, None)
     pdl = v is not None and launches_early(qk)
     merged_rows = triton.next_power_of_2(queries * group)
+    factors = write_factors(kv, kv_scales)
+    float8 = float8_way(kv)
     _decode[(kv_heads, workspace.num_splits, rows.num_rows)](
-        qk, v, cos, sin, kv, out, workspace.parts, workspace.logs, workspace.counters,
+        qk, v, cos, sin, pool_elements(kv), out, workspace.parts, workspace.logs, workspace.counters,
         rows.query_start, rows.kv_lens, rows.block_table, rows.slots,
-        *scoring.arguments(), workspace.num_splits,
+        *scoring.arguments(kv_scales[0]), workspace.num_splits,
         qk.stride(0), 0 if v is None else v.stride(0), out.stride(0), kv.stride(0), rows.block_table.stride(0),
+        scoring.sinks, *factors, float(kv_scales[1]) if float8 else None,
         GROUP=group, QUERIES=queries, QUERIES_PAD=triton.next_power_of_2(queries), D=head_dim, D_PAD=padded,
         BLOCK_TOKENS=block_tokens, BLOCK_M=max(MIN_TILE, merged_rows), BLOCK_N=block_n or tile[0],
         MERGED_ROWS=merged_rows, MERGED_PARTS=max(1, min(MAX_SPLITS, MERGED_VALUES // (merged_rows * padded))),
         WRITES=v is not None, ROTATED=tables is not None, HAS_WINDOW=scoring.window is not None,
-        HAS_CAP=scoring.soft_cap is not None, SPLIT=workspace.num_splits > 1,
-        PDL=pdl, num_warps=num_warps or tile[1], num_stages=num_stages or tile[2], **early_launch(pdl),
+        HAS_CAP=scoring.soft_cap is not None, HAS_SINKS=scoring.sinks is not None, FLOAT8=float8,
+        SPLIT=workspace.num_splits > 1, PDL=pdl, num_warps=num_warps or tile[1], num_stages=num_stages or tile[2],
+        **early_launch(pdl),
     )  # fmt: skip
 
 
@@ -142,10 +156,11 @@ def decode(
 def _decode(
     q_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, out_ptr, parts_ptr, logs_ptr, counters_ptr, query_start_ptr, kv_lens_ptr,
     table_ptr, slots_ptr, scale, soft_cap, window, num_splits, q_stride, v_stride, out_stride, block_stride,
-    table_stride, GROUP: tl.constexpr, QUERIES: tl.constexpr, QUERIES_PAD: tl.constexpr, D: tl.constexpr,
-    D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    MERGED_ROWS: tl.constexpr, MERGED_PARTS: tl.constexpr, WRITES: tl.constexpr, ROTATED: tl.constexpr,
-    HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, SPLIT: tl.constexpr, PDL: tl.constexpr,
+    table_stride, sinks_ptr, key_factor, value_factor, value_scale, GROUP: tl.constexpr, QUERIES: tl.constexpr,
+    QUERIES_PAD: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, MERGED_ROWS: tl.constexpr, MERGED_PARTS: tl.constexpr, WRITES: tl.constexpr,
+    ROTATED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SINKS: tl.constexpr,
+    FLOAT8: tl.constexpr, SPLIT: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One part of one row and KV head."""
     if PDL:
@@ -175,7 +190,8 @@ def _decode(
     if WRITES:
         _write_new(
             q_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, slots_ptr, first_token, num_queries, history, begin, end,
-            q_stride, v_stride, block_stride, GROUP, QUERIES_PAD, D, D_PAD, BLOCK_TOKENS, ROTATED,
+            q_stride, v_stride, block_stride, key_factor, value_factor, GROUP, QUERIES_PAD, D, D_PAD, BLOCK_TOKENS,
+            ROTATED, FLOAT8,
         )  # fmt: skip
         tl.debug_barrier()  # the loop below reads them through other threads
 
@@ -188,18 +204,22 @@ def _decode(
         q_ptr, token * q_stride + q_head * D, cos_ptr, sin_ptr, token * D, valid, ROTATED, D, D_PAD
     )  # fmt: skip
     acc = tl.zeros([BLOCK_M, D_PAD], dtype=tl.float32)
-    total = tl.zeros([BLOCK_M], dtype=tl.float32)
-    top = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
+    total, top = beginning(sinks_ptr, q_head, valid, HAS_SINKS, BLOCK_M)
+    if HAS_SINKS and SPLIT:  # of the other parts no line has seen anything
+        total = tl.where(part == 0, total, 0.0)
+        top = tl.where(part == 0, top, float("-inf"))
     keys_ptr = kv_ptr + head * (BLOCK_TOKENS * D)
     values_ptr = keys_ptr + kv_heads * (BLOCK_TOKENS * D)
     for start in tl.range(begin, end, BLOCK_N):
         acc, total, top = attend_tile(
             q, acc, total, top, keys_ptr, values_ptr, table_ptr + row * table_stride, start, low, end,
             history + query, scale, soft_cap, window, block_stride, True, HAS_WINDOW, HAS_CAP, D, D_PAD,
-            BLOCK_TOKENS, BLOCK_N,
+            BLOCK_TOKENS, BLOCK_N, FLOAT8,
         )  # fmt: skip
     total = tl.where(total == 0.0, 1.0, total)  # of a query that sees no key of this part: top is -inf, acc 0
     acc = acc / total[:, None]
+    if FLOAT8 != "":
+        acc *= value_scale
 
     column = tl.arange(0, D_PAD)
     inside = valid[:, None] & (column < D)[None, :]
@@ -229,8 +249,8 @@ def _decode(
 @triton.jit
 def _write_new(
     q_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, slots_ptr, first_token, num_queries, history, begin, end,
-    q_stride, v_stride, block_stride, GROUP: tl.constexpr, QUERIES_PAD: tl.constexpr, D: tl.constexpr,
-    D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, ROTATED: tl.constexpr,
+    q_stride, v_stride, block_stride, key_factor, value_factor, GROUP: tl.constexpr, QUERIES_PAD: tl.constexpr,
+    D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, ROTATED: tl.constexpr, FLOAT8: tl.constexpr,
 ):  # fmt: skip
     """Rotate the row's new keys at the positions [begin, end) and write them and their values to their slots."""
     head = tl.program_id(0)
@@ -247,8 +267,9 @@ def _write_new(
     column = tl.arange(0, D_PAD)
     target = kv_ptr + place[:, None] + column[None, :]
     stored = mine[:, None] & (column < D)[None, :]
-    tl.store(target, key.to(kv_ptr.dtype.element_ty), mask=stored)
-    tl.store(target + kv_heads * BLOCK_TOKENS * D, value.to(kv_ptr.dtype.element_ty), mask=stored)
+    tl.store(target, as_entries(key, key_factor, kv_ptr.dtype.element_ty, FLOAT8), mask=stored)
+    target += kv_heads * BLOCK_TOKENS * D
+    tl.store(target, as_entries(value, value_factor, kv_ptr.dtype.element_ty, FLOAT8), mask=stored)
 
 
 @triton.jit
@@ -301,7 +322,6 @@ _POINTERS = {
     "v_ptr": "*bf16",
     "cos_ptr": "*fp32",
     "sin_ptr": "*fp32",
-    "kv_ptr": "*bf16",
     "out_ptr": "*bf16",
     "parts_ptr": "*fp32",
     "logs_ptr": "*fp32",
@@ -312,11 +332,15 @@ _POINTERS = {
     "slots_ptr": "*i64",
 }
 
-AOT: tuple[AotCase, ...] = (
+_SWITCHED = {"sinks_ptr": "*fp32", "key_factor": "fp32", "value_factor": "fp32", "value_scale": "fp32"}
+
+# With a cache in float8 sinks and a window are there as well.
+AOT: tuple[AotCase, ...] = tuple(
     AotCase(
         kernel=_decode,
         signature={
             **_POINTERS,
+            "kv_ptr": pool,
             "scale": "fp32",
             "soft_cap": "fp32",
             "window": "i32",
@@ -326,8 +350,10 @@ AOT: tuple[AotCase, ...] = (
             "out_stride": "i32:16",
             "block_stride": "i32:16",
             "table_stride": "i32",
+            **(_SWITCHED if float8 else {}),
         },
         constants={
+            **({} if float8 else dict.fromkeys(_SWITCHED)),
             "GROUP": 4,
             "QUERIES": 1,
             "QUERIES_PAD": 1,
@@ -340,12 +366,16 @@ AOT: tuple[AotCase, ...] = (
             "MERGED_PARTS": 16,
             "WRITES": True,
             "ROTATED": True,
-            "HAS_WINDOW": False,
+            "HAS_WINDOW": float8 != "",
             "HAS_CAP": False,
+            "HAS_SINKS": float8 != "",
+            "FLOAT8": float8,
             "SPLIT": True,
             "PDL": False,
         },
         num_warps=4,
         num_stages=2,
-    ),
+        targets=targets,
+    )
+    for float8, targets, pool in AOT_POOLS
 )

@@ -20,13 +20,18 @@ import triton.language as tl
 
 from penstock.kernels.triton.aot import AotCase
 from penstock.kernels.triton.attention import (
+    AOT_POOLS,
     PagedRows,
     Scoring,
     attend_tile,
+    beginning,
     check_heads,
     check_pool,
+    float8_way,
     padded_head_dim,
+    pool_elements,
     rotated_rows,
+    write_factors,
 )
 
 # (padded head_dim up to, bytes of an element of the queries up to, BLOCK_M, BLOCK_N, num_warps, num_stages)
@@ -52,6 +57,7 @@ def prefill(
     out: torch.Tensor,
     scoring: Scoring,
     *,
+    kv_scales: tuple[float, float] = (1.0, 1.0),
     more_than: int = 0,
     batch_invariant: bool = False,
     block_m: int | None = None,
@@ -61,13 +67,16 @@ def prefill(
 ) -> None:
     """Causal attention for the rows that have more than ``more_than`` queries; others of ``out`` are left as they are.
 
-    q [tokens, heads, d], rotated, tokens at any stride; kv [blocks, 2, kv_heads, block_tokens, d], any block stride;
-    out [tokens, heads, d]. ``batch_invariant``: see the module's docstring.
+    q [tokens, heads, d], rotated, tokens at any stride; kv [blocks, 2, kv_heads, block_tokens, d], any block stride,
+    with ``kv_scales`` (see ``attention``); out [tokens, heads, d]. ``batch_invariant``: see the module's docstring.
     """
     tokens, heads, head_dim = q.shape
     kv_heads = kv.shape[2]
     block_tokens = check_pool(kv, kv_heads, head_dim)
     check_heads(q, out)
+    scoring.check_sinks(heads)
+    write_factors(kv, kv_scales)
+    float8 = float8_way(kv)
     padded = padded_head_dim(head_dim)
     older = q.is_cuda and torch.cuda.get_device_capability(q.device) < (9, 0)
     tile = next(tile for tile in _tiles(batch_invariant, older) if padded <= tile[0] and q.element_size() <= tile[1])
@@ -76,12 +85,13 @@ def prefill(
     # No row leaves more than one tile that is not full.
     max_tiles = tokens // (block_m // group) + rows.num_rows
     _prefill[(max_tiles * kv_heads,)](
-        q, kv, out, rows.query_start, rows.kv_lens, rows.block_table, *scoring.arguments(), rows.num_rows, more_than,
-        q.stride(0), out.stride(0), kv.stride(0), rows.block_table.stride(0),
+        q, pool_elements(kv), out, rows.query_start, rows.kv_lens, rows.block_table, *scoring.arguments(kv_scales[0]),
+        rows.num_rows, more_than, q.stride(0), out.stride(0), kv.stride(0), rows.block_table.stride(0), scoring.sinks,
+        float(kv_scales[1]) if float8 else None,
         KV_HEADS=kv_heads, GROUP=group, D=head_dim, D_PAD=padded, BLOCK_TOKENS=block_tokens, BLOCK_M=block_m,
         BLOCK_N=block_n or tile[3], SCANNED=SCANNED_ROWS, HAS_WINDOW=scoring.window is not None,
-        HAS_CAP=scoring.soft_cap is not None, ALL_MASKED=batch_invariant,
-        num_warps=num_warps or tile[4], num_stages=num_stages or tile[5],
+        HAS_CAP=scoring.soft_cap is not None, HAS_SINKS=scoring.sinks is not None, FLOAT8=float8,
+        ALL_MASKED=batch_invariant, num_warps=num_warps or tile[4], num_stages=num_stages or tile[5],
     )  # fmt: skip
 
 
@@ -97,9 +107,10 @@ def _tiles(batch_invariant: bool, older: bool) -> tuple[tuple[int, ...], ...]:
 )
 def _prefill(
     q_ptr, kv_ptr, out_ptr, query_start_ptr, kv_lens_ptr, table_ptr, scale, soft_cap, window, num_rows, more_than,
-    q_stride, out_stride, block_stride, table_stride, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
-    D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    SCANNED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, ALL_MASKED: tl.constexpr,
+    q_stride, out_stride, block_stride, table_stride, sinks_ptr, value_scale, KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, SCANNED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr, FLOAT8: tl.constexpr, ALL_MASKED: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one row and KV head."""
     QUERIES: tl.constexpr = BLOCK_M // GROUP
@@ -123,8 +134,7 @@ def _prefill(
     q_head = head * GROUP + line % GROUP
     q = rotated_rows(q_ptr, token * q_stride + q_head * D, None, None, token, valid, False, D, D_PAD)
     acc = tl.zeros([BLOCK_M, D_PAD], dtype=tl.float32)
-    total = tl.zeros([BLOCK_M], dtype=tl.float32)
-    top = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
+    total, top = beginning(sinks_ptr, q_head, valid, HAS_SINKS, BLOCK_M)
     keys_ptr = kv_ptr + head * (BLOCK_TOKENS * D)
     row_table_ptr = table_ptr + row * table_stride
 
@@ -144,23 +154,25 @@ def _prefill(
             acc, total, top = attend_tile(
                 q, acc, total, top, keys_ptr, keys_ptr + KV_HEADS * (BLOCK_TOKENS * D), row_table_ptr, start, low,
                 last + 1, history + query, scale, soft_cap, window, block_stride, True, HAS_WINDOW, HAS_CAP, D, D_PAD,
-                BLOCK_TOKENS, BLOCK_N,
+                BLOCK_TOKENS, BLOCK_N, FLOAT8,
             )  # fmt: skip
     if not ALL_MASKED:
         for start in tl.range(unmasked, masked, BLOCK_N):
             acc, total, top = attend_tile(
                 q, acc, total, top, keys_ptr, keys_ptr + KV_HEADS * (BLOCK_TOKENS * D), row_table_ptr, start, low,
                 last + 1, history + query, scale, soft_cap, window, block_stride, False, HAS_WINDOW, HAS_CAP, D, D_PAD,
-                BLOCK_TOKENS, BLOCK_N,
+                BLOCK_TOKENS, BLOCK_N, FLOAT8,
             )  # fmt: skip
     for start in tl.range(masked, last + 1, BLOCK_N):
         acc, total, top = attend_tile(
             q, acc, total, top, keys_ptr, keys_ptr + KV_HEADS * (BLOCK_TOKENS * D), row_table_ptr, start, low,
             last + 1, history + query, scale, soft_cap, window, block_stride, True, HAS_WINDOW, HAS_CAP, D, D_PAD,
-            BLOCK_TOKENS, BLOCK_N,
+            BLOCK_TOKENS, BLOCK_N, FLOAT8,
         )  # fmt: skip
 
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+    if FLOAT8 != "":
+        acc *= value_scale
     column = tl.arange(0, D_PAD)
     target = out_ptr + (token * out_stride + q_head * D)[:, None] + column[None, :]
     tl.store(target, acc.to(out_ptr.dtype.element_ty), mask=valid[:, None] & (column < D)[None, :])
@@ -190,12 +202,15 @@ def _find_row(
     return tl.cast(row, tl.int64), tile - first, num_tiles
 
 
+_SWITCHED = {"sinks_ptr": "*fp32", "value_scale": "fp32"}
+
+# With a cache in float8 sinks and a window are there as well.
 AOT: tuple[AotCase, ...] = tuple(
     AotCase(
         kernel=_prefill,
         signature={
             "q_ptr": "*bf16",
-            "kv_ptr": "*bf16",
+            "kv_ptr": pool,
             "out_ptr": "*bf16",
             "query_start_ptr": "*i64",
             "kv_lens_ptr": "*i64",
@@ -209,8 +224,10 @@ AOT: tuple[AotCase, ...] = tuple(
             "out_stride": "i32:16",
             "block_stride": "i32:16",
             "table_stride": "i32",
+            **(_SWITCHED if float8 else {}),
         },
         constants={
+            **({} if float8 else dict.fromkeys(_SWITCHED)),
             "KV_HEADS": 8,
             "GROUP": 4,
             "D": 128,
@@ -219,12 +236,16 @@ AOT: tuple[AotCase, ...] = tuple(
             "BLOCK_M": block_m,
             "BLOCK_N": 64,
             "SCANNED": SCANNED_ROWS,
-            "HAS_WINDOW": False,
+            "HAS_WINDOW": float8 != "",
             "HAS_CAP": False,
+            "HAS_SINKS": float8 != "",
+            "FLOAT8": float8,
             "ALL_MASKED": all_masked,
         },
         num_warps=warps,
         num_stages=2,
+        targets=targets,
     )
+    for float8, targets, pool in AOT_POOLS
     for block_m, all_masked, warps in ((128, False, 8), (64, True, 4))
 )

@@ -29,6 +29,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from penstock.kernels.triton.aot import AotCase
 from penstock.kernels.triton.early import early_launch, launches_early
+from penstock.kernels.triton.float8 import widened
 
 MAX_ROWS = 128
 MAX_TILES = 1 << 14  # of one weight: there is a counter for each
@@ -85,51 +86,6 @@ def _rows_of_tile(tile, outs, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
         half = outs // 2
         return tl.minimum(tile * (BLOCK_N // 2) + places // 2, half - 1) + (places % 2) * half
     return tl.minimum(tile * BLOCK_N + places, outs - 1)
-
-
-@triton.jit
-def widened(codes, dtype: tl.constexpr, HOW: tl.constexpr):
-    """Float8 e4m3 values in ``dtype``, exactly. HOW is "cast" of float8 values; or of their bytes "bits", which every
-    device can, or "asm", the same for four at once: exponent and mantissa are moved to their places and the difference
-    of the exponents' biases is multiplied in. The bytes of NaN, which e4m3 has two of, become 480."""
-    if HOW == "cast":
-        values = codes.to(dtype)
-    elif HOW == "asm":
-        tl.static_assert(dtype == tl.bfloat16)
-        values = tl.inline_asm_elementwise(
-            """
-            {
-            .reg .b32 low, high, size, factor, zero;
-            mov.b32 factor, 0x7B807B80;
-            mov.b32 zero, 0x80008000;
-            prmt.b32 low, $2, 0, 0x1404;
-            prmt.b32 high, $2, 0, 0x3424;
-            shr.u32 size, low, 4;
-            and.b32 size, size, 0x07F007F0;
-            lop3.b32 low, low, 0x80008000, size, 0xEA;
-            fma.rn.bf16x2 $0, low, factor, zero;
-            shr.u32 size, high, 4;
-            and.b32 size, size, 0x07F007F0;
-            lop3.b32 high, high, 0x80008000, size, 0xEA;
-            fma.rn.bf16x2 $1, high, factor, zero;
-            }
-            """,
-            "=r,=r,r",
-            [codes],
-            dtype=tl.bfloat16,
-            is_pure=True,
-            pack=4,
-        )
-    elif dtype == tl.float32:
-        wide = codes.to(tl.int32)
-        values = (((wide & 0x80) << 24) | ((wide & 0x7F) << 20)).to(tl.float32, bitcast=True) * 1.329227995784916e36
-    elif dtype == tl.bfloat16:
-        short = codes.to(tl.int16)
-        values = (((short & 0x80) << 8) | ((short & 0x7F) << 4)).to(tl.bfloat16, bitcast=True) * 1.329227995784916e36
-    else:
-        short = codes.to(tl.int16)
-        values = (((short & 0x80) << 8) | ((short & 0x7F) << 7)).to(tl.float16, bitcast=True) * 256.0
-    return values
 
 
 @triton.jit

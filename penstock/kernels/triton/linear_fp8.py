@@ -13,7 +13,6 @@ float32 throughout. Knows no layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -21,11 +20,11 @@ import triton
 import triton.language as tl
 
 from penstock.kernels.triton.aot import AotCase
+from penstock.kernels.triton.float8 import LARGEST, bytes_of, has_float8, widened
 from penstock.kernels.triton.layout import check_rows
 from penstock.kernels.triton.linear import AOT as LINEAR_AOT
-from penstock.kernels.triton.linear import MAX_ROWS, DotTiling, launch, widened
+from penstock.kernels.triton.linear import MAX_ROWS, DotTiling, launch
 
-LARGEST = tl.constexpr(448.0)
 LEAST = tl.constexpr(2.0**-100)  # taken for the largest of a group of zeros, so that its scale is a number
 QUANTIZED_AT_ONCE = 2048  # values of one program
 STREAMED_ROWS = 64  # in blocks of 128 columns 128 rows of 28672 x 4096 take 145 us, in tiles 256 rows take 154 (H200)
@@ -42,23 +41,6 @@ class ProductTiling:
     warps: int
     stages: int
     group: int = 8
-
-
-@triton.jit
-def _bytes_of(values, HOW: tl.constexpr):
-    """float32 in [-448, 448] -> the bytes of the nearest e4m3 values, even ones of two that are as near. HOW is "cast",
-    or "bits", which every device can."""
-    if HOW == "cast":
-        codes = values.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
-    else:
-        size = tl.abs(values)
-        bits = size.to(tl.int32, bitcast=True)
-        normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (120 << 3)
-        # At 2^14 float32 has steps of 2^-9, as e4m3 has below 2^-6.
-        small = (size + 16384.0).to(tl.int32, bitcast=True) & 0xF
-        sign = (values.to(tl.int32, bitcast=True) >> 24) & 0x80
-        codes = (tl.where(size < 0.015625, small, normal) | sign).to(tl.uint8)
-    return codes
 
 
 @triton.jit
@@ -86,7 +68,7 @@ def _quantize_kernel(
         values = tl.load(x + row * x_stride + columns + start, mask=inside, other=0.0).to(tl.float32)
         values = tl.where((strange != 0)[:, None], 0.0, values * factor[:, None])
         values = tl.minimum(tl.maximum(values, -LARGEST), LARGEST)
-        tl.store(codes + row * codes_stride + columns + start, _bytes_of(values, HOW), mask=inside)
+        tl.store(codes + row * codes_stride + columns + start, bytes_of(values, HOW), mask=inside)
     scale = tl.where(strange != 0, float("nan"), tl.div_rn(largest, LARGEST))
     tl.store(scales + row * groups + group, scale, mask=group < groups)
 
@@ -274,14 +256,6 @@ def product_tiling_of(rows: int, outs: int) -> ProductTiling:
     if triton.cdiv(rows, 128) * triton.cdiv(outs, 128) < 132:
         return ProductTiling(64, 128, 128, 4, 4)
     return ProductTiling(128, 128, 128, 8, 4)
-
-
-@cache
-def has_float8(device: torch.device) -> bool:
-    """Whether the device's matrix units multiply e4m3 as the Open Compute Project defines it."""
-    if device.type != "cuda" or torch.version.hip is not None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 _FLOAT8_TARGETS = ("sm_90", "sm_100", "gfx950")
