@@ -299,6 +299,6 @@ def test_other_platforms_have_the_reference() -> None:
         ("cuda_triton", ("needs a GPU, found none", "needs triton, which is not installed")),
         ("cuda_sdpa", ("needs a GPU, found none",)),
         ("cpu_native", ("needs platform cpu, found cuda",)),
-        ("cpu_sdpa", ("needs tensors on the cpu, found platform cuda",)),
+        ("cpu_sdpa", ("needs platform cpu, found cuda",)),
     ]
     assert decision.why == "the only one that can run"

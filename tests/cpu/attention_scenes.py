@@ -20,7 +20,7 @@ CARD = torch.cuda.is_available()
 # Without a card the kernels for one are interpreted.
 FOR_CARDS = ("cuda_triton",)
 # A card without what does not come with torch, so that ops are torch calls on a CPU as well.
-PLAIN_CARD = replace(RECORDED["h200"], libraries=())
+PLAIN_CARD = replace(RECORDED["h200"], libraries={})
 
 
 @dataclass(frozen=True)
