@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 BUILD = ("scikit-build-core", "nanobind")
 FETCHED_WHERE_MISSING = ("cmake", "ninja")  # keep their pins when this machine has its own
+FOR_CARDS = ("flashinfer",)  # extras that no machine without a card has
 HEADER = """\
 # Versions of every direct and transitive dependency that the tests passed with. Written by scripts/pin_versions.py.
 # Local build labels are left out, so that a CPU build and a CUDA build of the same version both satisfy a pin.
@@ -26,7 +27,7 @@ HEADER = """\
 def main() -> None:
     """From pyproject.toml rather than from the installed metadata of Penstock, which may be older."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"].values()
+    extras = [lines for name, lines in project["optional-dependencies"].items() if name not in FOR_CARDS]
     lines = [*project["dependencies"], *(line for extra in extras for line in extra), *BUILD]
     pending = applicable(lines, "")
     seen: set[tuple[str, str]] = set()

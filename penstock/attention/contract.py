@@ -57,6 +57,15 @@ class KvLayout:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class HostLengths:
+    """What a step's ``query_start`` and ``kv_lens`` hold, int64 on the host, which knows it without waiting for the
+    device. Read them in ``plan``: later steps use the memory again."""
+
+    query_start: torch.Tensor  # [rows + 1]
+    kv_lens: torch.Tensor  # [rows]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupStep:
     """One step as one KV group sees it; all tensors int64 on the device, built once per step.
@@ -65,6 +74,8 @@ class GroupStep:
     ``slots[t]`` is the entry that token t writes: block id * entries_per_block + offset. Rows of ``block_table`` may
     lie further apart than they are long. The ``max_`` fields and the table's width are those of this step: a backend
     whose calls are recorded takes nothing from them that a later step could need larger; the row stride is fixed.
+    ``host`` is for backends that plan there (and have a reason in ``eager_because``: recorded, it would be that of the
+    recording); None where whoever made the step did not know, as on a CPU, where the tensors can be read as they are.
     """
 
     query_start: torch.Tensor  # [rows + 1]
@@ -75,6 +86,7 @@ class GroupStep:
     max_query_len: int
     max_kv_len: int
     block_tokens: int
+    host: HostLengths | None = None
 
 
 class AttentionBackend(Protocol):

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from penstock.attention.backends.cpu_native import CpuNative
 from penstock.attention.backends.cpu_sdpa import CpuSdpa
+from penstock.attention.backends.cuda_flash_attn import CudaFlashAttn
+from penstock.attention.backends.cuda_flashinfer import CudaFlashinfer
 from penstock.attention.backends.cuda_sdpa import CudaSdpa
 from penstock.attention.backends.cuda_triton import CudaTriton
 from penstock.attention.backends.reference_torch import ReferenceTorch
@@ -17,12 +19,23 @@ from penstock.oracle.choose import choose
 from penstock.types.decision import Decision
 
 BACKENDS: Mapping[str, AttentionBackend] = {
-    backend.name: backend for backend in (CudaTriton(), CudaSdpa(), CpuNative(), CpuSdpa(), ReferenceTorch())
+    backend.name: backend
+    for backend in (
+        CudaTriton(),
+        CudaFlashinfer(),
+        CudaFlashAttn(),
+        CudaSdpa(),
+        CpuNative(),
+        CpuSdpa(),
+        ReferenceTorch(),
+    )
 }
 
 # What the place of a backend rests on (docs/performance.md).
 GROUNDS: Mapping[str, str] = {
     "cuda_triton": "256 rows of 576 tokens of an 8B model take 0.15 ms a layer, 4.1 TB/s; prefill 402 TFLOP/s (H200)",
+    "cuda_flashinfer": "not timed here, behind what was; steps are not recorded",
+    "cuda_flash_attn": "not timed here, behind what was; blocks of 256 tokens waste more of the last one of each row",
     "cuda_sdpa": "not timed; the plain rung: the reference synchronises with the device at every row",
     "cpu_native": "32 rows of 160 tokens take 0.12 ms per layer of SmolLM2-135M, with cpu_sdpa 0.78 ms (2 CPU cores)",
     "cpu_sdpa": "prefill of 16 x 256 tokens of SmolLM2-135M takes 4.5 s, with the reference 8.1 s (2 CPU cores)",

@@ -80,6 +80,8 @@ def machine_lines(facts: PlatformFacts) -> list[str]:
         ("accelerators", "; ".join(accelerator_text(each) for each in facts.accelerators) or "none"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in facts.libraries.items())),
     ]
+    if any(each.kind == "cuda" for each in facts.accelerators):
+        rows.append(("CUDA compiler", facts.cuda_compiler or "none"))
     return [f"{name:18}{value}" for name, value in rows]
 
 

@@ -85,6 +85,8 @@ FOREIGN: tuple[tuple[str, str], ...] = (
     ("HF_TOKEN", "Token for hub models that need one."),
     ("XDG_CACHE_HOME", "Parent of the cache directory when PENSTOCK_CACHE is not set."),
     ("CUDA_VISIBLE_DEVICES", "Accelerators that the probe may see."),
+    ("CUDA_HOME", "Where the CUDA compiler is, for libraries that compile when they are used, as FlashInfer does."),
+    ("FLASHINFER_WORKSPACE_BASE", "Parent of the directory where FlashInfer keeps its compiled kernels."),
     ("NO_COLOR", "No colours in terminal output."),
 )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from penstock.attention.contract import GroupStep
+from penstock.attention.contract import GroupStep, HostLengths
 from penstock.executor.inputs import ForwardInputs, StepInputs, StepShape
 from penstock.executor.sampler.rows import FusedCuts
 from penstock.executor.seats import Ints, SeatState
@@ -125,6 +125,7 @@ class DeviceInputs:
         ]
         pinned = device.type == "cuda"
         self._host = HostRing(depth + 1, self._words.numel(), pinned=pinned)
+        self._sent = self._host.next(0)  # what the last step was sent from
         self._appended = HostRing((depth + 1) * self._num_groups, 2048, pinned=pinned)
         self._layouts: dict[StepShape, Layout] = {}
 
@@ -162,7 +163,7 @@ class DeviceInputs:
         num_rows = padded_rows or inputs.shape.num_rows
         shape = inputs.shape if padded_rows is None else StepShape(num_rows, num_rows, num_rows)
         layout = self.layout(shape)
-        words = self._host.next(layout.num_words)
+        words = self._sent = self._host.next(layout.num_words)
         array = words.numpy()
         fields = layout.fields
 
@@ -195,7 +196,7 @@ class DeviceInputs:
         """Fill a decode step of ``num_rows`` rows with nothing but filling, for recording."""
         shape = StepShape(num_rows, num_rows, num_rows)
         layout = self.layout(shape)
-        words = self._host.next(layout.num_words)
+        words = self._sent = self._host.next(layout.num_words)
         array = words.numpy()
         array[: layout.num_words] = 0
         fillings = {
@@ -214,8 +215,9 @@ class DeviceInputs:
         return layout
 
     def views(self, layout: Layout, max_query_len: int, max_kv_len: int) -> DeviceStep:
-        """What was sent, on the device. Block tables are gathered by seat here, as part of what is recorded."""
+        """What was sent last, on the device. Block tables are gathered by seat here, as part of what is recorded."""
         fields = {name: field.of(self._words) for name, field in layout.fields.items()}
+        host = HostLengths(layout.fields["query_start"].of(self._sent), layout.fields["kv_lens"].of(self._sent))
         groups = []
         for group, (spec, table) in enumerate(zip(self._seats.groups, self._tables, strict=True)):
             width = min(table.shape[1], -(-max_kv_len // spec.tokens_per_block))
@@ -229,6 +231,7 @@ class DeviceInputs:
                     max_query_len=max_query_len,
                     max_kv_len=max_kv_len,
                     block_tokens=spec.tokens_per_block,
+                    host=host,
                 )
             )
         shape = layout.shape

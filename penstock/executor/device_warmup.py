@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from penstock.attention.contract import GroupStep
+from penstock.attention.contract import GroupStep, HostLengths
 from penstock.executor.forward import Forward
 from penstock.executor.graphs import Variant
 from penstock.executor.inputs import ForwardInputs
@@ -38,6 +38,7 @@ def filling_step(groups: Sequence[KvGroupSpec], lengths: Sequence[int], device: 
             max_query_len=longest,
             max_kv_len=longest,
             block_tokens=group.tokens_per_block,
+            host=HostLengths(bounds, counts),
         )
         for group in groups
     )

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -37,6 +38,8 @@ LIBRARIES = (
     "llguidance",
     "xgrammar",
     "flashinfer-python",
+    "flashinfer-jit-cache",
+    "flash-attn",
     "ray",
 )
 
@@ -64,6 +67,7 @@ def probe_platform(root: Path = Path("/")) -> PlatformFacts:
         accelerators=accelerators,
         libraries=libraries,
         python=platform.python_version(),
+        cuda_compiler=cuda_compiler(root),
         extension_missing=extension_missing(),
     )
 
@@ -160,6 +164,16 @@ def installed_libraries(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def cuda_compiler(root: Path = Path("/")) -> str:
+    """Path of nvcc, looked for as libraries that compile with it do: in CUDA_HOME or CUDA_PATH, nowhere else if one is
+    set; then on PATH; then where it is usually installed. Empty when there is none."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if not home and (found := shutil.which("nvcc")):
+        return found
+    path = Path(home or root / "usr/local/cuda") / "bin/nvcc"
+    return str(path) if path.exists() else ""
 
 
 def _memory(root: Path, limits: cgroups.CgroupLimits) -> tuple[int, int]:

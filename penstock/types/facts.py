@@ -70,6 +70,7 @@ class PlatformFacts:
     accelerators: tuple[AcceleratorFacts, ...] = ()
     libraries: dict[str, str] = field(default_factory=dict)  # distribution name -> version, only installed ones
     python: str = ""
+    cuda_compiler: str = ""  # path of nvcc, which libraries that compile when they are used need; empty: none was found
     extension_missing: str = ""  # why penstock._native cannot be used; empty: it can
 
     @property

@@ -19,8 +19,20 @@ CPU = probe_platform()
 CARD = torch.cuda.is_available()
 # Without a card the kernels for one are interpreted.
 FOR_CARDS = ("cuda_triton",)
+# Other people's kernels cannot be interpreted: they run where there is a card and they are installed.
+PACKAGES = ("flash-attn", "flashinfer-python", "flashinfer-jit-cache")
+PACKAGED = ("cuda_flash_attn", "cuda_flashinfer")
 # A card without what does not come with torch, so that ops are torch calls on a CPU as well.
-PLAIN_CARD = replace(RECORDED["h200"], libraries=())
+PLAIN_CARD = replace(RECORDED["h200"], libraries={})
+# With what is installed here.
+PACKAGED_CARD = replace(
+    RECORDED["h200"],
+    libraries={
+        **RECORDED["h200"].libraries,
+        **{name: CPU.libraries[name] for name in PACKAGES if name in CPU.libraries},
+    },
+    cuda_compiler=CPU.cuda_compiler,
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,11 @@ class Work:
         """With a platform and a block size that the backend takes. Skips what cannot be computed on this machine."""
         if backend.name == "cuda_sdpa" and self.platform is CPU:
             return replace(self, platform=PLAIN_CARD).on(backend)
+        if backend.name in PACKAGED and self.platform is CPU:
+            work = replace(self, platform=PACKAGED_CARD).on(backend)
+            if not CARD and backend.can_run(work.spec).ok:
+                pytest.skip("installed, but there is no card")
+            return work
         if backend.name in FOR_CARDS and self.platform is CPU:
             if not CARD:
                 pytest.importorskip("triton", reason="the interpreter of kernels comes with triton")
@@ -261,6 +278,8 @@ def _read_heads(kv: torch.Tensor, layout: KvLayout, work: Work) -> tuple[torch.T
 READERS: dict[str, Callable[[torch.Tensor, KvLayout, Work], tuple[torch.Tensor, torch.Tensor]]] = {
     "cpu_native": _read_tiles,
     "cpu_sdpa": _read_entries,
+    "cuda_flash_attn": _read_heads,
+    "cuda_flashinfer": _read_heads,
     "cuda_sdpa": _read_entries,
     "cuda_triton": _read_heads,
     "reference_torch": _read_entries,

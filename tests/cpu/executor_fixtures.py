@@ -23,7 +23,7 @@ VOCAB = 211
 PLATFORM = PlatformFacts(name="cpu", machine="x86_64", memory_bytes=2 << 30, memory_available_bytes=2 << 30)
 
 
-def tiny_config(name: str) -> Any:
+def tiny_config(name: str, **changes: Any) -> Any:
     from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
     shared = {
@@ -40,6 +40,7 @@ def tiny_config(name: str) -> Any:
         "bos_token_id": 0,
         "eos_token_id": 1,
         "pad_token_id": 2,
+        **changes,
     }
     if name == "llama":
         return LlamaConfig(**shared)
@@ -53,12 +54,12 @@ def tiny_config(name: str) -> Any:
     return Gemma3TextConfig(**{**shared, "tie_word_embeddings": True}, sliding_window=20, layer_types=layers)
 
 
-def save_tiny_model(name: str, directory: Path) -> Any:
+def save_tiny_model(name: str, directory: Path, **changes: Any) -> Any:
     """A random model in ``directory``, as transformers writes it; answers transformers' own, in float32."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(11)
-    model = AutoModelForCausalLM.from_config(tiny_config(name), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(tiny_config(name, **changes), dtype=torch.float32).eval()
     model.save_pretrained(directory)
     return model
 

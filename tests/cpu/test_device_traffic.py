@@ -19,6 +19,8 @@ import pytest
 import torch
 from executor_fixtures import VOCAB, random_prompt, save_tiny_model, tiny_spec
 
+from penstock.attention.backends.reference_torch import ReferenceTorch
+from penstock.attention.contract import AttentionSpec, GroupStep
 from penstock.core.engine import CoreLimits, EngineCore
 from penstock.executor.forward import Computed
 from penstock.executor.graphs import StepGraphs
@@ -35,6 +37,7 @@ BLOCK_TOKENS = 8
 BLOCK_BYTES = 6144  # of all groups
 NUM_BLOCKS = 17  # a request may grow to 12
 NUM_REQUESTS = 24
+PLAN = ReferenceTorch.plan
 Kinds = tuple[dict[str, Any], ...]
 GREEDY: Kinds = ({"temperature": 0.0}, {"temperature": 0.0, "stop_token_ids": tuple(range(100, 110))})
 # The device draws these alone.
@@ -159,6 +162,14 @@ def linear_by_rows(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
     return result if bias is None else result + bias
 
 
+def plan_of_known_lengths(backend: ReferenceTorch, spec: AttentionSpec, step: GroupStep) -> Any:
+    """As the backend plans, for a step of which the host knows what the device is told."""
+    assert step.host is not None
+    assert torch.equal(step.host.query_start, step.query_start)
+    assert torch.equal(step.host.kv_lens, step.kv_lens)
+    return PLAN(backend, spec, step)
+
+
 @dataclass(frozen=True)
 class Scene:
     """A model, requests, and what each of them gets alone."""
@@ -191,6 +202,7 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         patch.setattr("penstock.executor.device_runner._Answers.done", lambda answers: False)
         requests = make_requests(Random(7), NUM_REQUESTS)
         alone = answers_alone(start(launches=False, depth=1), requests)
+        patch.setattr(ReferenceTorch, "plan", plan_of_known_lengths)
         yield Scene(start, requests, alone)
     for executor in started:
         executor.stop()

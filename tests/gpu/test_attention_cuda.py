@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from penstock.attention.backends.cuda_triton import CudaTriton
-from penstock.attention.contract import UNSCALED, AttentionSpec, GroupStep
+from penstock.attention.contract import UNSCALED, AttentionBackend, AttentionSpec, GroupStep
 from penstock.kernels import reference
 from penstock.kernels.ops import OPS
 from penstock.kernels.reference.attention import stored
@@ -56,12 +56,12 @@ class Shape:
 class Scene:
     """A pool with three layers, whose second holds the histories; everything that no row wrote is NaN."""
 
-    def __init__(self, shape: Shape, backend: CudaTriton) -> None:
+    def __init__(self, shape: Shape, backend: AttentionBackend) -> None:
         torch.manual_seed(1)
         with torch.device("cuda"):
             self._fill(shape, backend)
 
-    def _fill(self, shape: Shape, backend: CudaTriton) -> None:
+    def _fill(self, shape: Shape, backend: AttentionBackend) -> None:
         self.shape = shape
         counts = torch.tensor([new for _, new in shape.rows])
         lens = torch.tensor([sum(row) for row in shape.rows])
@@ -95,7 +95,7 @@ class Scene:
         angles = torch.rand(tokens, 1, shape.head_dim // 2) * 6
         self.tables = (torch.cat((angles.cos(),) * 2, -1), torch.cat((-angles.sin(), angles.sin()), -1))
 
-    def run(self, backend: CudaTriton) -> torch.Tensor:
+    def run(self, backend: AttentionBackend) -> torch.Tensor:
         metadata = backend.plan(self.shape.spec, self.step)
         return backend.run(
             self.qk, self.v, self.tables, self.kv, self.shape.scale, metadata, sinks=self.sinks,

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import torch
 
+from penstock.attention import needs
 from penstock.attention.contract import UNSCALED, AttentionSpec, GroupStep, KvLayout, check_layer
 from penstock.kernels.implementation import OpSpec
 from penstock.kernels.native import attention, implementations
-from penstock.types.decision import YES, Verdict
+from penstock.types.decision import Verdict
 
 KV_DTYPES = ("bfloat16", "float32", "int8")
 DEFAULT_KV_DTYPE = "bfloat16"
@@ -41,19 +42,14 @@ class CpuNative:
     eager_because = ""
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
-        reasons: list[str] = []
         instruction_sets = [each.can_run(OpSpec(dtype=spec.dtype, platform=spec.platform)) for each in ISAS]
-        if not any(verdict.ok for verdict in instruction_sets):
-            reasons += instruction_sets[-1].reasons  # of the baseline, which asks least
-        if spec.kv_dtype not in ("auto", *KV_DTYPES):
-            reasons.append(f"keeps keys and values in {', '.join(KV_DTYPES)}, asked for {spec.kv_dtype}")
-        if spec.num_heads % spec.num_kv_heads:
-            reasons.append(f"needs heads in equal groups, found {spec.num_heads} over {spec.num_kv_heads} KV heads")
-        if spec.num_heads > attention.MAX_GROUP * spec.num_kv_heads:
-            reasons.append(f"needs at most {attention.MAX_GROUP} heads for a KV head, found {spec.num_heads}")
-        if spec.head_dim % 2 or spec.head_dim > attention.MAX_HEAD_DIM:
-            reasons.append(f"needs an even head_dim up to {attention.MAX_HEAD_DIM}, found {spec.head_dim}")
-        return Verdict(tuple(reasons)) if reasons else YES
+        usable = any(answer.ok for answer in instruction_sets)
+        return needs.verdict(
+            () if usable else instruction_sets[-1].reasons,  # of the baseline, which asks least
+            needs.kv_dtype(spec, KV_DTYPES),
+            needs.equal_groups(spec, attention.MAX_GROUP),
+            needs.even_head_dim(spec, attention.MAX_HEAD_DIM),
+        )
 
     def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
         dtype = getattr(torch, DEFAULT_KV_DTYPE if spec.kv_dtype == "auto" else spec.kv_dtype)

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from penstock.attention import needs
 from penstock.attention.contract import UNSCALED, AttentionSpec, GroupStep, KvLayout, check_layer
 from penstock.kernels.implementation import OpSpec
 from penstock.kernels.ops import choose_op
-from penstock.types.decision import YES, Verdict
+from penstock.types.decision import Verdict
 
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_BATCHED_QUERIES = 8  # rows with more queries than this run one by one
@@ -105,22 +106,15 @@ class CpuSdpa:
     eager_because = ""
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
-        reasons = []
-        if spec.platform.name != "cpu":
-            reasons.append(f"needs tensors on the cpu, found platform {spec.platform.name}")
-        if spec.dtype not in DTYPES:
-            reasons.append(f"needs dtype {', '.join(DTYPES)}, asked for {spec.dtype}")
-        if spec.kv_dtype not in ("auto", spec.dtype):
-            reasons.append(f"keeps keys and values in the type of activations, asked for {spec.kv_dtype}")
-        if spec.num_heads % spec.num_kv_heads:
-            reasons.append(f"needs heads in equal groups, found {spec.num_heads} over {spec.num_kv_heads} KV heads")
-        if spec.soft_cap is not None:
-            reasons.append(f"scaled_dot_product_attention has no soft cap, asked for {spec.soft_cap}")
-        if spec.sinks:
-            reasons.append("scaled_dot_product_attention has no sinks, asked for them")
-        if spec.batch_invariant:
-            reasons.append("batches rows by their lengths, asked for batch-invariant results")
-        return Verdict(tuple(reasons)) if reasons else YES
+        return needs.verdict(
+            needs.cpu(spec),
+            needs.dtype(spec, DTYPES),
+            needs.kv_dtype_of_activations(spec),
+            needs.equal_groups(spec),
+            needs.no_soft_cap(spec),
+            needs.no_sinks(spec, "scaled_dot_product_attention has no sinks"),
+            needs.no_batch_invariance(spec, "batches rows by their lengths"),
+        )
 
     def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
         return KvLayout(getattr(torch, spec.dtype), (2, block_tokens, spec.num_kv_heads, spec.head_dim))

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from penstock.attention import needs
 from penstock.attention.contract import UNSCALED, AttentionSpec, GroupStep, KvLayout, check_layer
 from penstock.kernels.implementation import OpSpec
 from penstock.kernels.ops import choose_op
-from penstock.types.decision import YES, Verdict
+from penstock.types.decision import Verdict
 
 DTYPES = ("bfloat16", "float16", "float32")
 TILE_QUERIES = 64
@@ -54,24 +55,15 @@ class CudaSdpa:
     eager_because = "cuda_sdpa would gather the longest request that is configured in every recorded step"
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
-        reasons = []
-        if spec.platform.name != "cuda":
-            reasons.append(f"needs platform cuda, found {spec.platform.name}")
-        elif not spec.platform.accelerators:
-            reasons.append("needs a GPU, found none")
-        if spec.dtype not in DTYPES:
-            reasons.append(f"needs dtype {', '.join(DTYPES)}, asked for {spec.dtype}")
-        if spec.kv_dtype not in ("auto", *DTYPES):
-            reasons.append(f"keeps keys and values in {', '.join(DTYPES)}, asked for {spec.kv_dtype}")
-        if spec.num_heads % spec.num_kv_heads:
-            reasons.append(f"needs heads in equal groups, found {spec.num_heads} over {spec.num_kv_heads} KV heads")
-        if spec.soft_cap is not None:
-            reasons.append(f"scaled_dot_product_attention has no soft cap, asked for {spec.soft_cap}")
-        if spec.sinks:
-            reasons.append("scaled_dot_product_attention has no sinks, asked for them")
-        if spec.batch_invariant:
-            reasons.append("pads rows to the longest, asked for batch-invariant results")
-        return Verdict(tuple(reasons)) if reasons else YES
+        return needs.verdict(
+            needs.card(spec),
+            needs.dtype(spec, DTYPES),
+            needs.kv_dtype(spec, DTYPES),
+            needs.equal_groups(spec),
+            needs.no_soft_cap(spec),
+            needs.no_sinks(spec, "scaled_dot_product_attention has no sinks"),
+            needs.no_batch_invariance(spec, "pads rows to the longest"),
+        )
 
     def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
         dtype = getattr(torch, spec.dtype if spec.kv_dtype == "auto" else spec.kv_dtype)

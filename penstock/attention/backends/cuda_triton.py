@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penstock.attention import needs
 from penstock.attention.contract import UNSCALED, AttentionSpec, GroupStep, KvLayout, check_layer
 from penstock.kernels.triton import lazy
-from penstock.types.decision import YES, Verdict
+from penstock.types.decision import Verdict
 
 if TYPE_CHECKING:
     from penstock.kernels.triton.attention import PagedRows
@@ -68,24 +69,14 @@ class CudaTriton:
     eager_because = ""
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
-        reasons: list[str] = []
-        if spec.platform.name != "cuda":
-            reasons.append(f"needs platform cuda, found {spec.platform.name}")
-        else:
-            reasons += _reasons_against_card(spec)
-        if "triton" not in spec.platform.libraries:
-            reasons.append("needs triton, which is not installed")
-        if spec.dtype not in DTYPES:
-            reasons.append(f"needs dtype {', '.join(DTYPES)}, asked for {spec.dtype}")
-        if spec.kv_dtype not in ("auto", *KV_DTYPES):
-            reasons.append(f"keeps keys and values in {', '.join(KV_DTYPES)}, asked for {spec.kv_dtype}")
-        if spec.num_heads % spec.num_kv_heads:
-            reasons.append(f"needs heads in equal groups, found {spec.num_heads} over {spec.num_kv_heads} KV heads")
-        if spec.num_heads > MAX_GROUP * spec.num_kv_heads:
-            reasons.append(f"needs at most {MAX_GROUP} heads for a KV head, found {spec.num_heads}")
-        if spec.head_dim % 2 or spec.head_dim > MAX_HEAD_DIM:
-            reasons.append(f"needs an even head_dim up to {MAX_HEAD_DIM}, found {spec.head_dim}")
-        return Verdict(tuple(reasons)) if reasons else YES
+        return needs.verdict(
+            needs.card(spec, MIN_CAPABILITY),
+            needs.library(spec, "triton"),
+            needs.dtype(spec, DTYPES),
+            needs.kv_dtype(spec, KV_DTYPES),
+            needs.equal_groups(spec, MAX_GROUP),
+            needs.even_head_dim(spec, MAX_HEAD_DIM),
+        )
 
     def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
         dtype = getattr(torch, spec.dtype if spec.kv_dtype == "auto" else spec.kv_dtype)
@@ -138,16 +129,6 @@ class CudaTriton:
         if shape[0] < rows.num_rows * metadata.max_query_len:  # rows are not all as long as the longest
             _decode(queries, None, None, kv, rows, out, scoring, workspace, kv_scales=kv_scales)
         return out
-
-
-def _reasons_against_card(spec: AttentionSpec) -> list[str]:
-    if not spec.platform.accelerators:
-        return ["needs a GPU, found none"]
-    found = spec.platform.accelerators[0].capability
-    capability = tuple(int(part) for part in found.split(".")) if found.replace(".", "").isdigit() else ()
-    if capability >= MIN_CAPABILITY:
-        return []
-    return [f"needs compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}, found {found}"]
 
 
 def _num_processors(device: torch.device) -> int:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from penstock.attention import needs
 from penstock.attention.contract import UNSCALED, AttentionSpec, GroupStep, KvLayout, check_layer
 from penstock.kernels import reference
 from penstock.kernels.implementation import OpSpec
 from penstock.kernels.ops import choose_op
 from penstock.kernels.reference.attention import elements, stored
-from penstock.types.decision import YES, Verdict
+from penstock.types.decision import Verdict
 
 KV_DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn")
 
@@ -32,12 +33,10 @@ class ReferenceTorch:
     eager_because = ""
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
-        reasons = []
-        if spec.kv_dtype not in ("auto", *KV_DTYPES):
-            reasons.append(f"keeps keys and values in {', '.join(KV_DTYPES)}, asked for {spec.kv_dtype}")
-        if spec.batch_invariant:
-            reasons.append("torch's library promises no order of sums, asked for batch-invariant results")
-        return Verdict(tuple(reasons)) if reasons else YES
+        return needs.verdict(
+            needs.kv_dtype(spec, KV_DTYPES),
+            needs.no_batch_invariance(spec, "torch's library promises no order of sums"),
+        )
 
     def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
         dtype = getattr(torch, spec.dtype if spec.kv_dtype == "auto" else spec.kv_dtype)
