@@ -20,6 +20,7 @@ class FailureKind(Enum):
     DEADLINE = "deadline"  # the request's deadline passed
     TOO_LONG = "too_long"  # does not fit the KV cache even alone, or the model's context
     CONTRADICTION = "contradiction"  # the request's own parameters exclude every token
+    CONSTRAINT = "constraint"  # what the answer must look like cannot be compiled, or cannot be followed
     ENGINE_DEAD = "engine_dead"
 
 
