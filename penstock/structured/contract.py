@@ -1,8 +1,8 @@
-"""What a backend of constrained output is: it compiles a constraint for a vocabulary, and opens sessions on the result."""
+"""What a backend of constrained output is: it compiles a constraint for a vocabulary, and opens sessions on the
+result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,9 +19,9 @@ class ConstraintError(Exception):
 class Vocabulary:
     """The tokens of one model, as grammars see them.
 
-    ``tokens[i]`` are the bytes that token i adds to a text, empty for none. ``special`` ids stand for themselves and match
-    no text; ``names`` has their texts. ``end_ids`` end an answer, the first one foremost. ``num_ids`` is the width of the
-    model's logits: masks have one bit per id below it. ``encode`` gives the token ids of a text.
+    ``tokens[i]`` are the bytes that token i adds to a text, empty for none. ``special`` ids stand for themselves and
+    match no text; ``names`` has their texts. ``end_ids`` end an answer, the first one foremost. ``num_ids`` is the
+    width of the model's logits: masks have one bit per id below it.
     """
 
     tokens: tuple[bytes, ...]
@@ -29,7 +29,6 @@ class Vocabulary:
     names: dict[int, str]
     end_ids: tuple[int, ...]
     num_ids: int
-    encode: Callable[[str], list[int]]
 
     @property
     def mask_bytes(self) -> int:
@@ -52,8 +51,8 @@ class GrammarSession(Protocol):
         """Nothing but an end token may follow, or one has been accepted."""
 
     def fill(self) -> bytes:
-        """The mask of the next token: one bit per id, little-endian 32-bit words. End tokens are in it where the answer may
-        end. Raises ConstraintError when the grammar outgrows its limits here."""
+        """The mask of the next token: one bit per id, little-endian 32-bit words. End tokens are in it where the answer
+        may end. Raises ConstraintError when the grammar outgrows its limits here."""
 
     def accept(self, token_id: int) -> bool:
         """Go on by one token. False, and no change, when the grammar does not allow it. Raises ConstraintError."""
@@ -89,17 +88,3 @@ class StructuredBackend(Protocol):
 
     def prepare(self, vocabulary: Vocabulary) -> GrammarCompiler:
         """Import the library and build its tables for a vocabulary: hundreds of milliseconds for large ones."""
-
-
-class PendingGrammar(Protocol):
-    """A grammar that is being compiled."""
-
-    def done(self) -> bool: ...
-
-    @property
-    def problem(self) -> str:
-        """When done: why there is no grammar; an empty string when there is one."""
-
-
-Deliver = Callable[[Sequence[Sequence[bytes]]], None]
-"""Takes, per row that was asked for, its masks: the first for the next token, the others behind its drafts in order."""

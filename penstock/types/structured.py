@@ -1,7 +1,8 @@
-"""What an answer must look like: constraints on the text of a generation, neutral between the backends that enforce them.
+"""What an answer must look like: constraints on the text of a generation, neutral between the backends that enforce
+them.
 
-A frontend makes these records, from request fields or from a dialect's tools; the engine compiles them. They are hashable:
-equal constraints share one compiled grammar.
+A frontend makes these records, from request fields or from a dialect's tools; the engine compiles them. They are
+hashable: equal constraints share one compiled grammar.
 """
 
 from __future__ import annotations
@@ -30,15 +31,14 @@ class StructuredKind(Enum):
     TAGS = "structural_tags"  # ``tags``, with free text around them or not
 
 
-_TEXT_KINDS = frozenset(
-    {StructuredKind.JSON_SCHEMA, StructuredKind.REGEX, StructuredKind.LARK, StructuredKind.GBNF}
-)
+_TEXT_KINDS = frozenset({StructuredKind.JSON_SCHEMA, StructuredKind.REGEX, StructuredKind.LARK, StructuredKind.GBNF})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructuralTag:
-    """``begin``, then content of ``kind``, then ``end``. Texts of the model's special tokens in ``begin`` and ``end`` stand
-    for those tokens. Content is of any kind but CHOICE and TAGS; a LARK grammar may embed schemas with ``%json {...}``.
+    """``begin``, then content of ``kind``, then ``end``. Texts of the model's special tokens in ``begin`` and ``end``
+    stand for those tokens. Content is of any kind but CHOICE and TAGS; a LARK grammar may embed schemas with ``%json
+    {...}``.
     """
 
     begin: str
@@ -51,13 +51,14 @@ class StructuralTag:
 class StructuredSpec:
     """One constraint. Use the class methods; they check.
 
-    ``after`` lets the answer begin with any text that ends where this text first occurs (the end of a model's reasoning);
-    the constraint holds behind it. Empty: it holds from the first token.
+    ``after`` lets the answer begin with any text that ends where this text first occurs (the end of a model's
+    reasoning); the constraint holds behind it. Empty: it holds from the first token.
 
-    Tags come in groups: ``opening``, one tag or several with ``separator`` between them, ``closing``. With ``triggers``,
-    text is free until one of them has been written; then a group must follow that begins with it, and the text behind the
-    group is free again. Without triggers the answer is one group and nothing else. ``required`` asks for at least one tag
-    and ``single`` for at most one. A trigger must begin ``opening`` + ``begin`` of at least one tag.
+    Tags come in groups: ``opening``, one tag or several with ``separator`` between them, ``closing``. With
+    ``triggers``, text is free until one of them has been written; then a group must follow that begins with it, and the
+    text behind the group is free again. Without triggers the answer is one group and nothing else. ``required`` asks
+    for at least one tag and ``single`` for at most one. A trigger must begin ``opening`` + ``begin`` of at least one
+    tag.
     """
 
     kind: StructuredKind
@@ -73,14 +74,19 @@ class StructuredSpec:
     after: str = ""
 
     def __post_init__(self) -> None:
-        """Raises InvalidRequestError. Texts are not parsed here: what is wrong inside them is said when they compile."""
+        """Raises InvalidRequestError. Texts are not parsed here: what is wrong inside them is said when they
+        compile."""
         for name in ("text", "opening", "separator", "closing", "after"):
             if not isinstance(getattr(self, name), str):
                 raise _wrong(f"{name} of a constraint must be a text")
         if bool(self.text) != (self.kind in _TEXT_KINDS):
-            raise _wrong(f"a constraint of kind {self.kind.value} {'needs' if self.kind in _TEXT_KINDS else 'has no'} text")
+            raise _wrong(
+                f"a constraint of kind {self.kind.value} {'needs' if self.kind in _TEXT_KINDS else 'has no'} text"
+            )
         if bool(self.choices) != (self.kind is StructuredKind.CHOICE) or not all(self.choices):
-            raise _wrong("choices must be one or more texts, none of them empty, and only those of kind choice have them")
+            raise _wrong(
+                "choices must be one or more texts, none of them empty, and only those of kind choice have them"
+            )
         if bool(self.tags) != (self.kind is StructuredKind.TAGS):
             raise _wrong("tags must be one or more, and only constraints of kind structural_tags have them")
         if len(self.choices) > MAX_CHOICES:
@@ -98,7 +104,9 @@ class StructuredSpec:
             if tag.kind in (StructuredKind.CHOICE, StructuredKind.TAGS):
                 raise _wrong(f"the content of a structural tag cannot be of kind {tag.kind.value}")
             if bool(tag.text) != (tag.kind in _TEXT_KINDS):
-                raise _wrong(f"content of kind {tag.kind.value} {'needs' if tag.kind in _TEXT_KINDS else 'has no'} text")
+                raise _wrong(
+                    f"content of kind {tag.kind.value} {'needs' if tag.kind in _TEXT_KINDS else 'has no'} text"
+                )
         begins = [self.opening + tag.begin for tag in self.tags]
         for trigger in self.triggers:
             if not trigger or not any(begin.startswith(trigger) for begin in begins):
