@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from penstock.config.version import __version__
 from penstock.types.request import SamplingParams
+from penstock.types.structured import StructuralTag, StructuredSpec
 
 if TYPE_CHECKING:
     from penstock.engine.llm import LLM as LLM
 
-__all__ = ["LLM", "SamplingParams", "__version__"]
+__all__ = ["LLM", "SamplingParams", "StructuralTag", "StructuredSpec", "__version__"]
 
 
 def __getattr__(name: str) -> object:

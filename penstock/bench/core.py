@@ -19,7 +19,7 @@ from penstock.mock.executor import MockExecutor, MockHandle
 from penstock.mock.rig import DecodingRig, full_group, window_group
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.kv import KvCapacity
-from penstock.types.plan import StepPlan
+from penstock.types.plan import Bitmasks, StepPlan
 from penstock.types.result import StepResult
 
 TARGET_MS = {1: 0.3, 256: 3.0, 1024: 10.0}  # rows -> most milliseconds per step, the goal on two 2020s server cores
@@ -34,7 +34,7 @@ class _TimedHandle:
         self._owner = owner
         self._handle = handle
 
-    def masks(self, rows: Sequence[int], bitmasks: Sequence[bytes]) -> None:
+    def masks(self, rows: Sequence[int], bitmasks: Bitmasks) -> None:
         self._handle.masks(rows, bitmasks)
 
     def done(self) -> bool:

@@ -11,11 +11,13 @@ import typer
 
 from penstock.cli.options import ModelArgument, verb
 from penstock.cli.sampling import (
+    JsonSchema,
     MaxTokens,
     Mock,
     Temperature,
     TopK,
     TopP,
+    constraint,
     in_options,
     load_llm,
     naming_options,
@@ -50,6 +52,7 @@ def chat(
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
+    json_schema: JsonSchema = None,
     mock: Mock = False,
     **options: Any,
 ) -> None:
@@ -65,7 +68,12 @@ def chat(
     configure_logging("warning" if not env.is_set("PENSTOCK_LOG_LEVEL") else env.log_level())
     with load_llm(model, options, mock=mock) as llm, naming_options():
         sampling = llm.default_sampling(
-            max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=request_seed(options)
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=request_seed(options),
+            structured=constraint(json_schema),
         )
         conversation = Conversation(llm, sampling, system)
         conversation.check_template()

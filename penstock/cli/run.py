@@ -11,11 +11,13 @@ import typer
 
 from penstock.cli.options import ModelArgument, verb
 from penstock.cli.sampling import (
+    JsonSchema,
     MaxTokens,
     Mock,
     Temperature,
     TopK,
     TopP,
+    constraint,
     load_llm,
     naming_options,
     request_seed,
@@ -38,6 +40,7 @@ def run(
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
+    json_schema: JsonSchema = None,
     raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is, without chat template.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Insist on the chat template.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with text, tokens and usage.")] = False,
@@ -53,6 +56,7 @@ def run(
     penstock run smollm2 "Once upon a time" --raw --max-tokens 50 --seed 7
     git diff | penstock run smollm2 - > summary.txt
     penstock run smollm2 "Name three rivers" --json | jq .usage
+    penstock run smollm2 "Who wrote Faust? Answer in JSON." --json-schema person.json | jq .name
     """
     from penstock.observability.log import configure_logging
 
@@ -62,7 +66,12 @@ def run(
     text = sys.stdin.read() if prompt == "-" else prompt
     with load_llm(model, options, mock=mock) as llm, naming_options():
         sampling = llm.default_sampling(
-            max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=request_seed(options)
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=request_seed(options),
+            structured=constraint(json_schema),
         )
         messages = None if raw else _as_chat(llm, text, insist=chat)
         if as_json:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from penstock.cli.options import engine_config, fetch_model
 from penstock.config.flags import flat_values
-from penstock.errors import InvalidRequestError
+from penstock.errors import ConfigError, InvalidRequestError
+from penstock.types.structured import StructuredSpec
 
 if TYPE_CHECKING:
     from penstock.engine.llm import LLM
@@ -39,6 +41,14 @@ TopK = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option("--top-k", help="Keep this many most likely tokens. Default: the model's own."),
 ]
+JsonSchema = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--json-schema",
+        metavar="FILE|JSON",
+        help="Answers are JSON that this schema accepts: a file, or the schema itself.",
+    ),
+]
 Mock = Annotated[bool, typer.Option("--mock", help="Answer from the mock engine: no model, no torch.")]
 
 
@@ -50,6 +60,19 @@ def load_llm(model: str, options: dict[str, Any], *, mock: bool) -> LLM:
     from penstock.engine.llm import LLM
 
     return LLM(values.pop("model"), mock=mock, default_max_tokens=DEFAULT_MAX_TOKENS, **values)
+
+
+def constraint(json_schema: str | None) -> StructuredSpec | None:
+    """The constraint of ``--json-schema``. Raises ConfigError for a file that cannot be read."""
+    if json_schema is None:
+        return None
+    text = json_schema
+    if not json_schema.lstrip().startswith(("{", "true", "false")):
+        try:
+            text = Path(json_schema).read_text("utf-8")
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(f"--json-schema must be a file or a JSON schema; {json_schema}: {error}.") from error
+    return StructuredSpec.json_schema(text)
 
 
 def in_options(error: InvalidRequestError) -> str:

@@ -50,6 +50,7 @@ class ResolvedConfig:
     platform: str
     attention_backend: str | None
     linear_backend: str | None
+    structured_backend: str | None
     graphs: bool
     deterministic: bool
     threads: int
@@ -157,6 +158,7 @@ def resolve(
         platform=platform.name,
         attention_backend=config.backend.attention_backend,
         linear_backend=config.backend.linear_backend,
+        structured_backend=config.backend.structured_backend,
         graphs=config.backend.graphs,
         deterministic=config.backend.deterministic,
         threads=config.backend.threads or platform.num_cores,

@@ -111,6 +111,9 @@ class BackendConfig:
     )
     attention_backend: str | None = flag(None, "Attention backend by name; `penstock explain` lists them.")
     linear_backend: str | None = flag(None, "Linear method by name, for every scheme it can run.")
+    structured_backend: str | None = flag(
+        None, "Backend of constrained output by name: llguidance or xgrammar. Default: the first one that can run."
+    )
     graphs: bool = flag(
         True, "Record steps of one shape once and repeat them without Python, where all kernels allow it."
     )

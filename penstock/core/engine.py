@@ -14,15 +14,16 @@ import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from penstock.core.integrity import check_core
 from penstock.core.kv.manager import KvManager
-from penstock.core.ports import Clock, DraftSource, Executor, KvTier, OutputChannel, StepHandle
+from penstock.core.ports import Clock, Constraints, DraftSource, Executor, KvTier, OutputChannel, StepHandle
 from penstock.core.requests import RequestState, RequestStatus
 from penstock.core.scheduler.budget import CoreLimits
 from penstock.core.scheduler.policy import POLICIES
 from penstock.core.scheduler.scheduler import Scheduler
-from penstock.core.stops import Stop, accept_tokens, length_stop
+from penstock.core.stops import COMPLETE, Stop, accept_tokens, length_stop
 from penstock.core.transfers import TransferTracker
 from penstock.errors import EngineDeadError, IntegrityError
 from penstock.types.control import CheckIntegrity, ControlCommand, ControlReply, ResetPrefixCache
@@ -30,7 +31,7 @@ from penstock.types.kv import KvCapacity
 from penstock.types.output import EngineStats, FailureKind, FinishReason, OutputBatch, Terminal, TokenUpdate
 from penstock.types.plan import StepPlan
 from penstock.types.request import GenerateRequest
-from penstock.types.result import StepResult, TokenLogprobs
+from penstock.types.result import RowFailure, StepResult, TokenLogprobs
 
 __all__ = ["CoreLimits", "EngineCore"]
 
@@ -42,6 +43,7 @@ class _Flight:
     plan: StepPlan
     rows: list[RequestState]
     handle: StepHandle
+    needs_masks: bool
 
 
 class EngineCore:
@@ -57,6 +59,7 @@ class EngineCore:
         model_identity: str,
         tiers: Sequence[KvTier] = (),
         drafter: DraftSource | None = None,
+        constraints: Constraints[Any] | None = None,
     ) -> None:
         self.limits = limits
         self._executor = executor
@@ -69,6 +72,8 @@ class EngineCore:
         self._requests: dict[int, RequestState] = {}  # those that owe a terminal
         self._held: dict[int, RequestState] = {}
         self._flights: deque[_Flight] = deque()
+        self._constraints = constraints
+        self._compiling: dict[int, RequestState] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._updates: list[TokenUpdate] = []
         self._terminals: list[Terminal] = []
@@ -84,6 +89,7 @@ class EngineCore:
         self._plan_s = 0.0
         self._results_s = 0.0
         self._outputs_s = 0.0
+        self._accept_s = 0.0
 
     # -- what the owner asks -------------------------------------------------------------------------------------
 
@@ -113,7 +119,10 @@ class EngineCore:
         state = RequestState(request, order, longest, blocks)
         self._num_added += 1
         self._requests[state.id] = state
-        self._scheduler.add(state)
+        if sampling.structured is None:
+            self._scheduler.add(state)
+        else:
+            state.move_to(RequestStatus.WAITING_GRAMMAR)
         if self._dead:
             self._fail(state, FailureKind.ENGINE_DEAD, self._dead)
         elif not num_prompt:
@@ -124,8 +133,11 @@ class EngineCore:
             self._end(state, FinishReason.LENGTH)
         elif not self._kv.can_ever_hold(num_prompt):
             self._fail_outgrown(state)
-        elif request.deadline is not None:
-            heapq.heappush(self._deadlines, (request.deadline, state.id))
+        else:
+            if request.deadline is not None:
+                heapq.heappush(self._deadlines, (request.deadline, state.id))
+            if sampling.structured is not None:
+                self._constrain(state)
         self._flush()
 
     def abort(self, request_ids: Iterable[int]) -> None:
@@ -158,6 +170,7 @@ class EngineCore:
 
     def stats(self) -> EngineStats:
         scheduler = self._scheduler
+        num_masks, masks_s = self._constraints.costs() if self._constraints is not None else (0, 0.0)
         return EngineStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
@@ -175,6 +188,10 @@ class EngineCore:
             plan_s=self._plan_s,
             results_s=self._results_s,
             outputs_s=self._outputs_s,
+            num_compiling=len(self._compiling),
+            num_masks=num_masks,
+            masks_s=masks_s,
+            accept_s=self._accept_s,
         )
 
     def check_integrity(self) -> None:
@@ -194,6 +211,67 @@ class EngineCore:
         for request in self._transfers.cancel_all():
             self._let_go(request)
         self._flush()
+
+    # -- constraints ---------------------------------------------------------------------------------------------
+
+    def _constrain(self, request: RequestState) -> None:
+        """Compile what the answer must look like; the request waits beside the queue, in which nobody waits for it."""
+        if self._constraints is None:
+            self._fail(request, FailureKind.CONSTRAINT, "This engine cannot constrain answers.")
+            return
+        request.constraint = self._constraints.constrain(request.request.sampling)
+        self._compiling[request.id] = request
+        self._take_compiled()
+
+    def _take_compiled(self) -> bool:
+        """Queue those whose constraint is compiled, each at the place that its arrival gave it; end those whose is
+        not."""
+        moved = False
+        for request in list(self._compiling.values()):
+            constraint = request.constraint
+            assert constraint is not None
+            if constraint.done:
+                moved = True
+                del self._compiling[request.id]
+                if constraint.problem:
+                    self._fail(request, FailureKind.CONSTRAINT, constraint.problem)
+                else:
+                    constraint.open()
+                    request.move_to(RequestStatus.WAITING)
+                    self._scheduler.add(request)
+        return moved
+
+    def _fill_masks(self) -> None:
+        """Have the masks of the oldest plan filled: every token before its rows is known."""
+        flight = self._flights[0] if self._flights else None
+        if flight is None or not flight.needs_masks:
+            return
+        flight.needs_masks = False
+        assert self._constraints is not None
+        plan = flight.plan
+        rows, wanted = [], []
+        for row in plan.masked_rows:
+            request = flight.rows[row]
+            drafts = plan.row_drafts[row] if plan.row_drafts else ()
+            rows.extend([row] * (len(drafts) + 1))
+            wanted.append((request.constraint if request.is_open else None, drafts))
+        flight.handle.masks(rows, self._constraints.fill(wanted))
+
+    def _follow(self, request: RequestState, tokens: Sequence[int], stop: Stop | None) -> Stop | None:
+        """Lead a constraint on by the tokens of its answer; answers whether the request ends."""
+        constraint = request.constraint
+        assert constraint is not None
+        began = self._clock.now()
+        constraint.accept(tokens)
+        terminated = not constraint.problem and constraint.is_terminated
+        self._accept_s += self._clock.now() - began
+        if not terminated:
+            return stop
+        if stop is not None:
+            return COMPLETE if stop.token_id is None else stop
+        # Next comes an end token, and nothing else; where none may come, the answer is complete as it is.
+        no_end = request.request.sampling.ignore_eos or not request.stop_ids or len(request.tokens) < request.min_known
+        return COMPLETE if no_end else None
 
     # -- one turn ------------------------------------------------------------------------------------------------
 
@@ -219,6 +297,8 @@ class EngineCore:
         moved = False
         if self._deadlines:
             self._expire()
+        if self._compiling:
+            moved |= self._take_compiled()
         while flights and flights[0].handle.done():
             moved |= self._absorb_oldest()
         depth = self._executor.depth
@@ -243,7 +323,8 @@ class EngineCore:
             for admission in plan.admitted:
                 request = self._requests[admission.request_id]
                 request.admitted_at = request.admitted_at or now
-        self._flights.append(_Flight(plan, rows, self._executor.step(plan)))
+        self._flights.append(_Flight(plan, rows, self._executor.step(plan), bool(plan.masked_rows)))
+        self._fill_masks()
         self._plan_s += self._clock.now() - began
         return plan
 
@@ -272,6 +353,7 @@ class EngineCore:
             self._let_go(self._transfers.complete(job_id, ok))
         if flight.rows:
             self._absorb_rows(flight, result)
+        self._fill_masks()
         self._results_s += self._clock.now() - began
         return bool(flight.rows or result.finished_transfers)
 
@@ -308,8 +390,7 @@ class EngineCore:
             if has_extras:
                 if row in result.failed_rows:
                     failed = result.failed_rows[row]
-                    kind = FailureKind.CONTRADICTION if failed.by_request else FailureKind.INTERNAL
-                    self._fail(request, kind, failed.message, compact=False)
+                    self._fail_row(request, failed)
                     continue
                 if row in result.prompt_logprobs:
                     prompt_logprobs = _take_prompt_logprobs(request, start, result.prompt_logprobs[row])
@@ -318,6 +399,8 @@ class EngineCore:
                 kept, stop = accept_tokens(request, tokens)
                 if kept < len(tokens):
                     tokens = tokens[:kept]
+                if request.constraint is not None:
+                    stop = self._follow(request, tokens, stop)
                 self._generation_tokens += kept
                 if request.first_token_at == 0.0:
                     request.first_token_at = now
@@ -330,6 +413,8 @@ class EngineCore:
                 self._advance_blocks(request)
             if stop is not None:
                 self._end(request, stop.reason, stop_token_id=stop.token_id, compact=False)
+            elif request.constraint is not None and request.constraint.problem:
+                self._fail(request, FailureKind.CONSTRAINT, request.constraint.problem, compact=False)
         if len(self._terminals) > num_terminals:
             self._scheduler.compact_running()
 
@@ -351,6 +436,14 @@ class EngineCore:
         )
         self._fail(request, FailureKind.TOO_LONG, message)
 
+    def _fail_row(self, request: RequestState, failed: RowFailure) -> None:
+        """A row without a token. A constraint that cannot go on gives a mask that allows none."""
+        if request.constraint is not None and request.constraint.problem:
+            self._fail(request, FailureKind.CONSTRAINT, request.constraint.problem, compact=False)
+        else:
+            kind = FailureKind.CONTRADICTION if failed.by_request else FailureKind.INTERNAL
+            self._fail(request, kind, failed.message, compact=False)
+
     def _fail(self, request: RequestState, failure: FailureKind, message: str, *, compact: bool = True) -> None:
         self._end(request, FinishReason.ERROR, failure=failure, message=message, compact=compact)
 
@@ -366,6 +459,7 @@ class EngineCore:
     ) -> None:
         """The only place where a Terminal is made. Seat and blocks are free for the plan that is made next."""
         del self._requests[request.id]
+        self._compiling.pop(request.id, None)
         self._scheduler.remove(request, compact=compact)
         if request.num_jobs:
             request.move_to(RequestStatus.HELD)

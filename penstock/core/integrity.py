@@ -35,6 +35,9 @@ def check_core(
     queued = sum(r.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED) for r in open_requests)
     if queued != len(scheduler.waiting):
         found.append(f"{queued} requests wait for a seat, the queue has {len(scheduler.waiting)}")
+    constrained = sum(r.constraint is not None and r.status is not RequestStatus.WAITING_GRAMMAR for r in open_requests)
+    if constrained != scheduler.num_constrained:
+        found.append(f"{constrained} requests have a constraint, the scheduler counts {scheduler.num_constrained}")
     found += _block_violations(scheduler.kv, transfers, running)
     if found:
         raise IntegrityError("; ".join(found))

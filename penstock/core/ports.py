@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.kv import BlockHash, KvCapacity
 from penstock.types.output import OutputBatch
-from penstock.types.plan import StepPlan
+from penstock.types.plan import Bitmasks, StepPlan
+from penstock.types.request import SamplingParams
 from penstock.types.result import StepResult
 
 
 class StepHandle(Protocol):
     """One step in flight."""
 
-    def masks(self, rows: Sequence[int], bitmasks: Sequence[bytes]) -> None:
+    def masks(self, rows: Sequence[int], bitmasks: Bitmasks) -> None:
         """Deliver the token masks of ``plan.masked_rows``: one bit per token id, little-endian 32-bit words.
 
-        Called at most once, before ``result``; the forward does not wait for it, the sampler does.
+        A row with drafts is listed once for each position that it samples, in order. ``bitmasks`` may be a call that
+        waits until they are filled: it is made by whoever samples, once, after the forward. Called at most once, before
+        ``result``; the forward does not wait for it, the sampler does.
         """
 
     def done(self) -> bool:
@@ -101,3 +104,48 @@ class DraftSource(Protocol):
     def propose(self, request_id: int, token_ids: Sequence[int], num_unknown: int, max_drafts: int) -> tuple[int, ...]:
         """At most ``max_drafts`` tokens that may follow. ``num_unknown`` rows in flight, each of which will add tokens
         after ``token_ids``, have not answered yet. Called while a step is planned: must be quick."""
+
+
+class Constraint(Protocol):
+    """What one request's answer must look like. Called from the core's thread."""
+
+    @property
+    def done(self) -> bool:
+        """It has been compiled, or refused: the request may start, or end."""
+
+    @property
+    def problem(self) -> str:
+        """Why the request cannot go on, as a sentence; an empty string when it can."""
+
+    @property
+    def is_terminated(self) -> bool:
+        """Nothing but an end token may follow the tokens accepted so far."""
+
+    def open(self) -> None:
+        """Begin; called once, when ``done`` without a problem."""
+
+    def accept(self, token_ids: Sequence[int]) -> None:
+        """Go on by tokens of the answer. What goes wrong is told by ``problem``."""
+
+
+C = TypeVar("C", bound=Constraint)
+
+
+class Constraints(Protocol[C]):
+    """Compiles constraints away from the core's thread and fills masks beside it."""
+
+    def constrain(self, sampling: SamplingParams) -> C:
+        """For a request whose ``sampling.structured`` is there. Returns at once."""
+
+    def fill(self, rows: Sequence[tuple[C | None, Sequence[int]]]) -> Callable[[], Sequence[bytes]]:
+        """Fill the masks of some rows of one step, each with its constraint and its drafts, and return at once with a
+        call that waits for them: per row one for the next token and one behind every draft. None allows everything.
+
+        Until its step has answered, a constraint that is being filled may not be touched.
+        """
+
+    def costs(self) -> tuple[int, float]:
+        """Masks filled so far, and the seconds that filling took."""
+
+    def close(self) -> None:
+        """Release threads and processes. Idempotent."""

@@ -2,8 +2,10 @@
 
 Knows neither the scheduler nor the block pool; they act on it.
 
-           +--------------> RUNNING -----> HELD
-           |                 |   ^           |
+    WAITING_GRAMMAR
+           |
+           |  +-----------> RUNNING -----> HELD
+           v  |              |   ^           |
     WAITING <-> WAITING_KV   v   |           v
            |       ^------ PREEMPTED ---> FINISHED   (every state may finish; HELD first while transfers run)
 """
@@ -14,6 +16,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 from penstock.core.kv.groups import RequestBlocks
+from penstock.core.ports import Constraint
 from penstock.errors import IntegrityError
 from penstock.types.request import GenerateRequest
 
@@ -21,6 +24,7 @@ NO_SEAT = -1
 
 
 class RequestStatus(Enum):
+    WAITING_GRAMMAR = "waiting_grammar"  # what its answer must look like is being compiled
     WAITING = "waiting"  # never had a seat
     WAITING_KV = "waiting_kv"  # a tier said later, or a load is in flight
     RUNNING = "running"  # has a seat and blocks
@@ -31,7 +35,8 @@ class RequestStatus(Enum):
 
 _S = RequestStatus
 LEGAL_TRANSITIONS: Mapping[RequestStatus, frozenset[RequestStatus]] = {
-    _S.WAITING: frozenset({_S.RUNNING, _S.WAITING_KV, _S.HELD, _S.FINISHED}),
+    _S.WAITING_GRAMMAR: frozenset({_S.WAITING, _S.FINISHED}),
+    _S.WAITING: frozenset({_S.WAITING_GRAMMAR, _S.RUNNING, _S.WAITING_KV, _S.HELD, _S.FINISHED}),
     _S.WAITING_KV: frozenset({_S.WAITING, _S.PREEMPTED, _S.HELD, _S.FINISHED}),
     _S.RUNNING: frozenset({_S.PREEMPTED, _S.HELD, _S.FINISHED}),
     _S.PREEMPTED: frozenset({_S.RUNNING, _S.WAITING_KV, _S.HELD, _S.FINISHED}),
@@ -52,6 +57,7 @@ class RequestState:
         "admitted_at",
         "blocks",
         "computed",
+        "constraint",
         "decoding",
         "expected",
         "first_token_at",
@@ -96,6 +102,7 @@ class RequestState:
         self.in_flight = 0  # rows in plans without result, of this residence or the one before a preemption
         self.planned_in = -1  # step_id of the newest plan that has a row of this request
         self.num_jobs = 0  # transfers in flight
+        self.constraint: Constraint | None = None  # what the answer must look like
         self.tier_asks = 0  # times that a tier said later, since the last residence
         self.tier_tried = False  # tiers were asked to the end since the last residence
         self.prompt_logprobs_done = 0  # prompt positions 1..done are with the client

@@ -18,6 +18,8 @@ class Stop:
 
 
 _LENGTH = Stop(FinishReason.LENGTH)
+COMPLETE = Stop(FinishReason.STOP)
+"""An answer that its constraint lets end only here, without an end token."""
 
 
 def accept_tokens(request: RequestState, tokens: Sequence[int]) -> tuple[int, Stop | None]:

@@ -17,6 +17,7 @@ from penstock.config.flags import engine_config_from
 from penstock.config.resolve import KvFacts, ResolvedConfig, resolve, resolve_dtype, resolve_kv_dtype
 from penstock.config.sections import EngineConfig
 from penstock.core.ports import OutputChannel
+from penstock.engine.constraining import decide_structured, make_constraints
 from penstock.engine.engine import Engine, make_info
 from penstock.engine.mock_engine import build_mock_engine, mock_assets
 from penstock.engine.seed import start_seed
@@ -120,7 +121,10 @@ def build_engine(
         for line in executor.report:
             tell(line)
         tell(f"loaded in {time.monotonic() - began:.1f} s")
-        return Engine(executor, capacity, survey.resolved, channel, info)
+        constraints = make_constraints(
+            survey.structured, lambda: load_assets(config, source), survey.model.vocab_size, survey.spec.platform
+        )
+        return Engine(executor, capacity, survey.resolved, channel, info, constraints)
     except BaseException:
         executor.stop()
         raise
@@ -172,6 +176,7 @@ class _Survey:
     kv_dtypes: tuple[str, ...]
     attention_backends: tuple[str, ...]
     linear_backends: tuple[str, ...]
+    structured: Decision
 
     def settled(self, capacity: KvCapacity) -> ResolvedConfig:
         """The configuration as it turned out, for people and reports."""
@@ -181,6 +186,7 @@ class _Survey:
             kv_cache_dtype=", ".join(self.kv_dtypes),
             attention_backend=", ".join(self.attention_backends),
             linear_backend=", ".join(self.linear_backends),
+            structured_backend=self.structured.chosen or "none",
         )
 
 
@@ -215,14 +221,16 @@ def _survey(config: EngineConfig, source: ModelSource, platform: PlatformFacts |
     kv_dtypes = _kv_dtypes(built)
     kv = KvFacts(block_tokens=_common_block_sizes(built), kv_dtypes=kv_dtypes, longest_request=longest)
     resolved, decisions = resolve(config, model, platform, kv)
+    structured = decide_structured(config.backend.structured_backend)
     return _Survey(
         model=model,
         resolved=resolved,
-        decisions=(placed, *decisions, *_op_decisions(dtype, platform)),
+        decisions=(placed, *decisions, structured, *_op_decisions(dtype, platform)),
         spec=_executor_spec(resolved, source, platform),
         kv_dtypes=kv_dtypes,
         attention_backends=tuple(dict.fromkeys(attention.backend.name for attention in built.attention)),
         linear_backends=built.choices.linear_names,
+        structured=structured,
     )
 
 

@@ -6,11 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 from penstock.config.resolve import ResolvedConfig
 from penstock.core.engine import CoreLimits, EngineCore
 from penstock.core.loop import CoreLoop
-from penstock.core.ports import Executor, OutputChannel
+from penstock.core.ports import Constraints, Executor, OutputChannel
 from penstock.errors import EngineDeadError
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.decision import Decision
@@ -31,7 +32,8 @@ class MonotonicClock:
 class Engine:
     """Implements ``ipc.server.EngineInbox``. Any thread may call everything but ``run``, which one thread calls once.
 
-    ``executor`` has been started and answered ``capacity``; it is stopped when ``run`` ends.
+    ``executor`` has been started and answered ``capacity``; it is stopped when ``run`` ends, and ``constraints``
+    closed.
     """
 
     def __init__(
@@ -41,10 +43,12 @@ class Engine:
         resolved: ResolvedConfig,
         channel: OutputChannel,
         info: EngineInfo,
+        constraints: Constraints[Any] | None = None,
     ) -> None:
         self.info = info
         log_decisions(info.decisions)
         self._executor = executor
+        self._constraints = constraints
         limits = CoreLimits(
             max_num_seqs=resolved.max_num_seqs,
             max_num_batched_tokens=resolved.max_num_batched_tokens,
@@ -54,7 +58,13 @@ class Engine:
             check_integrity=resolved.check_integrity,
         )
         self._core = EngineCore(
-            executor, capacity, limits, channel, MonotonicClock(), content_identity(info.model, resolved)
+            executor,
+            capacity,
+            limits,
+            channel,
+            MonotonicClock(),
+            content_identity(info.model, resolved),
+            constraints=constraints,
         )
         self._loop = CoreLoop(self._core)
 
@@ -88,6 +98,8 @@ class Engine:
             self._loop.run()
         finally:
             self._executor.stop()
+            if self._constraints is not None:
+                self._constraints.close()
 
 
 def content_identity(model: ModelFacts, resolved: ResolvedConfig) -> str:

@@ -113,8 +113,9 @@ class LLM:
         A prompt is text or a sequence of token ids. ``sampling_params`` is one for all or one per prompt; None takes
         the model's own defaults. Lower ``priority`` runs first with ``scheduling_policy="priority"``. Requests share
         cached KV blocks only with those of the same ``cache_salt``. ``timeout`` is in seconds, for all prompts
-        together. ``progress`` draws a bar on stderr. Raises InvalidRequestError before anything runs,
-        RequestFailedError or EngineDeadError when a request fails or its time is up (the others are aborted).
+        together. ``progress`` draws a bar on stderr. Raises InvalidRequestError before anything runs, or when what
+        ``structured`` asks for cannot be compiled; RequestFailedError or EngineDeadError when a request fails or its
+        time is up (the others are aborted).
 
         >>> llm.generate(["One, two,", "Un, deux,"], SamplingParams(max_tokens=4, n=2))[1].outputs[0].text
         """
@@ -355,6 +356,8 @@ def _answer(job: PreparedRequest, prompt: Prompt, folds: Sequence[TextFold], fir
 def _failure_of(terminal: Terminal) -> Exception:
     if terminal.failure is FailureKind.ENGINE_DEAD:
         return EngineDeadError(terminal.message)
+    if terminal.failure is FailureKind.CONSTRAINT:
+        return InvalidRequestError(terminal.message, param="structured")
     kind = (terminal.failure or FailureKind.INTERNAL).value
     return RequestFailedError(terminal.message or "The request failed.", kind=kind)
 

@@ -7,6 +7,7 @@ import hashlib
 from penstock.config.resolve import KvFacts, resolve
 from penstock.config.sections import EngineConfig
 from penstock.core.ports import OutputChannel
+from penstock.engine.constraining import decide_structured, make_constraints
 from penstock.engine.engine import Engine, make_info
 from penstock.engine.seed import start_seed
 from penstock.frontend.chat.template import ChatTemplate
@@ -63,7 +64,10 @@ def build_mock_engine(
         verify=resolved.check_integrity,
     )
     capacity = executor.start()
-    return Engine(executor, capacity, resolved, channel, make_info(model, platform, resolved, capacity, decisions))
+    structured = decide_structured(config.backend.structured_backend)
+    info = make_info(model, platform, resolved, capacity, (*decisions, structured))
+    constraints = make_constraints(structured, mock_assets, model.vocab_size, platform)
+    return Engine(executor, capacity, resolved, channel, info, constraints)
 
 
 def mock_facts() -> ModelFacts:

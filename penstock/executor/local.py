@@ -20,7 +20,7 @@ from penstock.kernels.native.extension import set_num_threads
 from penstock.types.control import CheckIntegrity, ControlCommand, ControlReply, ResetPrefixCache, TimeKernels
 from penstock.types.decision import Decision
 from penstock.types.kv import KvCapacity
-from penstock.types.plan import StepPlan
+from penstock.types.plan import Bitmasks, StepPlan
 from penstock.types.result import StepResult
 
 STOPPED = "The executor was stopped."
@@ -36,7 +36,7 @@ class LocalStepHandle:
         self.plan = plan
         self.pending: PendingStep | None = None  # when it was launched
         self._compute = compute
-        self._masks: dict[int, list[bytes]] = {}
+        self._masks: tuple[Sequence[int], Bitmasks] = (), ()
         self._delivered = not plan.masked_rows
         self._result: StepResult | None = None
         self._failure: str | None = None
@@ -45,12 +45,10 @@ class LocalStepHandle:
         self._finished = threading.Event() if compute is None else None
         self._masks_there = threading.Event() if compute is None else None
 
-    def masks(self, rows: Sequence[int], bitmasks: Sequence[bytes]) -> None:
-        """A row may be listed several times: its masks belong to the positions behind its drafts, in order."""
-        collected: dict[int, list[bytes]] = defaultdict(list)
-        for row, mask in zip(rows, bitmasks, strict=True):
-            collected[row].append(mask)
-        self._masks = dict(collected)
+    def masks(self, rows: Sequence[int], bitmasks: Bitmasks) -> None:
+        """A row may be listed several times: its masks belong to the positions behind its drafts, in order. A call that
+        waits for them is made by ``wait_for_masks``, so that the forward runs while they are filled."""
+        self._masks = rows, bitmasks
         self._delivered = True
         if self._masks_there is not None:
             self._masks_there.set()
@@ -83,7 +81,11 @@ class LocalStepHandle:
             raise EngineDeadError(self._failure)
         if not self._delivered:
             raise IntegrityError(f"the masks of step {self.plan.step_id} were not delivered before its result")
-        return self._masks
+        rows, bitmasks = self._masks
+        collected: dict[int, list[bytes]] = defaultdict(list)
+        for row, mask in zip(rows, bitmasks() if callable(bitmasks) else bitmasks, strict=True):
+            collected[row].append(mask)
+        return dict(collected)
 
     def complete(self, result: StepResult) -> None:
         self._result = result

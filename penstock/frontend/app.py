@@ -20,6 +20,7 @@ from penstock.frontend.exchange import Exchange, Receive, Scope, Send
 from penstock.frontend.openai.decode import decode_body, warning_header
 from penstock.frontend.openai.errors import HttpError, problem_of
 from penstock.frontend.openai.openapi import openapi_document
+from penstock.frontend.openai.removed import refuse_removed
 from penstock.frontend.routes.table import KEYED, PUBLIC, ROUTES, Route
 from penstock.frontend.service import Service
 from penstock.frontend.text.load import TextAssets
@@ -119,6 +120,7 @@ class App:
         body = await exchange.read_body(self.server.max_request_bytes)
         record, unknown = decode_body(body, route.body)
         if unknown:
+            refuse_removed(unknown)
             warning = warning_header(unknown)
             warn_once(_LOG, f"{route.path}: {warning}")
             exchange.extra_headers.append(("penstock-warning", warning))

@@ -16,7 +16,7 @@ from penstock.types.facts import EngineInfo
 from penstock.types.output import OutputBatch
 from penstock.types.request import GenerateRequest
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 T = TypeVar("T")
 
 

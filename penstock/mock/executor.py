@@ -8,7 +8,7 @@ entry holds and refuses plans that break the rules. Knows no text and no core.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from penstock.errors import EngineDeadError, IntegrityError
@@ -18,7 +18,7 @@ from penstock.mock.ledger import KvLedger
 from penstock.mock.performance import FixedDelay, Performance, shape_of
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.kv import KvCapacity, KvGroupSpec, TransferJob
-from penstock.types.plan import StepPlan
+from penstock.types.plan import Bitmasks, StepPlan
 from penstock.types.request import SamplingParams
 from penstock.types.result import RowFailure, StepResult, StepTimings, TokenLogprobs
 
@@ -58,27 +58,65 @@ class _SeatState:
 
 
 class MockHandle:
-    """A step whose result is decided already, and revealed at ``ends_at``."""
+    """A step that is revealed at ``ends_at``. Its result is decided when it is submitted, unless token masks are still
+    to come for it or for one before it."""
 
-    def __init__(self, executor: MockExecutor, plan: StepPlan, result: StepResult, ends_at: float) -> None:
+    def __init__(self, executor: MockExecutor, plan: StepPlan, timings: StepTimings) -> None:
+        self.plan = plan
+        self.timings = timings
+        self.decided: StepResult | None = None
         self._executor = executor
-        self._plan = plan
-        self._result = result
-        self._ends_at = ends_at
-        self._masked = False
+        self._masks: tuple[Sequence[int], Bitmasks] | None = None
 
-    def masks(self, rows: Sequence[int], bitmasks: Sequence[bytes]) -> None:
-        if self._masked or not set(rows) <= set(self._plan.masked_rows) or len(rows) != len(bitmasks):
+    def masks(self, rows: Sequence[int], bitmasks: Bitmasks) -> None:
+        if self._masks is not None or not set(rows) <= set(self.plan.masked_rows):
             raise IntegrityError("masks were delivered twice, or for rows that the plan does not name")
-        self._masked = True
+        self._masks = rows, bitmasks
 
     def done(self) -> bool:
-        return self._executor.clock.now() >= self._ends_at
+        return self._executor.clock.now() >= self.timings.ended
 
     def result(self) -> StepResult:
-        self._executor.clock.sleep_until(self._ends_at)
-        self._executor.reveal(self._plan)
-        return self._result
+        self._executor.clock.sleep_until(self.timings.ended)
+        self._executor.reveal(self.plan)
+        self._executor.decide(self)
+        assert self.decided is not None
+        return self.decided
+
+    def take_masks(self) -> dict[int, list[bytes]]:
+        """Of each masked row, for the positions that it samples."""
+        if not self.plan.masked_rows:
+            return {}
+        if self._masks is None:
+            raise IntegrityError(f"the masks of step {self.plan.step_id} were not delivered before its result")
+        rows, given = self._masks
+        by_row: dict[int, list[bytes]] = {}
+        for row, mask in zip(rows, given() if callable(given) else given, strict=True):
+            by_row.setdefault(row, []).append(mask)
+        return by_row
+
+
+def _masked(tokens: tuple[int, ...], drafts: Sequence[int], masks: Sequence[bytes]) -> tuple[int, ...]:
+    """Drafts as far as ``tokens`` accepts them and the masks allow them, then a token that its mask allows; nothing
+    when there is none."""
+    kept: list[int] = []
+    for draft, mask in zip(drafts[: len(tokens) - 1], masks, strict=False):
+        if _allowed(draft, mask) != draft:
+            break
+        kept.append(draft)
+    last = _allowed(tokens[len(kept)], masks[len(kept)]) if tokens else None
+    return (*kept, last) if last is not None else ()
+
+
+def _allowed(token: int, mask: bytes) -> int | None:
+    """``token`` or, in a circle, the next id whose bit is set; None when there is none."""
+    bits = int.from_bytes(mask, "little")
+    if bits >> token & 1:
+        return token
+    above = bits >> token
+    if above:
+        return token + (above & -above).bit_length() - 1
+    return (bits & -bits).bit_length() - 1 if bits else None
 
 
 class MockExecutor:
@@ -115,6 +153,7 @@ class MockExecutor:
         self._transfers: deque[tuple[int, TransferJob]] = deque()  # (step that reports it, job)
         self._free_at = 0.0
         self._in_flight = 0
+        self._deferred: deque[MockHandle] = deque()
         self._dead = ""
         self._stopped = False
 
@@ -145,6 +184,28 @@ class MockExecutor:
         self._in_flight += 1
         if self._in_flight > self._depth:
             raise IntegrityError(f"{self._in_flight} plans are in flight, the executor takes {self._depth}")
+        started = max(self.clock.now(), self._free_at)
+        deferred = bool(plan.masked_rows or self._deferred)
+        if not deferred:
+            self._apply(plan)
+        context = sum(self._seats[seat].computed for seat in plan.row_seats if seat in self._seats)
+        delay = self._performance(shape_of(plan, context)) + self._faults.stalls.get(plan.step_id, 0.0)
+        self._free_at = started + delay
+        handle = MockHandle(self, plan, StepTimings(started, self._free_at, delay, 0.0))
+        if deferred:
+            self._deferred.append(handle)
+        else:
+            handle.decided = self._run(plan, handle.timings, {})
+        return handle
+
+    def decide(self, handle: MockHandle) -> None:
+        """Carry out the steps up to ``handle`` that had to wait for masks."""
+        while handle.decided is None:
+            oldest = self._deferred.popleft()
+            self._apply(oldest.plan)
+            oldest.decided = self._run(oldest.plan, oldest.timings, oldest.take_masks())
+
+    def _apply(self, plan: StepPlan) -> None:
         if self._ledger is not None:
             self._ledger.open_step(plan)
         for seat in plan.dropped:
@@ -159,12 +220,6 @@ class MockExecutor:
                 len(admission.token_ids),
                 admission.num_computed,
             )
-        started = max(self.clock.now(), self._free_at)
-        context = sum(self._seats[seat].computed for seat in plan.row_seats)
-        delay = self._performance(shape_of(plan, context)) + self._faults.stalls.get(plan.step_id, 0.0)
-        self._free_at = started + delay
-        result = self._run(plan, StepTimings(started, self._free_at, delay, 0.0))
-        return MockHandle(self, plan, result, self._free_at)
 
     def reveal(self, plan: StepPlan) -> None:
         """A handle was asked for its result. Raises EngineDeadError from the chosen step on."""
@@ -176,7 +231,7 @@ class MockExecutor:
 
     # -- one step ------------------------------------------------------------------------------------------------
 
-    def _run(self, plan: StepPlan, timings: StepTimings) -> StepResult:
+    def _run(self, plan: StepPlan, timings: StepTimings, masks: Mapping[int, Sequence[bytes]]) -> StepResult:
         row_tokens: list[tuple[int, ...]] = []
         logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
         prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
@@ -189,6 +244,10 @@ class MockExecutor:
             if state.prompt:
                 self._describe_prompt(row, state, num_tokens, prompt_logprobs)
             tokens = self._sample(state, num_drafts) if samples else ()
+            if row in masks:
+                tokens = _masked(tokens, plan.row_drafts[row] if plan.row_drafts else (), masks[row])
+                if not tokens:
+                    failed[row] = RowFailure("The token mask of this position allows no token.")
             if self._ledger is not None:
                 self._ledger.run_row(seat, num_tokens, num_drafts, samples, tokens)
             state.computed += num_tokens + (len(tokens) - 1 if samples else 0)

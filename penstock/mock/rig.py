@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from penstock.core.engine import CoreLimits, EngineCore
-from penstock.core.ports import DraftSource, Executor, KvTier, OutputChannel
+from penstock.core.ports import Constraints, DraftSource, Executor, KvTier, OutputChannel
 from penstock.mock.clock import VirtualClock, WaitableClock
 from penstock.types.kv import KvGroupSpec, Visibility
 from penstock.types.output import OutputBatch, Terminal, TokenUpdate
@@ -74,6 +75,7 @@ def make_core(
     clock: WaitableClock | None = None,
     tiers: Sequence[KvTier] = (),
     drafter: DraftSource | None = None,
+    constraints: Constraints[Any] | None = None,
 ) -> EngineCore:
     """Start the executor and put a core on top of it."""
     return EngineCore(
@@ -85,6 +87,7 @@ def make_core(
         "mock",
         tiers=tiers,
         drafter=drafter,
+        constraints=constraints,
     )
 
 

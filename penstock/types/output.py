@@ -20,6 +20,7 @@ class FailureKind(Enum):
     DEADLINE = "deadline"  # the request's deadline passed
     TOO_LONG = "too_long"  # does not fit the KV cache even alone, or the model's context
     CONTRADICTION = "contradiction"  # the request's own parameters exclude every token
+    CONSTRAINT = "constraint"  # what the answer must look like cannot be compiled, or cannot be followed
     ENGINE_DEAD = "engine_dead"
 
 
@@ -75,11 +76,15 @@ class EngineStats:
     inputs_s: float = 0.0  # the executor's seconds from plans to inputs
     plan_s: float = 0.0  # the core's seconds in making plans and handing them over
     results_s: float = 0.0  # the core's seconds in taking results in, without waiting for them
+    num_compiling: int = 0  # requests whose constraint is being compiled; they are not among the waiting ones
+    num_masks: int = 0  # token masks filled for constrained rows
+    masks_s: float = 0.0  # seconds in filling them, on threads beside the core's
+    accept_s: float = 0.0  # the core's seconds in following constraints by the tokens of answers
     outputs_s: float = 0.0  # the core's seconds in handing updates to the frontend
 
     def at_rest(self) -> EngineStats:
         """The same counters with nothing in use: what is true of an engine that has gone."""
-        return replace(self, num_running=0, num_waiting=0, num_held=0, kv_usage=0.0)
+        return replace(self, num_running=0, num_waiting=0, num_held=0, num_compiling=0, kv_usage=0.0)
 
 
 @dataclass(frozen=True, slots=True)

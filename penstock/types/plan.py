@@ -6,10 +6,14 @@ and a plan they derive positions and slots themselves, because only the device k
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from penstock.types.kv import BlockId, TransferJob
 from penstock.types.request import SamplingParams
+
+Bitmasks = Sequence[bytes] | Callable[[], Sequence[bytes]]
+"""Token masks, one bit per token id in little-endian 32-bit words; or a call that waits until they are filled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

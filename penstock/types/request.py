@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.errors import InvalidRequestError
+from penstock.types.structured import StructuredSpec
 
 MAX_LOGPROBS = 20
 
@@ -49,6 +50,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    structured: StructuredSpec | None = None  # what the answer must look like
 
     def __post_init__(self) -> None:
         for name, kind, low, high in _RANGES:
@@ -81,6 +83,8 @@ class SamplingParams:
             raise InvalidRequestError(
                 f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens}).", param="min_tokens"
             )
+        if self.structured is not None and not isinstance(self.structured, StructuredSpec):
+            raise _wrong("structured", "a StructuredSpec", self.structured)
         if "" in self.stop:
             raise InvalidRequestError("stop must not contain an empty string.", param="stop")
 

@@ -15,8 +15,10 @@ from client_fixtures import on_event_loop
 
 from penstock.config.resolve import ResolvedConfig
 from penstock.config.sections import ServerConfig
+from penstock.engine.constraining import decide_structured, make_constraints
 from penstock.engine.engine import Engine
 from penstock.engine.inproc import InProcessClient
+from penstock.engine.mock_engine import mock_assets
 from penstock.frontend.app import App
 from penstock.frontend.chat.template import ChatTemplate
 from penstock.frontend.server import make_server, run
@@ -26,6 +28,7 @@ from penstock.mock.faults import NO_FAULTS, MockFaults
 from penstock.mock.performance import FixedDelay
 from penstock.mock.rig import full_group
 from penstock.mock.tokenizer import ByteTokenizer
+from penstock.structured.grammar_cache import CompileLimits
 from penstock.types.decision import Decision, Rejection
 from penstock.types.facts import EngineInfo, ModelFacts, PlatformFacts
 
@@ -67,6 +70,7 @@ class MockServer:
     sampling_defaults: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ("mock", "alias")
     template: bool = True
+    compile_limits: CompileLimits = field(default_factory=CompileLimits)
 
     def __enter__(self) -> MockServer:
         self._clients: list[openai.OpenAI] = []
@@ -128,7 +132,11 @@ class MockServer:
             verify=self.check_integrity,
         )
         capacity = executor.start()
-        return Engine(executor, capacity, self._resolved(), channel, self._info())
+        info = self._info()
+        constraints = make_constraints(
+            decide_structured(None), mock_assets, info.model.vocab_size, info.platform, self.compile_limits
+        )
+        return Engine(executor, capacity, self._resolved(), channel, info, constraints)
 
     def _resolved(self) -> ResolvedConfig:
         return ResolvedConfig(
@@ -146,6 +154,7 @@ class MockServer:
             check_integrity=self.check_integrity,
             attention_backend=None,
             linear_backend=None,
+            structured_backend=None,
             threads=1,
             platform="cpu",
             deterministic=False,

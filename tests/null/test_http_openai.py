@@ -282,7 +282,7 @@ def test_errors_reach_the_client_typed(server):
         ("completions", {"prompt": "a", "allowed_token_ids": [99999]}, "allowed_token_ids"),
         ("completions", {"prompt": "a", "bad_words": [""]}, "bad_words"),
         ("completions", {"prompt": "a", "priority": 2**40}, "priority"),
-        ("completions", {"prompt": "a", "response_format": {"type": "json_object"}}, "response_format"),
+        ("completions", {"prompt": "a", "response_format": {"type": "json_objekt"}}, "response_format"),
         ("completions", {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
         ("completions", {"prompt": []}, "prompt"),
         ("completions", {"prompt": ""}, "prompt"),

@@ -38,7 +38,7 @@ def test_null_tier_cannot_import_torch(name):
 
 
 def test_public_surface():
-    assert set(penstock.__all__) == {"LLM", "SamplingParams", "__version__"}
+    assert set(penstock.__all__) == {"LLM", "SamplingParams", "StructuralTag", "StructuredSpec", "__version__"}
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         penstock.nonsense  # noqa: B018
 
@@ -66,7 +66,8 @@ def test_import_contracts():
 def test_everything_imported_is_a_declared_dependency():
     """A package that only the test extra brings must not be needed by a user."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    optional = project["optional-dependencies"]["reports"]
+    extras = project["optional-dependencies"]
+    optional = extras["reports"] + extras["xgrammar"]
     declared = {re.match(r"[\w.-]+", line).group().lower() for line in project["dependencies"] + optional}
     owners = packages_distributions()
     found = {}

@@ -75,6 +75,7 @@ class PlanBuilder:
         "admitted",
         "appended",
         "drafts",
+        "has_constraints",
         "has_drafts",
         "num_tokens",
         "prefills",
@@ -85,8 +86,9 @@ class PlanBuilder:
         "tokens_left",
     )
 
-    def __init__(self, step_id: int, max_tokens: int) -> None:
+    def __init__(self, step_id: int, max_tokens: int, *, has_constraints: bool) -> None:
         self.step_id = step_id
+        self.has_constraints = has_constraints  # some request has one
         self.tokens_left = max_tokens
         self.rows: list[RequestState] = []
         self.seats: list[int] = []
@@ -119,6 +121,13 @@ class PlanBuilder:
         for group, block_ids in appended:
             self.appended.append((request.seat, group, block_ids))
 
+    def _masked_rows(self) -> tuple[int, ...]:
+        return tuple(
+            row
+            for row, (request, samples) in enumerate(zip(self.rows, self.samples, strict=True))
+            if samples and request.constraint is not None
+        )
+
     def finish(self, dropped: tuple[int, ...], transfers: tuple[TransferJob, ...]) -> StepPlan:
         return StepPlan(
             step_id=self.step_id,
@@ -129,5 +138,6 @@ class PlanBuilder:
             row_num_tokens=tuple(self.num_tokens),
             row_samples=tuple(self.samples),
             row_drafts=tuple(self.drafts) if self.has_drafts else (),
+            masked_rows=self._masked_rows() if self.has_constraints else (),
             transfers=transfers,
         )

@@ -50,6 +50,7 @@ class Scheduler:
         self.waiting = WaitQueue()
         self.running: list[RequestState] = []  # in order
         self.postponed: dict[int, RequestState] = {}  # WAITING_KV
+        self.num_constrained = 0  # open requests that have a constraint
         self.num_preemptions = 0
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
@@ -64,6 +65,8 @@ class Scheduler:
     # -- membership ----------------------------------------------------------------------------------------------
 
     def add(self, request: RequestState) -> None:
+        if request.constraint is not None:
+            self.num_constrained += 1
         self.waiting.push(request)
 
     def remove(self, request: RequestState, *, compact: bool = True) -> None:
@@ -71,6 +74,10 @@ class Scheduler:
 
         With ``compact`` false the caller promises ``compact_running`` before the next pass.
         """
+        if request.status is RequestStatus.WAITING_GRAMMAR:
+            return
+        if request.constraint is not None:
+            self.num_constrained -= 1
         if request.status is RequestStatus.RUNNING:
             self.kv.release(request.blocks)
             self.seats.give_back(request.leave_seat())
@@ -108,7 +115,7 @@ class Scheduler:
         """The next plan and the requests of its rows; None when there is nothing to do and it may not be empty."""
         for request in [r for r in self.postponed.values() if r.num_jobs == 0]:
             self.requeue(request)
-        build = PlanBuilder(step_id, self.limits.max_num_batched_tokens)
+        build = PlanBuilder(step_id, self.limits.max_num_batched_tokens, has_constraints=self.num_constrained > 0)
         self._preempted_in_pass = False
         self._plan_decodes(build)
         for request in build.prefills:

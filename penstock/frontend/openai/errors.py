@@ -37,6 +37,7 @@ _FAILURE_STATUS = {
     FailureKind.DEADLINE.value: 408,
     FailureKind.TOO_LONG.value: 400,
     FailureKind.CONTRADICTION.value: 400,
+    FailureKind.CONSTRAINT.value: 400,
     FailureKind.ENGINE_DEAD.value: 503,
 }
 

@@ -50,8 +50,24 @@ class StreamOptions(Struct, kw_only=True):
 
 
 class ResponseFormat(Struct, kw_only=True):
+    """``type`` is text, json_object, json_schema (then ``json_schema.schema`` is the schema) or structural_tag (then
+    ``structures`` and ``triggers`` are those of vLLM)."""
+
     type: str
     json_schema: dict[str, Any] | None = None
+    structures: list[Any] | None = None
+    triggers: list[Any] | None = None
+
+
+class StructuredOutputs(Struct, kw_only=True):
+    """What answers must look like; one of the fields."""
+
+    json: str | dict[str, Any] | bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: Annotated[str, Meta(description="Lark, or GBNF as llama.cpp has it.")] | None = None
+    json_object: bool | None = None
+    structural_tag: dict[str, Any] | None = None
 
 
 class SamplingFields(Struct, kw_only=True):
@@ -90,6 +106,7 @@ class SamplingFields(Struct, kw_only=True):
     return_tokens_as_token_ids: bool | None = None
     return_token_ids: bool | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     user: str | None = None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from penstock.errors import InvalidRequestError
 from penstock.frontend.openai.requests import ChatRequest, CompletionRequest, SamplingFields
+from penstock.frontend.openai.structured import constraint_of
 from penstock.frontend.text.requests import merge_sampling
 from penstock.types.request import MAX_LOGPROBS, SamplingParams
 
@@ -61,15 +62,6 @@ def chat_sampling(request: ChatRequest, defaults: Mapping[str, Any], max_n: int)
     return merge_sampling(defaults, asked)
 
 
-def refuse_response_format(request: SamplingFields) -> None:
-    if request.response_format is not None and request.response_format.type != "text":
-        raise InvalidRequestError(
-            f"response_format {request.response_format.type[:64]!r} is not supported by this version: answers are "
-            "free text. Use type 'text' or leave it out.",
-            param="response_format",
-        )
-
-
 def _refuse_unsupported(request: ChatRequest) -> None:
     for name in ("tools", "functions"):
         if getattr(request, name):
@@ -92,12 +84,12 @@ def _refuse_unsupported(request: ChatRequest) -> None:
 
 
 def _asked(request: SamplingFields, max_n: int) -> dict[str, Any]:
-    refuse_response_format(request)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options is only for requests with stream true.", param="stream_options")
     if request.n is not None and request.n > max_n:
         raise InvalidRequestError(f"n must be at most {max_n} on this server (--max-n), got {request.n}.", param="n")
     asked: dict[str, Any] = {name: getattr(request, name) for name in _SAME_NAMES}
+    asked["structured"] = constraint_of(request)
     if request.stop is not None:
         stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
         if len(stops) > MAX_STOPS:

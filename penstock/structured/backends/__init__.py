@@ -1,0 +1,1 @@
+"""One file per library that compiles grammars to token masks."""

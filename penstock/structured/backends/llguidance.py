@@ -1,0 +1,250 @@
+"""llguidance: Earley parser over lazily built lexer automata, in Rust. Enforces almost all of JSON Schema, and releases
+Python's lock while it compiles and while it fills masks."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from penstock.structured.contract import ConstraintError, StructuredNeed, Vocabulary
+from penstock.structured.keywords import checked_schema
+from penstock.structured.lark import WHITESPACE, Content, write_grammar
+from penstock.types.decision import YES, Verdict
+from penstock.types.structured import StructuredKind, StructuredSpec
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+ENFORCED = frozenset(
+    [
+        "$ref",
+        "type",
+        "enum",
+        "const",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "properties",
+        "patternProperties",
+        "additionalProperties",
+        "required",
+        "minProperties",
+        "maxProperties",
+        "items",
+        "prefixItems",
+        "additionalItems",
+        "minItems",
+        "maxItems",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "format",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "multipleOf",
+    ]
+)
+
+# What compiling and one mask may cost. A step's limits are about 15 ms of one core; a lexer state is 1 to 2 KB.
+_LIMITS: Mapping[str, Any] = {
+    "max_items_in_row": 2000,
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 200_000,
+    "step_max_items": 50_000,
+    "max_lexer_states": 50_000,
+    "max_grammar_size": 500_000,
+    "verbose_errors": False,
+}
+_OPTIONS: Mapping[str, Any] = {"whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
+
+
+class Llguidance:
+    name = "llguidance"
+    kinds = frozenset(StructuredKind)
+
+    def can_run(self, need: StructuredNeed) -> Verdict:
+        if "llguidance" in need.packages:
+            return YES
+        return Verdict(("needs the package llguidance, which is not installed",))
+
+    def prepare(self, vocabulary: Vocabulary) -> LlguidanceCompiler:
+        return LlguidanceCompiler(vocabulary)
+
+
+class LlguidanceCompiler:
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        import llguidance
+
+        self._library = llguidance
+        self._vocabulary = vocabulary
+        self._tokenizer: LLTokenizer = llguidance.LLTokenizer(
+            _Tokens(vocabulary),  # type: ignore[arg-type]
+            n_vocab=vocabulary.num_ids,
+            eos_token=list(vocabulary.end_ids),
+            slices=llguidance.LLTokenizer.json_slices(),
+        )
+        self._limits: LLParserLimits = llguidance.LLParserLimits(**_LIMITS)
+
+    def compile(self, spec: StructuredSpec) -> LlguidanceGrammar:
+        text = write_grammar(spec, self._vocabulary, self._content)
+        matcher = self._library.LLMatcher(self._tokenizer, text, log_level=0, limits=self._limits)
+        if matcher.is_error():
+            raise ConstraintError(_sentence(spec, matcher.get_error()))
+        grammar = LlguidanceGrammar(matcher, self._vocabulary)
+        grammar.open().fill()
+        return grammar
+
+    def _content(self, kind: StructuredKind, text: str) -> Content:
+        match kind:
+            case StructuredKind.JSON_OBJECT:
+                return Content(inline=_inline_schema({"type": "object"}))
+            case StructuredKind.JSON_SCHEMA:
+                return Content(inline=_inline_schema(checked_schema(text, ENFORCED, Llguidance.name)))
+            case StructuredKind.REGEX:
+                return Content(inline=f"/{self._library.regex_to_lark(text, 'd')}/")
+            case StructuredKind.GBNF:
+                return Content(lark=self._lark_of_gbnf(text))
+            case _:
+                return Content(lark=text)
+
+    def _lark_of_gbnf(self, text: str) -> str:
+        from llguidance.gbnf_to_lark import gbnf_to_lark
+
+        try:
+            return str(gbnf_to_lark(text))
+        except RecursionError:
+            raise ConstraintError("The grammar is nested too deeply.") from None
+        except Exception as error:  # noqa: BLE001 - the converter raises bare ones
+            raise ConstraintError(f"The grammar is not GBNF as llama.cpp has it: {_shortened(str(error))}.") from None
+
+
+class LlguidanceGrammar:
+    def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+
+    def open(self) -> LlguidanceSession:
+        """Copies share what the lexer has learned."""
+        return LlguidanceSession(self._matcher.deep_copy(), self._vocabulary)
+
+
+class LlguidanceSession:
+    """End tokens are kept from the matcher, which takes none once its grammar is finished."""
+
+    def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+        self._ended = False
+
+    @property
+    def is_terminated(self) -> bool:
+        return self._ended or self._matcher.is_stopped()
+
+    def fill(self) -> bytes:
+        mask = self._matcher.compute_bitmask()
+        self._check()
+        width = self._vocabulary.mask_bytes
+        return mask if len(mask) == width else mask[:width].ljust(width, b"\0")
+
+    def accept(self, token_id: int) -> bool:
+        if token_id in self._vocabulary.end_ids:
+            accepted = not self._ended and self._matcher.is_accepting()
+            self._ended = self._ended or accepted
+        elif self._ended or not 0 <= token_id < len(self._vocabulary.tokens) or self._matcher.is_stopped():
+            accepted = False
+        else:
+            accepted = self._matcher.try_consume_tokens([token_id]) == 1
+        self._check()
+        return accepted
+
+    def rollback(self, num_tokens: int) -> None:
+        if self._ended and num_tokens:
+            self._ended = False
+            num_tokens -= 1
+        if num_tokens:
+            self._matcher.rollback(num_tokens)
+            self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise ConstraintError(_step_sentence(self._matcher.get_error()))
+
+
+class _Tokens:
+    """The vocabulary as the library's tokenizer protocol wants it. Grammars are over bytes, and nothing is forced: what
+    tokenizes here, by the longest token that fits, is asked only by exotic options of Lark grammars."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.eos_token_id = vocabulary.end_ids[0]
+        self.special_token_ids = sorted(vocabulary.special)
+        self.tokens = [
+            vocabulary.names.get(token_id, "").encode() if token_id in vocabulary.special else data
+            for token_id, data in enumerate(vocabulary.tokens)
+        ]
+        self._plain = {data: i for i, data in enumerate(vocabulary.tokens) if data and i not in vocabulary.special}
+        self._longest = max(map(len, self._plain), default=0)
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+        ids: list[int] = []
+        at = 0
+        while at < len(data):
+            ends = range(min(len(data), at + self._longest), at, -1)
+            end = next((end for end in ends if data[at:end] in self._plain), 0)
+            if end:
+                ids.append(self._plain[data[at:end]])
+            at = end or at + 1
+        return ids
+
+
+def _inline_schema(schema: Any) -> str:
+    """``%json`` with our options. They stand in an object of their own, so that no schema can bring others."""
+    if schema is True:
+        schema = {}
+    if schema is False:
+        raise ConstraintError("The JSON schema is false: no answer fits it.")
+    return "%json " + json.dumps({"x-guidance": dict(_OPTIONS), **schema}, ensure_ascii=False)
+
+
+_UNIMPLEMENTED = re.compile(r"Unimplemented keys: \[(.*?)\]")
+_ONE_OF = "oneOf constraints are not supported"
+
+
+def _sentence(spec: StructuredSpec, found: str) -> str:
+    """The library's error as a sentence of ours."""
+    unimplemented = _UNIMPLEMENTED.search(found)
+    if unimplemented:
+        names = unimplemented[1].replace('"', "")
+        return f"The JSON schema keyword {names} cannot be enforced by llguidance. Leave it out."
+    if _ONE_OF in found:
+        return (
+            "The JSON schema keyword oneOf cannot be enforced here, because two of its schemas may accept the same "
+            "value. Use anyOf, or make them exclude each other."
+        )
+    what = {
+        StructuredKind.JSON_SCHEMA: "JSON schema",
+        StructuredKind.REGEX: "regular expression",
+        StructuredKind.TAGS: "structural tags",
+    }.get(spec.kind, spec.kind.value)
+    return f"The {what} cannot be compiled: {_shortened(found)}."
+
+
+def _step_sentence(found: str) -> str:
+    if found.startswith("NoExtension"):
+        return "No answer fits the form that was asked for."
+    return f"The answer cannot go on in the form that was asked for: {_shortened(found)}."
+
+
+def _shortened(found: str) -> str:
+    """Without the library's state dumps and back traces, and bounded."""
+    for mark in ("<backtrace>", "<state>", "<non-verbose/>"):
+        found = found.partition(mark)[0]
+    found = found.strip().rstrip(".")
+    return found if len(found) <= 400 else found[:397] + "..."

@@ -1,0 +1,148 @@
+"""Compiles constraints on threads of its own, each once, and keeps what was compiled last.
+
+Before a constraint is compiled here, the trial process has compiled it within the limits; whoever does not come back
+from there is killed, and the constraint is refused. Refusals are kept as well: asking again costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from penstock.structured.contract import (
+    CompiledGrammar,
+    ConstraintError,
+    GrammarCompiler,
+    StructuredBackend,
+    Vocabulary,
+)
+from penstock.structured.trial import NoTrialError, Trial
+from penstock.types.structured import StructuredKind, StructuredSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileLimits:
+    """``time_s`` and ``memory_bytes`` hold for one compilation; ``max_cached`` grammars are kept. ``trials`` false
+    compiles without a trial process, which then nothing can stop."""
+
+    time_s: float = 5.0
+    memory_bytes: int = 1 << 30
+    max_cached: int = 256
+    num_threads: int = 2
+    trials: bool = True
+
+
+class Pending:
+    """A constraint on its way. ``grammar`` or ``problem`` is there when ``done`` is."""
+
+    __slots__ = ("done", "grammar", "problem", "spec")
+
+    def __init__(self, spec: StructuredSpec) -> None:
+        self.spec = spec
+        self.done = False
+        self.grammar: CompiledGrammar | None = None
+        self.problem = ""
+
+
+class GrammarCache:
+    """``find`` is called by one thread. ``vocabulary`` is asked for when the first constraint comes."""
+
+    def __init__(
+        self, backend: StructuredBackend, vocabulary: Callable[[], Vocabulary], limits: CompileLimits | None = None
+    ) -> None:
+        self._backend = backend
+        self._make_vocabulary = vocabulary
+        self._limits = limits or CompileLimits()
+        self._kept: OrderedDict[StructuredSpec, Pending] = OrderedDict()
+        self._jobs: SimpleQueue[Pending | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()  # guards what follows
+        self._prepared: tuple[Vocabulary, GrammarCompiler] | None = None
+        self._trials: list[Trial] = []
+        self._closed = False
+
+    def find(self, spec: StructuredSpec) -> Pending:
+        """What became of the constraint, or what will."""
+        pending = self._kept.get(spec)
+        if pending is not None:
+            self._kept.move_to_end(spec)
+            return pending
+        pending = self._kept[spec] = Pending(spec)
+        self._forget_oldest()
+        if spec.kind not in self._backend.kinds:
+            pending.problem = f"Constraints of kind {spec.kind.value} are not supported by {self._backend.name}."
+            pending.done = True
+            return pending
+        if len(self._threads) < self._limits.num_threads:
+            thread = threading.Thread(target=self._work, name=f"penstock-grammar-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._jobs.put(pending)
+        return pending
+
+    def vocabulary(self) -> Vocabulary:
+        """Of a grammar that has been compiled."""
+        assert self._prepared is not None
+        return self._prepared[0]
+
+    def close(self) -> None:
+        """End threads and processes. Idempotent; does not wait for a compilation in this process."""
+        with self._lock:
+            self._closed = True
+            trials = list(self._trials)
+        for _ in self._threads:
+            self._jobs.put(None)
+        for trial in trials:
+            trial.close()
+
+    def _forget_oldest(self) -> None:
+        for spec in list(self._kept)[: max(0, len(self._kept) - self._limits.max_cached)]:
+            if self._kept[spec].done:
+                del self._kept[spec]
+
+    def _work(self) -> None:
+        trial: Trial | None = None
+        while (pending := self._jobs.get()) is not None and not self._closed:
+            try:
+                vocabulary, compiler = self._prepare()
+                if self._limits.trials and trial is None:
+                    trial = self._open_trial(vocabulary)
+                # What any JSON object is was not written by the one who asks.
+                if trial is not None and pending.spec.kind is not StructuredKind.JSON_OBJECT:
+                    self._try(trial, pending.spec)
+                pending.grammar = compiler.compile(pending.spec)
+            except ConstraintError as error:
+                pending.problem = str(error)
+            except Exception as error:  # whatever a library raises, the request must hear of it
+                log.exception("a constraint was not compiled")
+                pending.problem = f"The constraint cannot be compiled: {type(error).__name__}: {error}"[:500]
+            pending.done = True
+
+    @staticmethod
+    def _try(trial: Trial, spec: StructuredSpec) -> None:
+        try:
+            trial.check(spec)
+        except NoTrialError as error:
+            log.warning("constraints are compiled without a trial: %s", error)
+
+    def _prepare(self) -> tuple[Vocabulary, GrammarCompiler]:
+        with self._lock:
+            if self._prepared is None:
+                vocabulary = self._make_vocabulary()
+                self._prepared = vocabulary, self._backend.prepare(vocabulary)
+            return self._prepared
+
+    def _open_trial(self, vocabulary: Vocabulary) -> Trial:
+        limits = self._limits
+        trial = Trial(self._backend.name, vocabulary, time_limit_s=limits.time_s, memory_bytes=limits.memory_bytes)
+        with self._lock:
+            self._trials.append(trial)
+            if self._closed:
+                trial.close()
+        return trial

@@ -1,0 +1,192 @@
+"""Constraints as llguidance writes grammars: Lark rules with schemas inside, several grammars in one JSON list.
+
+Texts of special tokens become those tokens (``<[id]>``), because a special token matches no text. Knows no tokenizer
+beyond that, and compiles nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+
+from penstock.structured.contract import ConstraintError, Vocabulary
+from penstock.types.structured import StructuralTag, StructuredKind, StructuredSpec
+
+WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
+"""What may stand where JSON allows whitespace. Bounded: small models write newlines until they are cut off."""
+
+ANY_TEXT = r"/(.|\n)*/"
+
+ContentOf = Callable[[StructuredKind, str], "Content"]
+
+
+class Content:
+    """The grammar of one content: ``inline`` is an expression within a Lark rule, or ``grammar`` a whole one."""
+
+    def __init__(self, *, inline: str = "", lark: str = "") -> None:
+        self.inline = inline
+        self.lark = lark
+
+
+class GrammarList:
+    """The grammars of one constraint, the outermost first."""
+
+    def __init__(self) -> None:
+        self._rules: list[str] = []
+        self._inner: list[tuple[str, str]] = []
+
+    def rule(self, line: str) -> None:
+        self._rules.append(line)
+
+    def place(self, content: Content) -> str:
+        """The expression that stands for ``content`` in a rule."""
+        if content.inline:
+            return content.inline
+        name = f"inner_{len(self._inner)}"
+        self._inner.append((name, content.lark))
+        return f"@{name}"
+
+    def text(self) -> str:
+        grammars = [{"name": "answer", "lark_grammar": "\n".join(self._rules) + "\n"}]
+        grammars += [{"name": name, "lark_grammar": lark} for name, lark in self._inner]
+        return json.dumps({"grammars": grammars})
+
+
+def write_grammar(spec: StructuredSpec, vocabulary: Vocabulary, content_of: ContentOf) -> str:
+    """llguidance's grammar for ``spec``. ``content_of`` gives the grammar of a text of one kind. Raises
+    ConstraintError."""
+    grammar = GrammarList()
+    # Any tokens that spell an answer will do: the library would else ask a tokenizer for the one right spelling.
+    grammar.rule('%llguidance {"no_forcing": true}')
+    if spec.kind is StructuredKind.TAGS:
+        writer = _TagWriter(spec, vocabulary, grammar, content_of)
+        main = writer.free() if spec.triggers else writer.group()
+    elif spec.kind is StructuredKind.CHOICE:
+        grammar.rule("CHOICE: " + " | ".join(map(quoted, spec.choices)))
+        main = "CHOICE"
+    else:
+        main = grammar.place(content_of(spec.kind, spec.text))
+    if spec.after:
+        _write_before(spec.after, vocabulary, grammar)
+        main = f"before BREAK? {main}"
+        grammar.rule(r"BREAK: /\n{1,2}/")
+    grammar.rule(f"start: {main}")
+    return grammar.text()
+
+
+def _write_before(after: str, vocabulary: Vocabulary, grammar: GrammarList) -> None:
+    """Any text up to and including the first ``after``."""
+    first, *rest = _split(after, vocabulary)
+    if isinstance(first, int):
+        grammar.rule(f"before: {' '.join([_free_texts(grammar, vocabulary, {first}), f'<[{first}]>', *_terms(rest)])}")
+    else:
+        grammar.rule(f"before_text[lazy]: FREE {quoted(first)}")
+        grammar.rule(f"FREE: {ANY_TEXT}")
+        grammar.rule(f"before: {' '.join(['before_text', *_terms(rest)])}")
+
+
+class _TagWriter:
+    def __init__(
+        self, spec: StructuredSpec, vocabulary: Vocabulary, grammar: GrammarList, content_of: ContentOf
+    ) -> None:
+        self._spec = spec
+        self._vocabulary = vocabulary
+        self._grammar = grammar
+        self._contents = [grammar.place(content_of(tag.kind, tag.text)) for tag in spec.tags]
+
+    def group(self) -> str:
+        """One group and nothing else."""
+        self._write_tags()
+        spec = self._spec
+        more = "" if spec.single else self._more()
+        return " ".join(
+            part for part in (self._literal(spec.opening), "tag", more, self._literal(spec.closing)) if part
+        )
+
+    def free(self) -> str:
+        """Free text, groups behind their triggers, free text."""
+        spec, grammar = self._spec, self._grammar
+        self._write_tags()
+        specials = {trigger: _split(trigger, self._vocabulary) for trigger in spec.triggers}
+        texts = _free_texts(grammar, self._vocabulary, {p[0] for p in specials.values() if isinstance(p[0], int)})
+        groups = []
+        for index, (trigger, pieces) in enumerate(specials.items()):
+            if len(pieces) > 1:
+                raise ConstraintError(
+                    f"The trigger {trigger!r} mixes a special token with text. Use the special token alone, or "
+                    "write the whole format as a Lark grammar."
+                )
+            if isinstance(pieces[0], int):
+                head = f"{texts} <[{pieces[0]}]>"
+            else:
+                grammar.rule(f"trigger_{index}[lazy]: FREE {quoted(pieces[0])}")
+                head = f"{texts.removesuffix(' FREE')} trigger_{index}" if texts != "FREE" else f"trigger_{index}"
+            grammar.rule(f"group_{index}: {head} ({self._behind(trigger)})")
+            groups.append(f"group_{index}")
+        times = "" if spec.required and spec.single else "+" if spec.required else "?" if spec.single else "*"
+        grammar.rule(f"last: {texts}")
+        return f"({' | '.join(groups)}){times} last"
+
+    def _behind(self, trigger: str) -> str:
+        """What follows a trigger: the rest of each group that it begins."""
+        spec = self._spec
+        grouped = bool(spec.opening or spec.closing)
+        ways = []
+        for index, tag in enumerate(spec.tags):
+            begin = spec.opening + tag.begin
+            if begin.startswith(trigger):
+                more = self._more() if grouped and not spec.single else ""
+                parts = (
+                    self._literal(begin[len(trigger) :]),
+                    self._body(index, tag),
+                    more,
+                    self._literal(spec.closing),
+                )
+                ways.append(" ".join(part for part in parts if part))
+        return " | ".join(ways)
+
+    def _write_tags(self) -> None:
+        for index, tag in enumerate(self._spec.tags):
+            parts = (self._literal(tag.begin), self._body(index, tag))
+            self._grammar.rule(f"tag_{index}: {' '.join(part for part in parts if part)}")
+        self._grammar.rule("tag: " + " | ".join(f"tag_{index}" for index in range(len(self._spec.tags))))
+
+    def _body(self, index: int, tag: StructuralTag) -> str:
+        return " ".join(part for part in (self._contents[index], self._literal(tag.end)) if part)
+
+    def _more(self) -> str:
+        separator = self._literal(self._spec.separator)
+        return f"({separator} tag)*" if separator else "tag*"
+
+    def _literal(self, text: str) -> str:
+        return " ".join(_terms(_split(text, self._vocabulary))) if text else ""
+
+
+def quoted(text: str) -> str:
+    """A Lark string literal."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _terms(pieces: Sequence[str | int]) -> list[str]:
+    return [f"<[{piece}]>" if isinstance(piece, int) else quoted(piece) for piece in pieces]
+
+
+def _split(text: str, vocabulary: Vocabulary) -> list[str | int]:
+    """A text as texts and ids of special tokens, in order."""
+    names = {vocabulary.names[token_id]: token_id for token_id in vocabulary.special if vocabulary.names.get(token_id)}
+    if not names:
+        return [text]
+    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    pieces = re.split(f"({pattern})", text)
+    return [names.get(piece, piece) for piece in pieces if piece]
+
+
+def _free_texts(grammar: GrammarList, vocabulary: Vocabulary, but: set[int]) -> str:
+    """Text, and special tokens within it other than ``but`` and those that end an answer. Ends with the rule FREE."""
+    others = sorted(vocabulary.special - but - set(vocabulary.end_ids))
+    grammar.rule(f"FREE: {ANY_TEXT}")
+    if not others:
+        return "FREE"
+    grammar.rule(f"special: <[{','.join(map(str, others))}]>")
+    return "(FREE special)* FREE"

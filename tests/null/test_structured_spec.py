@@ -1,0 +1,87 @@
+"""The record of a constraint: what it refuses, and that equal constraints are equal."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from penstock import SamplingParams, StructuralTag, StructuredSpec
+from penstock.errors import InvalidRequestError
+from penstock.types.request import GenerateRequest
+from penstock.types.structured import MAX_CONSTRAINT_CHARACTERS, StructuredKind
+
+TAG = StructuralTag(begin="<call>", end="</call>")
+
+
+def test_equal_constraints_are_equal_and_hash_alike():
+    one = StructuredSpec.json_schema({"type": "object", "properties": {"b": {}, "a": {}}})
+    same = StructuredSpec.json_schema('{"type":"object","properties":{"b":{},"a":{}}}')
+    other = StructuredSpec.json_schema({"type": "object", "properties": {"a": {}, "b": {}}})
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other  # the order of properties is that of the answer
+
+
+@pytest.mark.parametrize(
+    ("grammar", "kind"),
+    [
+        ('start: "a"', StructuredKind.LARK),
+        ('root ::= "a" | "b"', StructuredKind.GBNF),
+        ('start: "x ::= y"', StructuredKind.LARK),
+        ('# rules\nroot ::= ws\nws ::= " "?', StructuredKind.GBNF),
+    ],
+)
+def test_grammars_are_told_apart_by_how_a_rule_is_written(grammar, kind):
+    assert StructuredSpec.grammar(grammar).kind is kind
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: StructuredSpec.regex(""),
+        lambda: StructuredSpec.regex(5),
+        lambda: StructuredSpec.lark(""),
+        lambda: StructuredSpec.grammar(None),
+        lambda: StructuredSpec.choice([]),
+        lambda: StructuredSpec.choice("yes"),
+        lambda: StructuredSpec.choice(["", "a"]),
+        lambda: StructuredSpec.choice([1]),
+        lambda: StructuredSpec.choice(map(str, range(20_000))),
+        lambda: StructuredSpec.json_schema({"a": object()}),
+        lambda: StructuredSpec.json_schema({"minimum": float("nan")}),
+        lambda: StructuredSpec.regex("a" * (MAX_CONSTRAINT_CHARACTERS + 1)),
+        lambda: StructuredSpec(kind=StructuredKind.JSON_OBJECT, text="x"),
+        lambda: StructuredSpec(kind=StructuredKind.REGEX, text="x", choices=("a",)),
+        lambda: StructuredSpec.structural_tags([]),
+        lambda: StructuredSpec.structural_tags([StructuralTag(begin="")]),
+        lambda: StructuredSpec.structural_tags([StructuralTag(begin="a", kind=StructuredKind.REGEX)]),
+        lambda: StructuredSpec.structural_tags([StructuralTag(begin="a", kind=StructuredKind.CHOICE)]),
+        lambda: StructuredSpec.structural_tags([TAG], triggers=("<other>",)),
+        lambda: StructuredSpec.structural_tags([TAG, StructuralTag(begin="{")], triggers=("<call>",)),
+        lambda: StructuredSpec.structural_tags([TAG], triggers=("",)),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(make):
+    with pytest.raises(InvalidRequestError) as raised:
+        make()
+    assert raised.value.param == "structured"
+
+
+def test_a_schema_nested_beyond_all_measure_is_refused():
+    schema = leaf = {}
+    for _ in range(100_000):
+        leaf["items"] = {}
+        leaf = leaf["items"]
+    with pytest.raises(InvalidRequestError, match="nested too deeply"):
+        StructuredSpec.json_schema(schema)
+
+
+def test_sampling_takes_nothing_else():
+    with pytest.raises(InvalidRequestError, match="structured must be a StructuredSpec"):
+        SamplingParams(structured={"type": "object"})
+
+
+def test_constraints_cross_between_processes():
+    spec = StructuredSpec.structural_tags([TAG], triggers=("<call>",), required=True, after="</think>")
+    request = GenerateRequest(request_id=1, prompt_token_ids=(1,), sampling=SamplingParams(structured=spec))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=GenerateRequest) == request
