@@ -367,6 +367,7 @@ def _measured_plan(
         max_num_batched_tokens=spec.max_num_batched_tokens,
         sample=sample,
         device=device,
+        num_threads=max(1, spec.platform.num_cores),
     )
     measured = measure_step(
         forward,

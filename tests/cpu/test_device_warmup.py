@@ -55,6 +55,7 @@ def test_every_kind_of_step_is_computed_once(tmp_path: Path) -> None:
         max_num_batched_tokens=100,
         sample=drawn.append,
         device=CPU,
+        num_threads=1,
     )
     greedy = sorted(tokens for tokens, variant in seen if variant is Variant.GREEDY)
     assert greedy == [1, 2, 4, 79, 81]
