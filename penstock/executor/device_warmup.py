@@ -57,6 +57,7 @@ def compile_kernels(
     max_num_seqs: int,
     max_num_batched_tokens: int,
     sample: Sample | None,
+    pass_tokens: Callable[[], object],
     device: torch.device,
     num_threads: int,
 ) -> None:
@@ -74,6 +75,7 @@ def compile_kernels(
         (logits,) = forward.compute(filling_step(groups, prefill, device), Variant.LOGITS)
         if sample is not None:
             sample(logits)
+        pass_tokens()
         for kind in kinds:
             forward.compute(filling_step(groups, kind, device), Variant.GREEDY)
 

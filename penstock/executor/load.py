@@ -304,15 +304,21 @@ def _loaded_on_device(
         storage = KvStorage(built.geometries, groups, num_blocks, layouts, device, scratch=True)
         return Forward(built.model, groups, built.attention, storage), storage
 
-    memory = plan.memory
-    if device.type == "cuda":
-        memory = _measured_plan(spec, plan, forward_over, sample_op, device)
-    capacity = memory.capacity
-    forward, storage = forward_over(capacity.groups, capacity.num_blocks)
     resolve, keep = (
         choose_op(name, OpSpec(dtype=spec.dtype, platform=spec.platform))[0]
         for name in ("resolve_tokens", "keep_tokens")
     )
+
+    def pass_tokens() -> None:
+        """From step to step."""
+        one = torch.zeros(1, dtype=torch.int64, device=device)
+        keep(one, one, resolve(one, one))
+
+    memory = plan.memory
+    if device.type == "cuda":
+        memory = _measured_plan(spec, plan, forward_over, sample_op, pass_tokens, device)
+    capacity = memory.capacity
+    forward, storage = forward_over(capacity.groups, capacity.num_blocks)
     parts = DeviceParts(
         forward=forward,
         groups=capacity.groups,
@@ -343,6 +349,7 @@ def _measured_plan(
     plan: ExecutorPlan,
     forward_over: Callable[[tuple[KvGroupSpec, ...], Sequence[int]], tuple[Forward, KvStorage]],
     sample_op: SampleOp | None,
+    pass_tokens: Callable[[], object],
     device: torch.device,
 ) -> MemoryPlan:
     """Steps of both kinds are covered: the largest prefill, and logits of every row with a draw."""
@@ -366,6 +373,7 @@ def _measured_plan(
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=spec.max_num_batched_tokens,
         sample=sample,
+        pass_tokens=pass_tokens,
         device=device,
         num_threads=max(1, spec.platform.num_cores),
     )
