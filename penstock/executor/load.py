@@ -35,6 +35,7 @@ from penstock.executor.spec import ExecutorSpec
 from penstock.executor.warmup import warm_up
 from penstock.executor.weight_plan import WeightPlan, plan_weights
 from penstock.kernels.device import CPU, device_of
+from penstock.kernels.device_rate import with_measured_rate
 from penstock.kernels.implementation import OpSpec
 from penstock.kernels.native.attention import most_partial_bytes
 from penstock.kernels.ops import choose_op
@@ -250,6 +251,7 @@ def load_executor(
     device = device_of(spec.platform)
     if device != CPU:
         claim_device(device)
+        with_measured_rate(spec.platform)
     checkpoint = open_checkpoint(spec.source, load_format=spec.load_format, seed=spec.dummy_seed)
     try:
         plan = plan_executor(spec, checkpoint, device)

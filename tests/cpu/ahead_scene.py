@@ -146,7 +146,7 @@ def main() -> None:
     except KeyError as error:
         said["raised"] = str(error)
     said["restored"] = JITFunction.run is run and knobs.runtime.jit_cache_hook is None
-    print(json.dumps(said))
+    sys.stdout.write(json.dumps(said) + "\n")
 
 
 if __name__ == "__main__":

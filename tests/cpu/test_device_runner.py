@@ -221,9 +221,7 @@ def test_stop_while_steps_are_in_flight(start: Start) -> None:
     executor.stop()
 
 
-def test_steps_that_draw_are_recorded_without_work_one_at_a_time(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_that_draw_are_recorded_without_work_one_at_a_time(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.executor.load.make_graphs", lambda built, spec: StepGraphs(Again()))
     executor, maker = start(max_num_seqs=6)
     graphs = runner_of(executor).graphs

@@ -1,4 +1,4 @@
-"""What is compiled ahead is what launches ask for, each kernel once; nothing is launched meanwhile, and nothing lost."""
+"""What is compiled ahead is what launches ask for, each kernel once; nothing is launched or lost meanwhile."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _compile(function: JITFunction[Any], specialization: str) -> None:
     try:
         compiled = function.preload(specialization)
         _ = compiled.run  # makes the launcher and loads the code
-    except Exception:  # noqa: BLE001  the launch meets it again, and where it cannot it never happened
+    except Exception:
         log.warning("the kernel %s was not compiled ahead of its launch", function, exc_info=True)
 
 
@@ -67,14 +67,14 @@ def _unlaunched(ask: Callable[[JITFunction[Any], str], None]) -> Iterator[None]:
     def run(self: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         return launch(self, *args, grid=grid, warmup=warmup or threading.get_ident() == here, **kwargs)
 
-    def on_miss(*, fn: Any, compile: dict[str, Any], **others: Any) -> bool | None:  # noqa: A002  Triton's name
+    def on_miss(*, fn: Any, compile: dict[str, Any], **others: Any) -> bool | None:
         if threading.get_ident() == here:
             ask(fn.jit_function, compile["specialization_data"])
             return True  # as if it had been compiled
         return hook(fn=fn, compile=compile, **others) if hook is not None else None
 
-    JITFunction.run, knobs.runtime.jit_cache_hook = run, on_miss  # type: ignore[method-assign]
+    JITFunction.run, knobs.runtime.jit_cache_hook = run, on_miss
     try:
         yield
     finally:
-        JITFunction.run, knobs.runtime.jit_cache_hook = launch, hook  # type: ignore[method-assign]
+        JITFunction.run, knobs.runtime.jit_cache_hook = launch, hook
