@@ -62,7 +62,7 @@ VARIABLES: tuple[EnvVariable, ...] = (
         "PENSTOCK_CACHE",
         "path",
         "~/.cache/penstock",
-        "Directory for fetched bundles and compiled kernels. Without it, XDG_CACHE_HOME/penstock is used when "
+        "Directory for fetched bundles, compiled kernels and measured rates of devices. Without it, XDG_CACHE_HOME/penstock is used when "
         "XDG_CACHE_HOME is set.",
     ),
     EnvVariable(
