@@ -51,6 +51,9 @@ def run_tier(tier: str, extra: list[str], counts: Counter[str]) -> int:
     if workers > 1 and tier not in ("gpu", "multigpu"):
         command += ["-n", str(workers), "--dist", "worksteal"]
     environment = {"OMP_NUM_THREADS": str(max(1, cores // workers)), "TOKENIZERS_PARALLELISM": "false", **os.environ}
+    # Many tests start processes: each would compile the package, and each worker the tests, where nothing is kept.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    environment.setdefault("PYTHONPYCACHEPREFIX", str(ROOT / "build" / "pycache"))
     process = subprocess.Popen([*command, *extra], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:

@@ -70,6 +70,9 @@ class _TimedExecutor:
     def control(self, command: ControlCommand) -> ControlReply:
         return self._inner.control(command)
 
+    def idle(self) -> bool:
+        return self._inner.idle()
+
     def health(self) -> str:
         return self._inner.health()
 

@@ -24,6 +24,7 @@ from penstock.bench.model_shapes import ModelShapes
 from penstock.bench.report import Report
 from penstock.errors import ConfigError
 from penstock.kernels.device import device_of
+from penstock.kernels.device_rate import with_measured_rate
 from penstock.kernels.native.extension import set_num_threads
 from penstock.kernels.native.program import RecordingRefusedError, record
 from penstock.types.decision import Decision
@@ -70,6 +71,7 @@ def measure_kernels(
 
     Raises ConfigError when nothing of that name can run here.
     """
+    platform = with_measured_rate(platform)
     threads = workload.threads or platform.num_cores
     torch.set_num_threads(threads)
     set_num_threads(threads)

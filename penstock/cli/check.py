@@ -91,7 +91,8 @@ def accelerator_text(facts: AcceleratorFacts) -> str:
         f"{facts.name}, capability {facts.capability}",
         size_text(facts.memory_bytes)
         + (f" ({size_text(facts.memory_free_bytes)} free)" * bool(facts.memory_free_bytes)),
-        f"{facts.memory_bytes_per_s / 1e9:,.0f} GB/s" * bool(facts.memory_bytes_per_s),
+        f"{facts.memory_bytes_per_s / 1e9:,.0f} GB/s nominal" * bool(facts.memory_bytes_per_s),
+        f"{facts.copied_bytes_per_s / 1e9:,.0f} GB/s copied" * bool(facts.copied_bytes_per_s),
         f"{facts.num_sms} multiprocessors" * bool(facts.num_sms),
         f"L2 {size_text(facts.l2_bytes)}" * bool(facts.l2_bytes),
         f"driver {facts.driver}" * bool(facts.driver),

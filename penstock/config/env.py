@@ -62,8 +62,8 @@ VARIABLES: tuple[EnvVariable, ...] = (
         "PENSTOCK_CACHE",
         "path",
         "~/.cache/penstock",
-        "Directory for fetched bundles and compiled kernels. Without it, XDG_CACHE_HOME/penstock is used when "
-        "XDG_CACHE_HOME is set.",
+        "Directory for fetched bundles, compiled kernels and measured rates of devices. Without it, "
+        "XDG_CACHE_HOME/penstock is used when XDG_CACHE_HOME is set.",
     ),
     EnvVariable(
         "PENSTOCK_API_KEY", "list", "", "Keys that clients of `penstock serve` must present, separated by commas."

@@ -102,6 +102,10 @@ class EngineCore:
         """Requests that owe their terminal."""
         return len(self._requests)
 
+    def idle(self) -> bool:
+        """Let the executor use a moment without work. False when it has no use for it."""
+        return not self._dead and not self.has_work and self._executor.idle()
+
     def health(self) -> str:
         """An empty string when well, else a sentence."""
         return self._dead or self._executor.health()

@@ -90,11 +90,13 @@ class CoreLoop:
             self._end(reason)
 
     def turn(self) -> None:
-        """Deliver what has arrived and run one step; wait when there is nothing to do."""
+        """Deliver what has arrived and run one step; wait when there is nothing to do, not even for the executor."""
         self._wake.clear()
         while self._inbox:
             self._deliver(self._inbox.popleft())
         if self.core.step(block=True) or self._stopping:
+            return
+        if not self._wake.is_set() and self.core.idle():
             return
         self._wake.wait(self._poll_s if self.core.has_work else None)
 

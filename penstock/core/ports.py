@@ -48,6 +48,10 @@ class Executor(Protocol):
     def control(self, command: ControlCommand) -> ControlReply:
         """Carry out a command between steps; called only while no plan is in flight."""
 
+    def idle(self) -> bool:
+        """There is no work: do one thing that a later step would have to wait for, in a few tens of milliseconds at
+        most, because a request may come. False when there is nothing left to do. Never raises."""
+
     def health(self) -> str:
         """An empty string when well, else a sentence that says what is wrong."""
 

@@ -25,6 +25,7 @@ from penstock.engine.threads import prefer_short_spins
 from penstock.errors import NoBackendError
 from penstock.frontend.text.load import TextAssets
 from penstock.mock.tokenizer import ByteTokenizer
+from penstock.platforms.rates import with_known_rates
 from penstock.types.decision import Decision
 from penstock.types.facts import ModelFacts, PlatformFacts
 from penstock.types.kv import KvCapacity
@@ -76,6 +77,7 @@ def explain(config: EngineConfig, platform: PlatformFacts | None = None) -> Expl
     Raises every UserError that a start would raise before it loads.
     """
     from penstock.executor.load import plan_executor
+    from penstock.kernels.device_rate import with_measured_rate
     from penstock.loader.checkpoint import open_checkpoint
 
     source = find_model(config)
@@ -86,7 +88,7 @@ def explain(config: EngineConfig, platform: PlatformFacts | None = None) -> Expl
         plan = plan_executor(survey.spec, checkpoint)
     return Explanation(
         model=survey.model,
-        platform=survey.spec.platform,
+        platform=with_measured_rate(survey.spec.platform) if platform is None else survey.spec.platform,
         resolved=survey.settled(plan.memory.capacity),
         capacity=plan.memory.capacity,
         decisions=_without_repeats(survey.decisions + plan.decisions),
@@ -117,7 +119,9 @@ def build_engine(
     try:
         decisions = _without_repeats(survey.decisions + executor.decisions)
         settled = survey.settled(capacity)
-        info = make_info(survey.model, survey.spec.platform, settled, capacity, decisions)
+        accelerators = with_known_rates(survey.spec.platform.accelerators)  # a first start has measured one
+        platform = replace(survey.spec.platform, accelerators=accelerators)
+        info = make_info(survey.model, platform, settled, capacity, decisions)
         for line in executor.report:
             tell(line)
         tell(f"loaded in {time.monotonic() - began:.1f} s")

@@ -96,6 +96,7 @@ class DeviceRunner:
         self._answers = _AnswerRing(parts.depth + 1, limits.max_num_seqs, parts.sampler.vocab_size, parts.device)
         self._open: deque[_Launched | _Careful] = deque()
         self._row_counts = padded_row_counts(limits.max_num_seqs)
+        self._unmet = list(self._row_counts)  # whose steps that draw are to be recorded by ``record_one``
         self.graphs = graphs
 
     def run(self, plan: StepPlan, wait_for_masks: Callable[[], RowMasks]) -> StepResult:
@@ -139,6 +140,20 @@ class DeviceRunner:
         """Record greedy decode steps of every row count, the largest first: its memory serves the others."""
         for num_rows in reversed(self._row_counts if self.graphs.on else []):
             self.record(num_rows, Variant.GREEDY)
+
+    @torch.inference_mode()
+    def record_one(self) -> bool:
+        """Record one of the decode steps that draw and have not been met; False when there is none. The largest first,
+        as above. They are left for when nothing is to be done: as many as the greedy ones, they would make every start
+        longer by as much, and what a first request of its row count pays instead is the time of two or three steps."""
+        if self._sample_op is None or not self.graphs.on:
+            return False
+        while self._unmet:
+            num_rows = self._unmet.pop()
+            if self.graphs.wants(GraphKey(StepShape(num_rows, num_rows, num_rows), Variant.DRAWN)):
+                self.record(num_rows, Variant.DRAWN)
+                return True
+        return False
 
     def _apply(self, plan: StepPlan) -> None:
         self._seats.apply(plan)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -60,31 +58,33 @@ def compile_kernels(
     max_num_seqs: int,
     max_num_batched_tokens: int,
     sample: Sample | None,
+    pass_tokens: Callable[[], object],
     device: torch.device,
+    num_threads: int,
 ) -> None:
-    """Compute one step of every kind at once, in threads: each meets kernels that others do not, and compilers work
-    without Python's lock. All launch on one stream, where kernels follow each other whoever launched them.
-
-    On 16 cores an 8B model's first start on a machine takes a third of the time that compiling one by one would.
-    """
+    """Compile what steps of every kind launch: each meets kernels that others do not. On a CUDA device nothing of ours
+    is launched, and the kernels are compiled by ``num_threads`` threads at once (``kernels/triton/ahead.py``); torch's
+    libraries take part as in any step, so that they are loaded meanwhile."""
     rows = [1 << power for power in range(max_num_seqs.bit_length())]
     kinds = [[1] * count for count in rows]
     prefill = even_lengths(max_num_batched_tokens, max_num_seqs)
     if max_num_batched_tokens > LONG_ROW:
         kinds += [[LONG_ROW, 1], [LONG_ROW - 1] * min(2, max_num_batched_tokens // LONG_ROW)]
 
-    def compute(lengths: Sequence[int], drawn: bool) -> None:
-        with torch.inference_mode():
-            inputs = filling_step(groups, lengths, device)
-            if drawn and sample is not None:
-                sample(forward.compute(inputs, Variant.LOGITS)[0])
-            else:
-                forward.compute(inputs, Variant.GREEDY)
+    @torch.inference_mode()
+    def compute_all() -> None:
+        (logits,) = forward.compute(filling_step(groups, prefill, device), Variant.LOGITS)
+        if sample is not None:
+            sample(logits)
+        pass_tokens()
+        for kind in kinds:
+            forward.compute(filling_step(groups, kind, device), Variant.GREEDY)
 
-    with ThreadPoolExecutor(min(len(kinds) + 1, os.cpu_count() or 1)) as threads:
-        started = [threads.submit(compute, prefill, True), *(threads.submit(compute, kind, False) for kind in kinds)]
-        for one in started:
-            one.result()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch._C._cuda_clearCublasWorkspaces()  # one for every thread that multiplied
+    if device.type != "cuda":
+        compute_all()
+        return
+    from penstock.kernels.triton.ahead import compile_ahead
+
+    compile_ahead(compute_all, num_threads)
+    torch.cuda.synchronize(device)
+    torch._C._cuda_clearCublasWorkspaces()  # taken again by the steps that are measured

@@ -35,6 +35,7 @@ from penstock.executor.spec import ExecutorSpec
 from penstock.executor.warmup import warm_up
 from penstock.executor.weight_plan import WeightPlan, plan_weights
 from penstock.kernels.device import CPU, device_of
+from penstock.kernels.device_rate import with_measured_rate
 from penstock.kernels.implementation import OpSpec
 from penstock.kernels.native.attention import most_partial_bytes
 from penstock.kernels.ops import choose_op
@@ -250,6 +251,7 @@ def load_executor(
     device = device_of(spec.platform)
     if device != CPU:
         claim_device(device)
+        with_measured_rate(spec.platform)
     checkpoint = open_checkpoint(spec.source, load_format=spec.load_format, seed=spec.dummy_seed)
     try:
         plan = plan_executor(spec, checkpoint, device)
@@ -304,15 +306,21 @@ def _loaded_on_device(
         storage = KvStorage(built.geometries, groups, num_blocks, layouts, device, scratch=True)
         return Forward(built.model, groups, built.attention, storage), storage
 
-    memory = plan.memory
-    if device.type == "cuda":
-        memory = _measured_plan(spec, plan, forward_over, sample_op, device)
-    capacity = memory.capacity
-    forward, storage = forward_over(capacity.groups, capacity.num_blocks)
     resolve, keep = (
         choose_op(name, OpSpec(dtype=spec.dtype, platform=spec.platform))[0]
         for name in ("resolve_tokens", "keep_tokens")
     )
+
+    def pass_tokens() -> None:
+        """From step to step."""
+        one = torch.zeros(1, dtype=torch.int64, device=device)
+        keep(one, one, resolve(one, one))
+
+    memory = plan.memory
+    if device.type == "cuda":
+        memory = _measured_plan(spec, plan, forward_over, sample_op, pass_tokens, device)
+    capacity = memory.capacity
+    forward, storage = forward_over(capacity.groups, capacity.num_blocks)
     parts = DeviceParts(
         forward=forward,
         groups=capacity.groups,
@@ -343,6 +351,7 @@ def _measured_plan(
     plan: ExecutorPlan,
     forward_over: Callable[[tuple[KvGroupSpec, ...], Sequence[int]], tuple[Forward, KvStorage]],
     sample_op: SampleOp | None,
+    pass_tokens: Callable[[], object],
     device: torch.device,
 ) -> MemoryPlan:
     """Steps of both kinds are covered: the largest prefill, and logits of every row with a draw."""
@@ -366,7 +375,9 @@ def _measured_plan(
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=spec.max_num_batched_tokens,
         sample=sample,
+        pass_tokens=pass_tokens,
         device=device,
+        num_threads=max(1, spec.platform.num_cores),
     )
     measured = measure_step(
         forward,

@@ -166,6 +166,9 @@ class MockExecutor:
             raise EngineDeadError(self._faults.start_error)
         return self._capacity
 
+    def idle(self) -> bool:
+        return False
+
     def health(self) -> str:
         return self._dead
 

@@ -51,7 +51,7 @@ def read_accelerators(environ: Mapping[str, str] | None = None) -> tuple[Acceler
         handles = _handles(library)
         visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
         chosen = range(len(handles)) if visible is None else select_visible(visible, [u for _, u in handles])
-        found = [_facts(library, handles[index][0]) for index in chosen]
+        found = [_facts(library, *handles[index]) for index in chosen]
         return tuple(facts for facts in found if facts is not None)
     finally:
         library.nvmlShutdown()
@@ -96,7 +96,7 @@ def _handles(library: ctypes.CDLL) -> list[tuple[ctypes.c_void_p, str]]:
     return handles
 
 
-def _facts(library: ctypes.CDLL, handle: ctypes.c_void_p) -> AcceleratorFacts | None:
+def _facts(library: ctypes.CDLL, handle: ctypes.c_void_p, uuid: str) -> AcceleratorFacts | None:
     memory = _Memory()
     major, minor = ctypes.c_int(0), ctypes.c_int(0)
     if library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) != 0:
@@ -117,6 +117,7 @@ def _facts(library: ctypes.CDLL, handle: ctypes.c_void_p) -> AcceleratorFacts | 
         num_sms=_number(library, "nvmlDeviceGetNumGpuCores", handle) // cores_per_sm(capability),
         l2_bytes=l2_bytes(name),
         driver=_string(library.nvmlSystemGetDriverVersion),
+        uuid=uuid,
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from penstock.errors import NoBackendError
-from penstock.platforms import cgroups, nvml, processor
+from penstock.platforms import cgroups, nvml, processor, rates
 from penstock.types.decision import Decision, Rejection
 from penstock.types.facts import AcceleratorFacts, PlatformFacts
 
@@ -54,7 +54,7 @@ def probe_platform(root: Path = Path("/")) -> PlatformFacts:
         # A thread more than the quota would be throttled in every step, and all threads wait for the slowest.
         cores = min(cores, max(1, int(limits.cpus)))
     total, available = _memory(root, limits)
-    accelerators = nvml.read_accelerators()
+    accelerators = rates.with_known_rates(nvml.read_accelerators())
     libraries = installed_libraries()
     return PlatformFacts(
         name=platform_name(accelerators, libraries),

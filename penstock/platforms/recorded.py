@@ -1,7 +1,7 @@
 """Recorded facts of other machines, for tests and for ``penstock explain --platform NAME``.
 
 Written down from vendors' data sheets and from probes; they describe hardware, and assume the libraries of a usual
-installation. Nothing here is measured performance.
+installation. Memory rates are the data sheets'; ``copied_gb_per_s`` alone is measured performance, where it was.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ROCM_LIBRARIES = {**_CPU_LIBRARIES, "torch": "2.13.0+rocm7.2"}
 
 
 def _gpu(
-    name: str, capability: str, *, mib: int, gb_per_s: int, sms: int, l2_mib: int, driver: str
+    name: str, capability: str, *, mib: int, gb_per_s: int, sms: int, l2_mib: int, driver: str, copied_gb_per_s: int = 0
 ) -> AcceleratorFacts:
     return AcceleratorFacts(
         name=name,
@@ -31,6 +31,7 @@ def _gpu(
         memory_bytes=mib << 20,
         memory_free_bytes=(mib << 20) - _KEPT_BY_DRIVER,
         memory_bytes_per_s=gb_per_s * 1_000_000_000,
+        copied_bytes_per_s=copied_gb_per_s * 1_000_000_000,
         num_sms=sms,
         l2_bytes=l2_mib << 20,
         driver=driver,
@@ -68,7 +69,16 @@ def _cpu_host(cpu: str, *, cores: int, sets: tuple[str, ...], gib: int, machine:
 
 RECORDED: dict[str, PlatformFacts] = {
     "h200": _gpu_host(
-        _gpu("NVIDIA H200", "9.0", mib=143771, gb_per_s=4800, sms=132, l2_mib=60, driver="580.95.05"),
+        _gpu(
+            "NVIDIA H200",
+            "9.0",
+            mib=143771,
+            gb_per_s=4800,
+            copied_gb_per_s=4300,
+            sms=132,
+            l2_mib=60,
+            driver="580.95.05",
+        ),
         cpu="Intel(R) Xeon(R) Platinum 8480+",
         cores=16,
         sets=_AMX,

@@ -43,7 +43,8 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceleratorFacts:
-    """One device. 0 and "" stand for what is not known; rates are the data sheet's, or clock times width."""
+    """One device. 0 and "" stand for what is not known. ``memory_bytes_per_s`` is the data sheet's, or clock times
+    width; ``copied_bytes_per_s`` was measured on the device, bytes read and written together."""
 
     name: str
     kind: str  # "cuda", "rocm"
@@ -51,9 +52,11 @@ class AcceleratorFacts:
     memory_bytes: int
     memory_free_bytes: int = 0  # at the moment of the probe
     memory_bytes_per_s: int = 0
+    copied_bytes_per_s: int = 0
     num_sms: int = 0  # multiprocessors or compute units
     l2_bytes: int = 0  # that one multiprocessor can reach: of one die where dies have a cache each
     driver: str = ""
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,6 +136,21 @@ def test_capacity_is_usable(driver):
     assert driver.executor.health() == ""
 
 
+def test_what_is_done_without_work_comes_to_an_end_and_changes_no_answer(driver):
+    sampled = {"sampling": SamplingParams(temperature=0.8, seed=5, max_tokens=64), "request_id": 7, "cover": 20}
+    before = driver.generate(0, 6, **sampled)
+    driver.run(dropped=(0,))
+    turns = 0
+    while driver.executor.idle():
+        turns += 1
+        assert turns < 1000
+    assert not driver.executor.idle()
+    assert driver.executor.health() == ""
+    assert driver.generate(1, 6, **sampled) == before
+    driver.executor.stop()
+    assert not driver.executor.idle()
+
+
 def test_an_empty_plan_is_answered(driver):
     result = driver.run()
     assert result.row_tokens == ()

@@ -219,3 +219,36 @@ def test_stop_while_steps_are_in_flight(start: Start) -> None:
         with pytest.raises(EngineDeadError, match="stopped"):
             handle.result()
     executor.stop()
+
+
+def test_steps_that_draw_are_recorded_without_work_one_at_a_time(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.executor.load.make_graphs", lambda built, spec: StepGraphs(Again()))
+    executor, maker = start(max_num_seqs=6)
+    graphs = runner_of(executor).graphs
+    met = len(graphs)  # greedy ones, and the one of one row that every start computes
+    maker.admit(0, random_prompt(12), sampling=RANDOM)
+    executor.step(maker.plan([(0, 12, True)])).result()
+    first = executor.step(maker.plan([(0, 1, True)])).result().row_tokens
+    sizes = []
+    while executor.idle():
+        sizes.append(len(graphs))
+    assert sizes == [met + 1, met + 2, met + 3], "of 6, 4 and 2 rows"
+    second = executor.step(maker.plan([(0, 1, True)])).result().row_tokens
+    maker.drop(0)
+    again = run_alone(executor, maker, 1, random_prompt(12), 3, sampling=RANDOM)
+    assert again[1:] == [first[0][0], second[0][0]]
+    assert len(graphs) == sizes[-1]
+
+
+def test_a_device_that_fails_without_work_ends_the_executor(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor, maker = start()
+
+    def fails(self: DeviceRunner) -> bool:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(DeviceRunner, "record_one", fails)
+    assert executor.idle() is False
+    assert executor.health() == "The executor failed without a step: RuntimeError: device lost"
+    maker.admit(0, random_prompt(12))
+    with pytest.raises(EngineDeadError, match="device lost"):
+        executor.step(maker.plan([(0, 12, True)])).result()

@@ -48,15 +48,19 @@ def test_every_kind_of_step_is_computed_once(tmp_path: Path) -> None:
             return loaded.runner._forward.compute(inputs, variant)
 
     drawn: list[torch.Tensor] = []
+    passed: list[bool] = []
     compile_kernels(
         Counting(),
         loaded.capacity.groups,
         max_num_seqs=6,
         max_num_batched_tokens=100,
         sample=drawn.append,
+        pass_tokens=lambda: passed.append(True),
         device=CPU,
+        num_threads=1,
     )
     greedy = sorted(tokens for tokens, variant in seen if variant is Variant.GREEDY)
     assert greedy == [1, 2, 4, 79, 81]
     assert [tokens for tokens, variant in seen if variant is Variant.LOGITS] == [100]
     assert [logits.shape[0] for logits in drawn] == [6]
+    assert passed == [True]

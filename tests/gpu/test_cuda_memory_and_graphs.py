@@ -50,3 +50,12 @@ def test_a_second_engine_finds_the_memory_of_the_first(tmp_path: Path) -> None:
             assert [len(answer.outputs[0].token_ids) for answer in answers] == [20, 20]
             found.append(llm.info.num_blocks[0])
     assert found[1] > 0.97 * found[0]
+
+
+def test_the_rate_of_memory_is_one_that_such_a_device_can_have() -> None:
+    from penstock.kernels.device_rate import copied_bytes_per_s
+    from penstock.platforms.nvml import read_accelerators
+
+    rate = copied_bytes_per_s(torch.device("cuda", 0))
+    nominal = read_accelerators()[0].memory_bytes_per_s
+    assert 0.3 * nominal < rate < 1.2 * nominal

@@ -373,6 +373,46 @@ def test_the_loop_sleeps_until_a_message_comes():
     assert not loop.control(ResetPrefixCache()).result(timeout=0).ok
 
 
+class Restless(MockExecutor):
+    """Has ``left`` things to do while there is no work."""
+
+    left = 3
+    during_work = 0
+
+    def idle(self) -> bool:
+        self.during_work += self._in_flight
+        self.left -= 1
+        return self.left >= 0
+
+
+def test_an_executor_without_work_does_one_thing_at_a_time_and_requests_go_first():
+    channel, clock = RecordingChannel(), RealClock()
+    executor = Restless((full_group(),), (200,), clock=clock)
+    limits = CoreLimits(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=4000)
+    loop = CoreLoop(make_core(executor, limits, channel, clock=clock))
+    loop.turn()
+    assert executor.left == 2
+    loop.submit(make_request(1, PROMPT, max_tokens=5))
+    while 1 not in channel.terminals:
+        loop.turn()
+    assert executor.left == 2
+    for left in (1, 0):
+        while executor.left != left:
+            loop.turn()
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        wait_for(lambda: executor.left == -1)
+        loop.submit(make_request(2, PROMPT, max_tokens=5))  # it sleeps, and wakes
+        wait_for(lambda: 2 in channel.terminals)
+        wait_for(lambda: executor.left == -2)  # asked again, once
+    finally:
+        loop.stop()
+        thread.join(timeout=5)
+    assert executor.left == -2
+    assert executor.during_work == 0
+
+
 def test_a_dead_executor_leaves_the_loop_answering():
     loop, channel = make_loop(MockFaults(die_at_step=2))
     thread = threading.Thread(target=loop.run)

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from penstock.cli.check import accelerator_text
 from penstock.errors import ConfigError, NoBackendError
-from penstock.platforms import cgroups, nvml, probe, processor, recorded
+from penstock.platforms import cgroups, nvml, probe, processor, rates, recorded
 from penstock.types.facts import AcceleratorFacts, PlatformFacts
 
 GIB = 1 << 30
@@ -187,10 +188,64 @@ def test_a_device_is_read_with_its_rates(monkeypatch):
     monkeypatch.setattr(nvml, "_load", lambda: StandInLibrary(**numbers))
     (found,) = nvml.read_accelerators({})
     assert (found.name, found.kind, found.capability, found.driver) == ("NVIDIA H200", "cuda", "9.0", "580.95.05")
+    assert found.uuid == "GPU-aaaa"
     assert (found.memory_bytes, found.memory_free_bytes) == (143771 << 20, 143000 << 20)
     assert (found.num_sms, found.l2_bytes) == (132, 60 << 20)
     assert found.memory_bytes_per_s == pytest.approx(4.917e12, rel=1e-3)
     assert nvml.read_accelerators({"CUDA_VISIBLE_DEVICES": ""}) == ()
+
+
+def test_a_measured_rate_is_kept_for_the_device_and_driver_that_it_was_measured_with(monkeypatch, tmp_path):
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(rates, "_in_this_process", {})
+    monkeypatch.setattr(nvml, "_load", StandInLibrary)
+    (unknown,) = probe.probe_platform().accelerators
+    assert unknown.copied_bytes_per_s == 0
+    rates.keep_rate(unknown, 4_300_000_000_000)
+    rates.keep_rate(dataclasses.replace(unknown, uuid="GPU-bbbb"), 5)
+    monkeypatch.setattr(rates, "_in_this_process", {})  # as another process has it
+    (known,) = probe.probe_platform().accelerators
+    assert known == dataclasses.replace(unknown, copied_bytes_per_s=4_300_000_000_000)
+    assert "4,300 GB/s copied" in accelerator_text(known)
+    assert "copied" not in accelerator_text(unknown)
+    (updated,) = rates.with_known_rates([dataclasses.replace(unknown, driver="590.1")])
+    assert updated.copied_bytes_per_s == 0
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["device-rates.json"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"GPU-aaaa, driver 580.95.05": "fast"}', '{"GPU-aaaa, driver 580.95.05": -1}']
+)
+def test_a_file_of_rates_that_is_none_is_measured_again(monkeypatch, tmp_path, text):
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path))
+    monkeypatch.setattr(rates, "_in_this_process", {})
+    monkeypatch.setattr(nvml, "_load", StandInLibrary)
+    (tmp_path / "device-rates.json").write_text(text)
+    (found,) = probe.probe_platform().accelerators
+    assert found.copied_bytes_per_s == 0
+    rates.keep_rate(found, 7)
+    monkeypatch.setattr(rates, "_in_this_process", {})
+    assert probe.probe_platform().accelerators[0].copied_bytes_per_s == 7
+
+
+def test_a_rate_that_cannot_be_written_is_known_to_this_process(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "file"))  # no directory
+    monkeypatch.setattr(rates, "_in_this_process", {})
+    device = recorded.RECORDED["h100"].accelerators[0]
+    rates.keep_rate(device, 7)
+    assert rates.with_known_rates([device])[0].copied_bytes_per_s == 7
+
+
+def test_recorded_devices_keep_what_is_recorded_of_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path))
+    copied = {
+        name: facts.accelerators[0].copied_bytes_per_s
+        for name, facts in recorded.RECORDED.items()
+        if facts.accelerators
+    }
+    assert {name for name, rate in copied.items() if rate} == {"h200"}
+    assert rates.with_known_rates(recorded.RECORDED["h200"].accelerators)[0].copied_bytes_per_s == 4_300_000_000_000
 
 
 def test_an_old_driver_leaves_rates_unknown(monkeypatch):

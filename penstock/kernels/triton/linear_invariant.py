@@ -9,9 +9,8 @@ The tiling follows the number of rows, and the bits do not follow the tiling: it
 has, never in which order one of them is summed. The weight is the left operand and the rows of x are the columns of the
 right one, so that few rows leave the instruction as it is but for its width (Hopper: m64nNk16), and an element of the
 result of a matrix instruction depends on its own row and column of the operands. The last is what no document promises:
-tests/gpu/test_deterministic.py holds the device to it. So it does with ``swapped`` tilings, where x is the left
-operand: products of two numbers do not know which came from the left. (Why libraries are not so: He et al. 2025,
-"Defeating nondeterminism in LLM inference".)
+tests/gpu/test_deterministic.py holds the device to it. (Why libraries are not so: He et al. 2025, "Defeating
+nondeterminism in LLM inference".)
 
 Knows no layer.
 """
@@ -35,15 +34,13 @@ GROUPED_TILES = 8  # tiles of rows whose programs follow each other, so that the
 @dataclass(frozen=True, slots=True)
 class InvariantTiling:
     """A program takes ``block_n`` rows of the weight and ``block_r`` rows of x, with up to ``stages`` blocks of columns
-    on the way from memory, and ``per_sm`` such programs are to fit on a multiprocessor. ``swapped``: x is the left
-    operand, of which Hopper's instruction takes no less than 64 rows, so that ``block_n`` may be less."""
+    on the way from memory, and ``per_sm`` such programs are to fit on a multiprocessor."""
 
     block_n: int
     block_r: int
     warps: int
     stages: int
     per_sm: int
-    swapped: bool = False
 
 
 # By the rows of x, rounded up to a power of two. Few rows wait for the weight: small tiles, many blocks on the way.
@@ -61,7 +58,7 @@ MANY_ROWS = InvariantTiling(128, 256, 8, 4, 1)
 def _invariant_kernel(
     x, weight, bias, out, rows, outs, columns, x_stride, weight_stride, out_stride,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr, HAS_BIAS: tl.constexpr,
-    SWAPPED: tl.constexpr, GROUP: tl.constexpr, STAGES: tl.constexpr,
+    GROUP: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One tile of the result. Places behind the last row of the weight repeat it: what they compute is not stored."""
     tiles_n, tiles_r = tl.cdiv(outs, BLOCK_N), tl.cdiv(rows, BLOCK_R)
@@ -73,7 +70,7 @@ def _invariant_kernel(
     in_block = tl.arange(0, BLOCK_K)
     x_places = x + row.to(tl.int64)[None, :] * x_stride + in_block[:, None]
     w_places = weight + tl.minimum(column, outs - 1).to(tl.int64)[:, None] * weight_stride + in_block[None, :]
-    sums = tl.zeros((BLOCK_R, BLOCK_N) if SWAPPED else (BLOCK_N, BLOCK_R), tl.float32)
+    sums = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
     for start in tl.range(0, columns, BLOCK_K, num_stages=STAGES):
         if EVEN_K:
             w = tl.load(w_places + start)
@@ -82,12 +79,7 @@ def _invariant_kernel(
             inside = start + in_block < columns
             w = tl.load(w_places + start, mask=inside[None, :], other=0.0)
             xs = tl.load(x_places + start, mask=inside[:, None] & (row < rows)[None, :], other=0.0)
-        if SWAPPED:
-            sums = tl.dot(tl.trans(xs), tl.trans(w), sums, input_precision="ieee")
-        else:
-            sums = tl.dot(w, xs, sums, input_precision="ieee")
-    if SWAPPED:
-        sums = tl.trans(sums)
+        sums = tl.dot(w, xs, sums, input_precision="ieee")
     if HAS_BIAS:
         sums += tl.load(bias + tl.minimum(column, outs - 1)).to(tl.float32)[:, None]
     places = out + row.to(tl.int64)[None, :] * out_stride + column[:, None]
@@ -123,7 +115,7 @@ def linear_invariant(
     _invariant_kernel[(tiles,)](
         x, weight, x if bias is None else bias, out, rows, outs, columns, x.stride(0), weight.stride(0), out.stride(0),
         BLOCK_N=tiling.block_n, BLOCK_R=tiling.block_r, BLOCK_K=BLOCK_K, EVEN_K=columns % BLOCK_K == 0,
-        HAS_BIAS=bias is not None, SWAPPED=tiling.swapped, GROUP=GROUPED_TILES, STAGES=tiling.stages,
+        HAS_BIAS=bias is not None, GROUP=GROUPED_TILES, STAGES=tiling.stages,
         num_warps=tiling.warps,
     )  # fmt: skip
     return out
@@ -158,7 +150,6 @@ AOT: tuple[AotCase, ...] = tuple(
             "BLOCK_K": BLOCK_K,
             "EVEN_K": True,
             "HAS_BIAS": True,
-            "SWAPPED": False,
             "GROUP": GROUPED_TILES,
             "STAGES": 2,
         },
