@@ -143,6 +143,7 @@ def load_assets(config: EngineConfig, source: ModelSource) -> TextAssets:
         tokenizer=config.model.tokenizer,
         chat_template=config.model.chat_template,
         generation_config=config.model.generation_config,
+        tool_dialect=config.model.tool_dialect,
         stand_in=ByteTokenizer() if config.model.load_format == "dummy" else None,
     )
 
