@@ -62,8 +62,8 @@ class ModelConfig:
     chat_template: str | None = flag(None, "File with a Jinja chat template to use instead of the model's own.")
     tool_dialect: str = flag(
         "auto",
-        "How the model writes tool calls and reasoning: auto asks its chat template and tokenizer, none reads its output "
-        "as text, a name takes that dialect; `penstock explain` says what was found.",
+        "How the model writes tool calls and reasoning: auto asks its chat template and tokenizer, none reads its "
+        "output as text, a name takes that dialect; `penstock explain` says what was found.",
     )
     seed: int | None = flag(
         None,

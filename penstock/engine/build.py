@@ -83,12 +83,14 @@ def explain(config: EngineConfig, platform: PlatformFacts | None = None) -> Expl
     ) as checkpoint:
         survey = _survey(config, source, platform)
         plan = plan_executor(survey.spec, checkpoint)
+    selected = load_assets(config, source).dialect
+    spoken = (selected.decision,) if selected is not None else ()
     return Explanation(
         model=survey.model,
         platform=survey.spec.platform,
         resolved=survey.settled(plan.memory.capacity),
         capacity=plan.memory.capacity,
-        decisions=_without_repeats(survey.decisions + plan.decisions),
+        decisions=_without_repeats(survey.decisions + plan.decisions + spoken),
         memory_lines=plan.lines,
     )
 

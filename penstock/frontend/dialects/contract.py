@@ -14,7 +14,7 @@ from typing import Any
 from penstock.frontend.dialects.cursor import Cursor, Steps
 from penstock.frontend.dialects.writer import Writer, openai_call_id
 from penstock.types.decision import YES, Verdict
-from penstock.types.structure import CallStructure
+from penstock.types.structured import StructuralTag
 
 PROBE_TOOL = "penstock_probe"
 PROBE_KEY = "penstock_key"
@@ -75,11 +75,15 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallRules:
-    """Which calls an answer must and may contain. ``max_calls`` None means any number."""
+class TagGroup:
+    """The texts of calls, for constrained output. ``opening``, one tag per call with ``separator`` between them,
+    ``closing``. A model that writes one of ``triggers`` has begun a group; each begins ``opening`` + a tag."""
 
-    min_calls: int = 0
-    max_calls: int | None = None
+    tags: tuple[StructuralTag, ...]
+    triggers: tuple[str, ...]
+    opening: str = ""
+    separator: str = ""
+    closing: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +141,7 @@ class Dialect:
     reasoning: Reasoning | None = None
     gap: str = "\n"
     new_call_id: Callable[[str, int], str] = openai_call_id
-    structure: Callable[[Sequence[Tool]], CallStructure] | None = None
+    structure: Callable[[Sequence[Tool]], TagGroup] | None = None
     read: ReadAnswer | None = None
     samples: tuple[Sample, ...] = ()
 

@@ -25,11 +25,11 @@ MAX_NAME_CHARACTERS = 1024
 _NOT_SPACE = re.compile(r"\S")
 
 
-class Malformed(Exception):
+class Malformed(Exception):  # noqa: N818  it is an outcome of reading
     """The text is not what the dialect writes. Everything that was not committed goes back to the user as content."""
 
 
-class EndOfText(Exception):
+class EndOfText(Exception):  # noqa: N818
     """The output ended where the parser needed more. Handled like :class:`Malformed`."""
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from penstock.frontend.dialects.contract import Dialect, Evidence, Reasoning, Sample, Tool, needs
+from penstock.frontend.dialects.contract import Dialect, Evidence, Reasoning, Sample, TagGroup, Tool, needs
 from penstock.frontend.dialects.cursor import Cursor, Steps
 from penstock.frontend.dialects.json_calls import json_call_tag, read_json_call
 from penstock.frontend.dialects.writer import Writer
 from penstock.types.decision import Verdict
-from penstock.types.structure import CallStructure
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 
@@ -33,9 +32,9 @@ def parse(text: Cursor, out: Writer, _: str) -> Steps[None]:
             break
 
 
-def structure(tools: Sequence[Tool]) -> CallStructure:
+def structure(tools: Sequence[Tool]) -> TagGroup:
     tags = tuple(json_call_tag(tool, f"{BEGIN}\n", f"\n{END}") for tool in tools)
-    return CallStructure(tags=tags, triggers=(BEGIN,), separator="\n")
+    return TagGroup(tags=tags, triggers=(BEGIN,), separator="\n")
 
 
 DIALECT = Dialect(

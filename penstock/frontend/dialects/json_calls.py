@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from penstock.frontend.dialects.contract import Tool
 from penstock.frontend.dialects.cursor import Cursor, Malformed, Steps
 from penstock.frontend.dialects.writer import Writer
-from penstock.types.structure import JsonValue, Tag
+from penstock.types.structured import StructuralTag, StructuredKind, schema_text
 
 ARGUMENT_KEYS = ("arguments", "parameters")
 
@@ -100,7 +100,8 @@ def _object_text(value: str) -> str:
     return value
 
 
-def json_call_tag(tool: Tool, begin: str, end: str, *, arguments_key: str = "arguments") -> Tag:
+def json_call_tag(tool: Tool, begin: str, end: str, *, arguments_key: str = "arguments") -> StructuralTag:
     """``begin``, the object of one call of ``tool``, ``end``."""
     head = f'{begin}{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "{arguments_key}": '
-    return Tag(head, JsonValue(json.dumps(tool.parameters, ensure_ascii=False)), "}" + end)
+    schema = schema_text(tool.parameters)
+    return StructuralTag(begin=head, kind=StructuredKind.JSON_SCHEMA, text=schema, end="}" + end)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from penstock.frontend.dialects.contract import Dialect, Evidence, Sample, Tool, needs
+from penstock.frontend.dialects.contract import Dialect, Evidence, Sample, TagGroup, Tool, needs
 from penstock.frontend.dialects.cursor import Cursor, Steps
 from penstock.frontend.dialects.json_calls import json_call_tag, read_json_call
 from penstock.frontend.dialects.writer import Writer
 from penstock.types.decision import Verdict
-from penstock.types.structure import CallStructure
 
 PYTHON_TAG = "<|python_tag|>"
 SEPARATOR = "; "
@@ -41,9 +40,9 @@ def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
         yield from text.expect("{")
 
 
-def structure(tools: Sequence[Tool]) -> CallStructure:
+def structure(tools: Sequence[Tool]) -> TagGroup:
     tags = tuple(json_call_tag(tool, "", "", arguments_key="parameters") for tool in tools)
-    return CallStructure(tags=tags, triggers=('{"name": ',), separator=SEPARATOR)
+    return TagGroup(tags=tags, triggers=('{"name": ',), separator=SEPARATOR)
 
 
 DIALECT = Dialect(

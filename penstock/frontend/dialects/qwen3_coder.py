@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from penstock.frontend.dialects.contract import Dialect, Evidence, Reasoning, Sample, Tool, needs
+from penstock.frontend.dialects.contract import Dialect, Evidence, Reasoning, Sample, TagGroup, Tool, needs
 from penstock.frontend.dialects.cursor import Cursor, Steps
+from penstock.frontend.dialects.value_grammar import parameters_grammar
 from penstock.frontend.dialects.values import ArgumentsWriter
-from penstock.frontend.dialects.value_structure import parameters_structure
 from penstock.frontend.dialects.writer import Writer
 from penstock.types.decision import Verdict
-from penstock.types.structure import CallStructure, Tag
+from penstock.types.structured import StructuralTag, StructuredKind
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 FUNCTION, FUNCTION_END = "<function=", "</function>"
@@ -49,16 +49,17 @@ def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
             yield from text.expect(END)
 
 
-def structure(tools: Sequence[Tool]) -> CallStructure:
+def structure(tools: Sequence[Tool]) -> TagGroup:
     tags = tuple(
-        Tag(
-            f"{BEGIN}\n{FUNCTION}{tool.name}>\n",
-            parameters_structure(tool.parameters, before=f"{PARAMETER}{{key}}>\n", after=f"\n{PARAMETER_END}\n"),
-            f"{FUNCTION_END}\n{END}",
+        StructuralTag(
+            begin=f"{BEGIN}\n{FUNCTION}{tool.name}>\n",
+            kind=StructuredKind.LARK,
+            text=parameters_grammar(tool.parameters, before=f"{PARAMETER}{{key}}>\n", after=f"\n{PARAMETER_END}\n"),
+            end=f"{FUNCTION_END}\n{END}",
         )
         for tool in tools
     )
-    return CallStructure(tags=tags, triggers=(BEGIN,), separator="\n")
+    return TagGroup(tags=tags, triggers=(BEGIN,), separator="\n")
 
 
 DIALECT = Dialect(

@@ -128,7 +128,9 @@ def _named(asked: str, evidence: Evidence) -> tuple[Dialect, Decision]:
         raise ConfigError(f"{FORCED_BY} is {asked!r}, but it must be one of {names}.")
     verdict = dialect.detect(evidence)
     rejected = tuple(
-        Rejection(one.name, reasons) for one in DIALECTS if one is not dialect and (reasons := one.detect(evidence).reasons)
+        Rejection(one.name, reasons)
+        for one in DIALECTS
+        if one is not dialect and (reasons := one.detect(evidence).reasons)
     )
     doubt = "" if verdict.ok else f", although {'; '.join(verdict.reasons)}"
     return dialect, Decision(_SUBJECT, dialect.name, f"named by {FORCED_BY}{doubt}", rejected)

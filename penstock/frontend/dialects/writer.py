@@ -15,7 +15,7 @@ from penstock.frontend.dialects.events import ArgumentText, CallBegun, CallEnded
 Schema = Mapping[str, Any]
 
 
-class Enough(Exception):
+class Enough(Exception):  # noqa: N818  nothing is wrong
     """The request wants no more calls than there are; nothing after this counts."""
 
 

@@ -18,9 +18,7 @@ class PieceTable:
     ``texts[id]`` is None for an id not seen yet and for a token that is not UTF-8 by itself.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, skip_special_tokens: bool, visible: frozenset[int] = frozenset()
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool, visible: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_token_ids - visible if skip_special_tokens else frozenset()
         self.texts: list[str | None] = [None] * tokenizer.vocab_size

@@ -81,7 +81,8 @@ def load_text_assets(
     templates do, if it has any.
     ``chat_template`` is a file with a Jinja template. ``generation_config`` "none" ignores sampling defaults (stop ids
     are still read). ``stand_in`` is the tokenizer of a model that comes without one; its ends mean nothing to the
-    model, so they are no stop ids. ``tool_dialect`` is "auto", "none" or a dialect's name. Raises ModelSourceError for files that are missing or damaged,
+    model, so they are no stop ids. ``tool_dialect`` is "auto", "none" or a dialect's name.
+    Raises ModelSourceError for files that are missing or damaged,
     UnsupportedModelError for a tokenizer that cannot be used, ConfigError for a template file that cannot be read.
     """
     own = _read_side(source)

@@ -55,7 +55,7 @@ class TextDelta:
     ``scores`` is empty or has one entry per token id. ``stop_reason`` is the stop string that matched, or the id of a
     stop token that is not the model's own end of sequence. When ``abort`` is set the text is complete but the engine
     is not: the caller must abort the engine's request, and may close the answer at once. ``failure`` is set with
-    "error". ``events`` say what the text means, where somebody reads it (``answer_stream``); None: all of it is content.
+    "error". ``events`` say what the text means, where somebody reads it (``answer_stream``); None: it is content.
     """
 
     text: str = ""
@@ -78,7 +78,8 @@ class TextStream:
     """Feed it every TokenUpdate and the Terminal of one request, in order. Not thread-safe.
 
     ``prompt_token_ids`` tell whether the output continues visible text; ``eos_token_ids`` are the model's own stop
-    ids, which are no ``stop_reason``; ``visible_token_ids`` are special tokens that are never skipped. The token that ends a request adds no text, unless
+    ids, which are no ``stop_reason``; ``visible_token_ids`` are special tokens that are never skipped.
+    The token that ends a request adds no text, unless
     ``include_stop_str_in_output``. Stop strings are looked for from token ``min_tokens`` on.
     """
 
