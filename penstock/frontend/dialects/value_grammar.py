@@ -16,7 +16,7 @@ def parameters_grammar(
     """Lark rules, from ``start`` on, for all parameters in the order of the schema; those not required may be missing.
 
     ``before`` and ``after`` surround each value, ``quoted`` a string besides; ``{key}`` in ``before`` is the name of
-    the parameter. Strings are any text without what ends them, or one of the schema's ``enum``; everything else is JSON.
+    the parameter. Strings are any text without what ends them, or one of the ``enum``; all else is JSON.
     """
     properties = schema.get("properties")
     required = schema.get("required")

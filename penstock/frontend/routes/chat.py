@@ -96,9 +96,16 @@ def plan_reading(service: Service, prompt: str, use: ToolUse, request: ChatReque
 def constrain_calls(
     service: Service, sampling: SamplingParams, use: ToolUse, reading: Reading | None
 ) -> SamplingParams:
-    """Sampling that can only give the calls that the request asks for; raises where that cannot be promised."""
+    """Sampling that can only give the calls that the request asks for; raises where that cannot be promised.
+
+    Another constraint of the request holds for what follows the reasoning, not for the reasoning.
+    """
+    dialect = served_dialect(service)
     if not use.is_constrained:
-        return sampling
+        structured, reasoning = sampling.structured, dialect.reasoning if dialect is not None else None
+        if structured is None or reasoning is None or reading is None or not reading.in_reasoning:
+            return sampling
+        return dataclasses.replace(sampling, structured=dataclasses.replace(structured, after=reasoning.end))
     param = "tool_choice" if use.required else "tools"
     asked = "tool_choice" if use.required else "strict of a function"
     if not service.constrains_output:
@@ -107,7 +114,11 @@ def constrain_calls(
             "without strict.",
             param=param,
         )
-    dialect = served_dialect(service)
+    if sampling.structured is not None:
+        raise InvalidRequestError(
+            f"{asked} and response_format exclude each other: the answer cannot have both forms. Leave one out.",
+            param=param,
+        )
     assert dialect is not None
     assert reading is not None
     spec = call_constraint(dialect, use.tools, reading, required=use.required, single=use.single)
