@@ -49,7 +49,9 @@ IM_END = "<|im_end|>"
 ROUND_TRIPS: tuple[RoundTrip, ...] = (
     RoundTrip(source="qwen-2.5", dialect="hermes", stop=IM_END, tokenizer="qwen-2.5"),
     RoundTrip(source="qwen2.5-72b-instruct-awq", dialect="hermes", stop=IM_END),
-    RoundTrip(source="qwen-3", dialect="hermes", stop=IM_END, thinking=QWEN_THINKING, reasons=THINKS, tokenizer="qwen-3"),
+    RoundTrip(
+        source="qwen-3", dialect="hermes", stop=IM_END, thinking=QWEN_THINKING, reasons=THINKS, tokenizer="qwen-3"
+    ),
     RoundTrip(
         source="qwen3-235b-a22b-mlx-4bit", dialect="hermes", stop=IM_END, thinking=QWEN_THINKING, reasons=THINKS
     ),

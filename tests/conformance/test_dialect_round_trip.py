@@ -6,14 +6,10 @@ from __future__ import annotations
 import codecs
 import json
 import random
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
+from dialect_cases import cases_of
 from dialect_round_trips import (
     MESSAGES,
     REASONING,
@@ -25,7 +21,7 @@ from dialect_round_trips import (
     tokenizer_of,
 )
 
-from penstock.frontend.dialects.events import AnswerFold
+from penstock.frontend.dialects.events import AnswerFold, ContentText
 from penstock.frontend.dialects.machine import Machine
 from penstock.frontend.dialects.select import SelectedDialect, make_reading, select_dialect
 from penstock.frontend.dialects.table import DIALECTS
@@ -80,8 +76,6 @@ def byte_cuts(text: str) -> list[list[str]]:
 def fold_pieces(dialect, reading, pieces: list[str]) -> AnswerFold:
     fold = AnswerFold()
     if reading is None:  # nothing but content can come
-        from penstock.frontend.dialects.events import ContentText
-
         fold.add([ContentText(piece) for piece in pieces])
         return fold
     machine = Machine(dialect, reading)
@@ -149,8 +143,6 @@ def test_round_trip(trip, variant, name):
 
 def test_every_dialect_makes_a_round_trip():
     """A dialect whose template cannot be had says so in its module of ``dialect_cases``."""
-    from dialect_cases import cases_of
-
     travelled = {trip.dialect for trip in ROUND_TRIPS}
     for dialect in DIALECTS:
         assert dialect.name in travelled or getattr(cases_of(dialect.name), "NO_ROUND_TRIP", ""), dialect.name

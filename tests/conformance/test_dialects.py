@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from dialect_cases import CASE_NAMES, TOOLS, Case, cases_of
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -19,6 +19,7 @@ from penstock.engine.engine import Engine
 from penstock.engine.inproc import InProcessClient
 from penstock.frontend.app import App
 from penstock.frontend.chat.template import ChatTemplate
+from penstock.frontend.dialects.select import select_dialect
 from penstock.frontend.server import make_server, run
 from penstock.frontend.text.load import TextAssets
 from penstock.mock.executor import MockExecutor
@@ -67,6 +68,8 @@ class MockServer:
     sampling_defaults: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ("mock", "alias")
     template: bool = True
+    chat_template: str = CHATML
+    tool_dialect: str = "auto"
 
     def __enter__(self) -> MockServer:
         self._clients: list[openai.OpenAI] = []
@@ -99,9 +102,11 @@ class MockServer:
         loop = asyncio.get_running_loop()
         self.client = InProcessClient(self.build_engine, on_event_loop(loop))
         tokenizer = ByteTokenizer()
+        template = ChatTemplate(self.chat_template, {"eos_token": "</s>"})
         assets = TextAssets(
             tokenizer=tokenizer,
-            chat_template=ChatTemplate(CHATML, {"eos_token": "</s>"}) if self.template else None,
+            chat_template=template if self.template else None,
+            dialect=select_dialect(template.sources, template.render, tokenizer, self.tool_dialect),
             stop_token_ids=frozenset({tokenizer.eos_token_id}),
             sampling_defaults=self.sampling_defaults,
         )

@@ -85,7 +85,8 @@ def collect_evidence(
     """Facts from the template's source, a rendered call and the tokenizer. ``render`` may refuse."""
 
     def has_token(text: str) -> bool:
-        return len(tokenizer.encode(text, add_special_tokens=False)) == 1
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        return len(ids) == 1 and tokenizer.token_text(ids[0]).strip() == text  # one id may be "unknown", too
 
     return Evidence(
         templates="\n".join(templates.values()),

@@ -1,7 +1,8 @@
 """What every dialect makes of broken output: one module per dialect, with a position on every case.
 
-A module has ``CASES`` (a Case for every name of ``CASE_NAMES``, or a sentence why there can be none) and ``long_call``
-(the text of a call of ``note`` whose one string argument is the given text, which has no character that needs escaping).
+A module has ``CASES`` (a Case for every name of ``CASE_NAMES``, or a sentence why there can be none) and ``long_call``,
+the text of a call of ``note`` whose one string argument is the given text, in which nothing needs escaping. A dialect
+without a row in ``dialect_round_trips`` says why in ``NO_ROUND_TRIP``.
 """
 
 from __future__ import annotations

@@ -34,9 +34,7 @@ CASES = {
         calls=(("note", '{"text": "</tool_call><tool_call>{}<think>"}', True),),
     ),
     "marker_cut_at_end": Case(text="So <tool_ca", content="So <tool_ca"),
-    "call_after_broken_call": Case(
-        text=f'{B}{{"name": }}{E}\n{WHOLE}', content=f'{B}{{"name": }}{E}', calls=(ROME,)
-    ),
+    "call_after_broken_call": Case(text=f'{B}{{"name": }}{E}\n{WHOLE}', content=f'{B}{{"name": }}{E}', calls=(ROME,)),
     "text_after_call": Case(text=f"{WHOLE}\nDone.", content="\nDone.", calls=(ROME,)),
     "no_end_marker": Case(text=WHOLE.removesuffix(E), calls=(ROME,)),
     "empty_arguments": Case(text=f'{B}{{"name": "clock", "arguments": null}}{E}', calls=(("clock", "{}", True),)),
@@ -45,9 +43,7 @@ CASES = {
         calls=(("note", '{"text": "a\\n\\tb"}', True),),
     ),
     "unfinished_reasoning": Case(text="<think>\nHm, \n", reasoning="Hm, \n"),
-    "call_inside_reasoning": Case(
-        text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, reasoning=WHOLE, content="No."
-    ),
+    "call_inside_reasoning": Case(text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, reasoning=WHOLE, content="No."),
 }
 
 

@@ -44,9 +44,7 @@ CASES = {
     "empty_arguments": Case(text=call("clock"), calls=(("clock", "{}", True),)),
     "control_characters": Case(text=call("note", text="a\n\tb"), calls=(("note", '{"text": "a\\n\\tb"}', True),)),
     "unfinished_reasoning": Case(text="Hm, \n", in_reasoning=True, reasoning="Hm, \n"),
-    "call_inside_reasoning": Case(
-        text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, reasoning=WHOLE, content="No."
-    ),
+    "call_inside_reasoning": Case(text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, reasoning=WHOLE, content="No."),
 }
 
 

@@ -11,4 +11,5 @@ CASES = dict.fromkeys(CASE_NAMES, "This dialect has no calls.") | {
 def long_call(text: str) -> str:
     return f"<think>\n{text}\n</think>\n{text}"
 
+
 NO_ROUND_TRIP = "Templates of models that only think have no tools; GLM-Z1 takes reasoning out of what it prints."
