@@ -101,5 +101,10 @@ def test_every_dialect_can_be_constrained(dialect):
     assert not free.after
 
 
-def test_the_byte_level_tokenizer_of_tests_has_no_think_token():
-    assert select(HERMES, tokenizer=byte_level_tokenizer()).dialect.reasoning is None
+def test_a_token_for_thinking_tells_that_a_model_thinks():
+    class Unknowing(ByteTokenizer):
+        def encode(self, text, *, add_special_tokens=True):
+            return [self.bos_token_id]  # "unknown"
+
+    assert select(HERMES, tokenizer=byte_level_tokenizer()).dialect.reasoning is not None
+    assert select(HERMES, tokenizer=Unknowing()).dialect.reasoning is None
