@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from penstock.errors import InvalidRequestError
 from penstock.frontend.chat.effort import EFFORTS, effort_variables
 from penstock.frontend.chat.tools import NO_TOOLS, read_tool_use
-from penstock.frontend.dialects.value_grammar import text_without
+from penstock.frontend.dialects.value_grammar import parameters_grammar
 from penstock.frontend.dialects.values import kinds_of, value_json
 
 
@@ -106,8 +102,21 @@ def test_values_by_schema(text, kinds, expected):
     assert value_json(text, frozenset(kinds)) == expected
 
 
-@given(literal=st.sampled_from(["\n</p>", "a", "ab", "abb", "<ab>"]), text=st.text("\n</p>abx", max_size=12))
-def test_text_without_a_literal(literal, text):
-    assert (re.fullmatch(text_without(literal), text) is not None) == (literal not in text)
-    with pytest.raises(ValueError, match="repeats"):
-        text_without("aba")
+def test_grammar_of_parameters():
+    schema = {
+        "properties": {"city": {"type": "string"}, "unit": {"enum": ["c", "f"]}, "days": {"$ref": "#/$defs/Days"}},
+        "required": ["days"],
+        "$defs": {"Days": {"type": "integer"}},
+    }
+    grammar = parameters_grammar(schema, before="<{key}>\n", after="\n</>")
+    assert grammar.splitlines() == [
+        "start: p0? p1? p2",
+        'p0: "<city>\\n" v0',
+        "v0: v0_text",
+        'v0_text[lazy]: /(.|\\n)*/ "\\n</>"',
+        'p1: "<unit>\\n" v1',
+        'v1: ( "c" | "f") "\\n</>"',
+        'p2: "<days>\\n" v2',
+        'v2: %json {"$ref": "#/$defs/Days", "$defs": {"Days": {"type": "integer"}}} "\\n</>"',
+    ]
+    assert parameters_grammar({}, before="", after="").strip() == 'start: ""'
