@@ -60,6 +60,11 @@ class ModelConfig:
         "auto", "Sampling defaults: auto reads generation_config.json, none ignores it.", choices=("auto", "none")
     )
     chat_template: str | None = flag(None, "File with a Jinja chat template to use instead of the model's own.")
+    tool_dialect: str = flag(
+        "auto",
+        "How the model writes tool calls and reasoning: auto asks its chat template and tokenizer, none reads its "
+        "output as text, a name takes that dialect; `penstock explain` says what was found.",
+    )
     seed: int | None = flag(
         None,
         "Seed of dummy weights and of requests that bring none. Default: another one at every start, 0 for weights.",

@@ -86,12 +86,14 @@ def explain(config: EngineConfig, platform: PlatformFacts | None = None) -> Expl
     ) as checkpoint:
         survey = _survey(config, source, platform)
         plan = plan_executor(survey.spec, checkpoint)
+    selected = load_assets(config, source).dialect
+    spoken = (selected.decision,) if selected is not None else ()
     return Explanation(
         model=survey.model,
         platform=with_measured_rate(survey.spec.platform) if platform is None else survey.spec.platform,
         resolved=survey.settled(plan.memory.capacity),
         capacity=plan.memory.capacity,
-        decisions=_without_repeats(survey.decisions + plan.decisions),
+        decisions=_without_repeats(survey.decisions + plan.decisions + spoken),
         memory_lines=plan.lines,
     )
 
@@ -151,6 +153,7 @@ def load_assets(config: EngineConfig, source: ModelSource) -> TextAssets:
         tokenizer=config.model.tokenizer,
         chat_template=config.model.chat_template,
         generation_config=config.model.generation_config,
+        tool_dialect=config.model.tool_dialect,
         stand_in=ByteTokenizer() if config.model.load_format == "dummy" else None,
     )
 

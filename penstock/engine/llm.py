@@ -21,6 +21,7 @@ from penstock.engine.inproc import InProcessClient
 from penstock.engine.outputs import CompletionOutput, RequestOutput
 from penstock.errors import ConfigError, EngineDeadError, InvalidRequestError, RequestFailedError
 from penstock.frontend.chat.messages import normalize_messages
+from penstock.frontend.text.answer_stream import AnswerStream
 from penstock.frontend.text.requests import PreparedRequest, merge_sampling, prepare_request
 from penstock.frontend.text.stream import TextDelta, TextFold, TextStream
 from penstock.frontend.text.tokenizer import Tokenizer
@@ -307,7 +308,7 @@ class LLM:
         Whatever ends this generator early (an error, Ctrl-C, a consumer that leaves) aborts what is still open.
         """
         news: queue.SimpleQueue[_News] = queue.SimpleQueue()
-        streams: dict[int, TextStream] = {}
+        streams: dict[int, TextStream | AnswerStream] = {}
         try:
             for job in prepared:
                 for index, child in enumerate(job.children):

@@ -15,6 +15,7 @@ from penstock.errors import PenstockError
 from penstock.frontend.openai.answers import TokensDetails, Usage
 from penstock.frontend.openai.errors import HttpError, failure_of, problem_of
 from penstock.frontend.service import Service
+from penstock.frontend.text.answer_stream import AnswerStream
 from penstock.frontend.text.requests import PreparedRequest
 from penstock.frontend.text.stream import TextDelta, TextFold, TextStream
 from penstock.types.output import Terminal, TokenUpdate
@@ -120,7 +121,12 @@ class SequenceState:
     __slots__ = ("_generation", "_last_output", "index", "leads_prompt", "request", "terminal", "text")
 
     def __init__(
-        self, generation: Generation, index: int, request: GenerateRequest, text: TextStream, leads_prompt: bool
+        self,
+        generation: Generation,
+        index: int,
+        request: GenerateRequest,
+        text: TextStream | AnswerStream,
+        leads_prompt: bool,
     ) -> None:
         self._generation = generation
         self._last_output = 0.0
@@ -189,4 +195,5 @@ def delta_of(fold: TextFold, *, abort: bool = False) -> TextDelta:
         fold.stop_reason,
         abort,
         fold.failure,
+        fold.events,
     )

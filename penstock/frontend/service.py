@@ -50,6 +50,12 @@ class Service:
         self.metrics.set_cache_config(_cache_labels(client))
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
 
+    @property
+    def constrains_output(self) -> bool:
+        """Whether the engine enforces ``SamplingParams.structured``: its decisions say which backend does."""
+        decisions = self.client.info.decisions
+        return any(one.subject.startswith("structured") and one.chosen is not None for one in decisions)
+
     def model_name(self, asked: str | None) -> str:
         """The name to answer with. No name means the first one. Raises ModelNotServedError."""
         if asked is None:

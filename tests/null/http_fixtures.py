@@ -21,6 +21,7 @@ from penstock.engine.inproc import InProcessClient
 from penstock.engine.mock_engine import mock_assets
 from penstock.frontend.app import App
 from penstock.frontend.chat.template import ChatTemplate
+from penstock.frontend.dialects.select import select_dialect
 from penstock.frontend.server import make_server, run
 from penstock.frontend.text.load import TextAssets
 from penstock.mock.executor import MockExecutor
@@ -71,6 +72,8 @@ class MockServer:
     names: tuple[str, ...] = ("mock", "alias")
     template: bool = True
     compile_limits: CompileLimits = field(default_factory=CompileLimits)
+    chat_template: str = CHATML
+    tool_dialect: str = "auto"
 
     def __enter__(self) -> MockServer:
         self._clients: list[openai.OpenAI] = []
@@ -103,9 +106,11 @@ class MockServer:
         loop = asyncio.get_running_loop()
         self.client = InProcessClient(self.build_engine, on_event_loop(loop))
         tokenizer = ByteTokenizer()
+        template = ChatTemplate(self.chat_template, {"eos_token": "</s>"})
         assets = TextAssets(
             tokenizer=tokenizer,
-            chat_template=ChatTemplate(CHATML, {"eos_token": "</s>"}) if self.template else None,
+            chat_template=template if self.template else None,
+            dialect=select_dialect(template.sources, template.render, tokenizer, self.tool_dialect),
             stop_token_ids=frozenset({tokenizer.eos_token_id}),
             sampling_defaults=self.sampling_defaults,
         )

@@ -94,9 +94,11 @@ class ChatTemplate:
             )
         return name
 
-    def _probe(self, template: Template, messages: list[dict[str, Any]]) -> str:
+    def _probe(
+        self, template: Template, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+    ) -> str:
         """A rendering for traits: empty when the template refuses."""
-        variables = {**self._special_tokens, "messages": messages, "add_generation_prompt": False, "tools": None}
+        variables = {**self._special_tokens, "messages": messages, "add_generation_prompt": False, "tools": tools}
         try:
             return _render(template, variables)
         except InvalidRequestError:

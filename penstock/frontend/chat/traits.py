@@ -18,17 +18,18 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 class TemplateTraits:
     """``takes_strings`` and ``takes_parts``: which kinds of content it prints. ``takes_developer``: it knows that
     role. ``wants_argument_text``: tool call arguments must be a JSON string. ``wants_no_content``: it prints tool
-    calls only of an assistant message whose content is None."""
+    calls only of an assistant message whose content is None. ``takes_tools``: it prints the tools of a request."""
 
     takes_strings: bool = True
     takes_parts: bool = False
     takes_developer: bool = False
     wants_argument_text: bool = False
     wants_no_content: bool = False
+    takes_tools: bool = False
 
 
-def probe_traits(source: str, render: Callable[[list[dict[str, Any]]], str]) -> TemplateTraits:
-    """``render`` gives the text of a conversation, empty when the template refuses it."""
+def probe_traits(source: str, render: Callable[..., str]) -> TemplateTraits:
+    """``render`` gives the text of a conversation and of its ``tools``, empty when the template refuses it."""
     parts = render([{"role": "user", "content": [{"type": "text", "text": _NEEDLE}]}])
     takes_parts = _NEEDLE in parts and "'text'" not in parts and '"text"' not in parts
     argument_text, no_content = _tool_call_shape(render)
@@ -38,6 +39,16 @@ def probe_traits(source: str, render: Callable[[list[dict[str, Any]]], str]) -> 
         takes_developer="developer" in source,
         wants_argument_text=argument_text,
         wants_no_content=no_content,
+        takes_tools=any(_prints_tools(render, role) for role in ("user", "system")),
+    )
+
+
+def _prints_tools(render: Callable[..., str], first_role: str) -> bool:
+    """Some templates print tools only where there is a system message."""
+    function = {"name": _NEEDLE, "description": "", "parameters": {"type": "object", "properties": {}}}
+    messages = [{"role": first_role, "content": "Hello"}, {"role": "user", "content": "Hello"}]
+    return _NEEDLE in render(
+        messages if first_role == "system" else messages[1:], [{"type": "function", "function": function}]
     )
 
 

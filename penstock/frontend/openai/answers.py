@@ -61,9 +61,34 @@ class ChatLogprobs(Struct, kw_only=True):
     refusal: None = None
 
 
+class CallFunction(Struct, kw_only=True):
+    """``arguments`` is JSON text; in a chunk, a piece of it. The name stands in the first chunk of a call."""
+
+    name: str | UnsetType = UNSET
+    arguments: str
+
+
+class ToolCallDelta(Struct, kw_only=True):
+    index: int
+    function: CallFunction
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+
+
+class ToolCallMessage(Struct, kw_only=True):
+    id: str
+    function: CallFunction
+    type: str = "function"
+
+
 class ChatDelta(Struct, kw_only=True):
+    """Reasoning has two customary names; both are sent."""
+
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct, kw_only=True):
@@ -81,6 +106,9 @@ class ChatMessage(Struct, kw_only=True):
     role: str
     content: str | None
     refusal: None = None
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallMessage] | UnsetType = UNSET
 
 
 class ChatChoice(Struct, kw_only=True):

@@ -28,6 +28,7 @@ from penstock.frontend.openai.answers import (
     Usage,
 )
 from penstock.frontend.openai.encode import encode_json
+from penstock.frontend.openai.reading import events_delta, events_message
 from penstock.frontend.text.stream import PositionScores, TextDelta, TokenScore
 
 DONE = b"data: [DONE]\n\n"
@@ -192,6 +193,7 @@ class ChatFormat:
     shown: Shown = Shown()
     role: str = "assistant"
     prompts: Sequence[Sequence[int]] = ()
+    include_reasoning: bool = True
     _begun: set[int] = field(default_factory=set)
     _frame: tuple[bytes, bytes] = (b"", b"")
 
@@ -218,7 +220,7 @@ class ChatFormat:
         shown = self.shown
         choice = ChatChunkChoice(
             index=index,
-            delta=ChatDelta(content=delta.text) if delta.text or delta.finish_reason is None else ChatDelta(),
+            delta=self._delta(delta),
             finish_reason=delta.finish_reason,
         )
         if delta.finish_reason is not None:
@@ -253,7 +255,7 @@ class ChatFormat:
     def answer_choice(self, index: int, delta: TextDelta) -> ChatChoice:
         choice = ChatChoice(
             index=index,
-            message=ChatMessage(role=self.role, content=delta.text),
+            message=self._message(delta),
             logprobs=self._logprobs(delta) if self.shown.logprobs else None,
             finish_reason=delta.finish_reason,
             stop_reason=delta.stop_reason,
@@ -262,6 +264,16 @@ class ChatFormat:
             choice.token_ids = list(delta.token_ids)
             choice.prompt_token_ids = list(self.prompts[0])
         return choice
+
+    def _delta(self, delta: TextDelta) -> ChatDelta:
+        if delta.events is not None:
+            return events_delta(delta.events, self.include_reasoning)
+        return ChatDelta(content=delta.text) if delta.text or delta.finish_reason is None else ChatDelta()
+
+    def _message(self, delta: TextDelta) -> ChatMessage:
+        if delta.events is not None:
+            return events_message(self.role, delta.events, self.include_reasoning)
+        return ChatMessage(role=self.role, content=delta.text)
 
     def _logprobs(self, delta: TextDelta) -> ChatLogprobs:
         return ChatLogprobs(content=[self._logprob(position) for position in delta.scores])

@@ -63,16 +63,9 @@ def chat_sampling(request: ChatRequest, defaults: Mapping[str, Any], max_n: int)
 
 
 def _refuse_unsupported(request: ChatRequest) -> None:
-    for name in ("tools", "functions"):
-        if getattr(request, name):
-            raise InvalidRequestError(
-                f"{name} is not supported by this version: the model's calls would not be parsed. Leave it out.",
-                param=name,
-            )
-    if request.tool_choice not in (None, "none", "auto"):
-        raise InvalidRequestError("tool_choice names a tool, but tools are not supported.", param="tool_choice")
-    if request.function_call not in (None, "none", "auto"):
-        raise InvalidRequestError("function_call names a function, but they are not supported.", param="function_call")
+    for name, successor in (("functions", "tools"), ("function_call", "tool_choice")):
+        if getattr(request, name) not in (None, [], "none", "auto"):
+            raise InvalidRequestError(f"{name} was replaced by {successor}: use that.", param=name)
     if request.audio is not None or (request.modalities is not None and set(request.modalities) - {"text"}):
         name = "audio" if request.audio is not None else "modalities"
         raise InvalidRequestError(f"{name} is not supported: this model answers with text only.", param=name)

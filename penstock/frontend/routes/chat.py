@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.errors import InvalidRequestError
+from penstock.frontend.chat.effort import effort_variables, knows_effort
 from penstock.frontend.chat.messages import normalize_messages
+from penstock.frontend.chat.tools import NO_TOOLS, ToolUse, read_tool_use
+from penstock.frontend.dialects.constrain import call_constraint
+from penstock.frontend.dialects.contract import Dialect, Reading
+from penstock.frontend.dialects.select import make_reading
 from penstock.frontend.exchange import Exchange
 from penstock.frontend.openai.format import ChatFormat
 from penstock.frontend.openai.requests import ChatRequest
 from penstock.frontend.openai.sampling import chat_sampling
-from penstock.frontend.routes.generate import make_head, make_shown, prepare, warn_of_ignored, write_generation
+from penstock.frontend.routes.generate import make_head, make_shown, prepare, warn, warn_of_ignored, write_generation
 from penstock.frontend.service import Service
+from penstock.types.request import SamplingParams
 
 _RESERVED = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "self", "chat_template"}
@@ -25,23 +32,103 @@ async def post_chat(exchange: Exchange, service: Service, request: ChatRequest) 
     model = service.model_name(request.model)
     warn_of_ignored(exchange, service, request)
     sampling = chat_sampling(request, service.assets.sampling_defaults, service.server.max_n)
+    use = read_tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
+    check_tools(service, use)
+    template = service.assets.chat_template
+    if request.reasoning_effort is not None and template is not None and not knows_effort(template.sources.values()):
+        warn(exchange, "reasoning_effort ignored: the model's chat template does not look at it")
     text = render_chat(
         service,
         request.messages,
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
-        chat_template_kwargs=request.chat_template_kwargs,
+        chat_template_kwargs=effort_variables(request.reasoning_effort, request.chat_template_kwargs or {}),
+        tools=use.shown,
     )
+    reading = plan_reading(service, text, use, request)
+    sampling = constrain_calls(service, sampling, use, reading)
     ids = await service.encode(text, add_special_tokens=bool(request.add_special_tokens))
-    prepared = prepare(service, request, ids, sampling, arrival=arrival, param="messages")
+    prepared = prepare(service, request, ids, sampling, arrival=arrival, param="messages", reading=reading)
     last_role = request.messages[-1].get("role") if request.continue_final_message else None
     form = ChatFormat(
         head=make_head(exchange, "chatcmpl", model),
         shown=make_shown(request, logprobs=bool(request.logprobs), max_top=request.top_logprobs or 0),
         role=last_role if isinstance(last_role, str) else "assistant",
         prompts=(prepared.prompt_token_ids,),
+        include_reasoning=request.include_reasoning is not False,
     )
     await write_generation(exchange, service, [prepared], form, stream=bool(request.stream))
+
+
+def check_tools(service: Service, use: ToolUse) -> None:
+    """Raises InvalidRequestError where the model could not see tools, or nobody could read its calls."""
+    if use is NO_TOOLS:
+        return
+    dialect = served_dialect(service)
+    template = service.assets.chat_template
+    if dialect is None or not dialect.reads_calls:
+        selected = service.assets.dialect
+        why = selected.decision.why if selected is not None else "no dialect was selected"
+        raise InvalidRequestError(
+            f"tools cannot be used with this model: nothing reads its calls ({why}). Start the server with "
+            "--tool-dialect NAME if you know how it writes them; `penstock explain` shows what was found.",
+            param="tools",
+        )
+    if template is not None and not template.traits(with_tools=True).takes_tools:
+        raise InvalidRequestError(
+            "tools cannot be used with this model: its chat template does not print them. Start the server with "
+            "--chat-template and a template that does.",
+            param="tools",
+        )
+
+
+def served_dialect(service: Service) -> Dialect | None:
+    return service.assets.dialect.dialect if service.assets.dialect is not None else None
+
+
+def plan_reading(service: Service, prompt: str, use: ToolUse, request: ChatRequest) -> Reading | None:
+    """How the answers are to be read; None when they can only be content."""
+    prefill = _last_content(request.messages) if request.continue_final_message else None
+    max_calls = 1 if use.single else None
+    return make_reading(served_dialect(service), prompt, tools=use.schemas, max_calls=max_calls, prefill=prefill)
+
+
+def constrain_calls(
+    service: Service, sampling: SamplingParams, use: ToolUse, reading: Reading | None
+) -> SamplingParams:
+    """Sampling that can only give the calls that the request asks for; raises where that cannot be promised.
+
+    Another constraint of the request holds for what follows the reasoning, not for the reasoning.
+    """
+    dialect = served_dialect(service)
+    if not use.is_constrained:
+        structured, reasoning = sampling.structured, dialect.reasoning if dialect is not None else None
+        if structured is None or reasoning is None or reading is None or not reading.in_reasoning:
+            return sampling
+        return dataclasses.replace(sampling, structured=dataclasses.replace(structured, after=reasoning.end))
+    param = "tool_choice" if use.required else "tools"
+    asked = "tool_choice" if use.required else "strict of a function"
+    if not service.constrains_output:
+        raise InvalidRequestError(
+            f"{asked} needs constrained output, which this server does not have. Use tool_choice auto and functions "
+            "without strict.",
+            param=param,
+        )
+    if sampling.structured is not None:
+        raise InvalidRequestError(
+            f"{asked} and response_format exclude each other: the answer cannot have both forms. Leave one out.",
+            param=param,
+        )
+    assert dialect is not None
+    assert reading is not None
+    spec = call_constraint(dialect, use.tools, reading, required=use.required, single=use.single)
+    if spec is None:
+        raise InvalidRequestError(
+            f"{asked} needs a grammar of the model's calls, and the dialect {dialect.name} has none. Use tool_choice "
+            "auto and functions without strict.",
+            param=param,
+        )
+    return dataclasses.replace(sampling, structured=spec)
 
 
 def render_chat(
@@ -51,6 +138,7 @@ def render_chat(
     add_generation_prompt: bool | None,
     continue_final_message: bool | None,
     chat_template_kwargs: dict[str, Any] | None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The prompt text of a conversation. Raises InvalidRequestError, also for a model without a template."""
     template = service.assets.chat_template
@@ -73,7 +161,15 @@ def render_chat(
             )
     return template.render(
         normalize_messages(messages),
+        tools=tools,
         add_generation_prompt=not continues if add_generation_prompt is None else add_generation_prompt,
         continue_final_message=continues,
         **kwargs,
     )
+
+
+def _last_content(messages: Sequence[Mapping[str, Any]]) -> str:
+    content = normalize_messages(messages[-1:])[0]["content"]
+    if isinstance(content, str) or content is None:
+        return content or ""
+    return "\n".join(part["text"] for part in content)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import secrets
 import time
 from collections.abc import Sequence
 
 from penstock.errors import InvalidRequestError
+from penstock.frontend.dialects.contract import Reading
 from penstock.frontend.exchange import EventStream, Exchange
 from penstock.frontend.generation import Generation, delta_of
 from penstock.frontend.openai.errors import HttpError
@@ -49,11 +51,12 @@ def prepare(
     *,
     arrival: float,
     param: str,
+    reading: Reading | None = None,
 ) -> PreparedRequest:
     """One prompt, already as token ids, checked against the model and fanned out. Raises InvalidRequestError."""
     limits = [limit for limit in (service.server.request_timeout, request.request_timeout) if limit is not None]
     info = service.client.info
-    return prepare_request(
+    prepared = prepare_request(
         service.assets,
         prompt_ids,
         sampling,
@@ -66,14 +69,19 @@ def prepare(
         cache_salt=request.cache_salt or "",
         param=param,
     )
+    return dataclasses.replace(prepared, reading=reading) if reading is not None else prepared
 
 
 def warn_of_ignored(exchange: Exchange, service: Service, request: SamplingFields) -> None:
     """Tell the client of a field that it gave and that this server's settings make meaningless."""
     if request.priority and service.client.info.settings.get("scheduling_policy") == "fcfs":
-        warning = "priority ignored: the scheduling policy is fcfs, --scheduling-policy priority obeys it"
-        warn_once(_LOG, warning)
-        exchange.extra_headers.append(("penstock-warning", warning))
+        warn(exchange, "priority ignored: the scheduling policy is fcfs, --scheduling-policy priority obeys it")
+
+
+def warn(exchange: Exchange, warning: str) -> None:
+    """Say in the log, once, and in a header of the answer that a field of the request changes nothing."""
+    warn_once(_LOG, warning)
+    exchange.extra_headers.append(("penstock-warning", warning))
 
 
 def check_total(num_prompts: int, n: int, max_queue: int) -> None:

@@ -45,6 +45,8 @@ async def show_metrics(exchange: Exchange, service: Service) -> None:
 async def show_decisions(exchange: Exchange, service: Service) -> None:
     """Facts, settings and every decision with the reasons of the refused candidates."""
     info = dataclasses.asdict(service.client.info)
+    if service.assets.dialect is not None:
+        info["decisions"] = [*info["decisions"], dataclasses.asdict(service.assets.dialect.decision)]
     body = {**info, "served_names": service.served_names, "server": _server_settings(service)}
     await exchange.answer(200, encode_json(body))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penstock.errors import InvalidRequestError
+from penstock.frontend.chat.tools import read_tool_use
 from penstock.frontend.exchange import Exchange
 from penstock.frontend.openai.answers import DetokenizeAnswer, TokenizeAnswer
 from penstock.frontend.openai.encode import encode_json
@@ -25,6 +26,7 @@ async def post_tokenize(exchange: Exchange, service: Service, request: TokenizeR
             add_generation_prompt=request.add_generation_prompt,
             continue_final_message=request.continue_final_message,
             chat_template_kwargs=request.chat_template_kwargs,
+            tools=read_tool_use(request.tools, None, None).shown,
         )
         special = bool(request.add_special_tokens)
     ids = await service.encode(text, add_special_tokens=special)

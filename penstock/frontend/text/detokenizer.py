@@ -18,9 +18,9 @@ class PieceTable:
     ``texts[id]`` is None for an id not seen yet and for a token that is not UTF-8 by itself.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool, visible: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
-        self._skipped = tokenizer.special_token_ids if skip_special_tokens else frozenset()
+        self._skipped = tokenizer.special_token_ids - visible if skip_special_tokens else frozenset()
         self.texts: list[str | None] = [None] * tokenizer.vocab_size
         self._bytes: dict[int, bytes] = {}
 
@@ -40,9 +40,9 @@ class PieceTable:
 
 
 @lru_cache(maxsize=16)
-def piece_table(tokenizer: Tokenizer, skip_special_tokens: bool) -> PieceTable:
-    """The one table of this tokenizer and setting."""
-    return PieceTable(tokenizer, skip_special_tokens)
+def piece_table(tokenizer: Tokenizer, skip_special_tokens: bool, visible: frozenset[int] = frozenset()) -> PieceTable:
+    """The one table of this tokenizer and setting. ``visible`` are special tokens that are never skipped."""
+    return PieceTable(tokenizer, skip_special_tokens, visible)
 
 
 class Detokenizer:
@@ -56,8 +56,15 @@ class Detokenizer:
 
     __slots__ = ("_at_start", "_decoder", "_pending", "_table", "_texts")
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True, *, at_start: bool = True) -> None:
-        self._table = piece_table(tokenizer, skip_special_tokens)
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        skip_special_tokens: bool = True,
+        *,
+        at_start: bool = True,
+        visible: frozenset[int] = frozenset(),
+    ) -> None:
+        self._table = piece_table(tokenizer, skip_special_tokens, visible)
         self._texts = self._table.texts
         self._at_start = at_start and tokenizer.drops_first_space
         self._pending = False  # the decoder holds the beginning of a character

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ConfigError, ModelSourceError, UserError
 from penstock.frontend.chat.template import ChatTemplate
+from penstock.frontend.dialects.select import AUTO, SelectedDialect, select_dialect
 from penstock.frontend.text.gguf_tokenizer import (
     gguf_chat_templates,
     gguf_special_tokens,
@@ -41,7 +42,8 @@ class TextAssets:
     """What a frontend needs to speak a model's language.
 
     ``stop_token_ids`` is the union of all end-of-sequence ids that the model's files declare. ``sampling_defaults``
-    has names of SamplingParams; ``max_new_tokens`` caps an output whose request names no length.
+    has names of SamplingParams; ``max_new_tokens`` caps an output whose request names no length. ``dialect`` says how
+    the model writes tool calls and reasoning; None when nobody has looked.
     """
 
     tokenizer: Tokenizer
@@ -49,6 +51,7 @@ class TextAssets:
     stop_token_ids: frozenset[int] = frozenset()
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
     max_new_tokens: int | None = None
+    dialect: SelectedDialect | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,7 @@ def load_text_assets(
     chat_template: str | None = None,
     generation_config: str = "auto",
     stand_in: Tokenizer | None = None,
+    tool_dialect: str = AUTO,
 ) -> TextAssets:
     """Read a model's text side.
 
@@ -77,7 +81,8 @@ def load_text_assets(
     templates do, if it has any.
     ``chat_template`` is a file with a Jinja template. ``generation_config`` "none" ignores sampling defaults (stop ids
     are still read). ``stand_in`` is the tokenizer of a model that comes without one; its ends mean nothing to the
-    model, so they are no stop ids. Raises ModelSourceError for files that are missing or damaged,
+    model, so they are no stop ids. ``tool_dialect`` is "auto", "none" or a dialect's name.
+    Raises ModelSourceError for files that are missing or damaged,
     UnsupportedModelError for a tokenizer that cannot be used, ConfigError for a template file that cannot be read.
     """
     own = _read_side(source)
@@ -92,13 +97,15 @@ def load_text_assets(
     templates = shown.templates
     if chat_template is not None:
         templates = {"default": _read_template(chat_template)}
+    template = ChatTemplate(templates, shown.special_tokens) if templates else None
     wanted = own.generation if generation_config == "auto" else {}
     return TextAssets(
         tokenizer=loaded,
-        chat_template=ChatTemplate(templates, shown.special_tokens) if templates else None,
+        chat_template=template,
         stop_token_ids=stop_ids,
         sampling_defaults=_sampling_defaults(wanted),
         max_new_tokens=wanted.get("max_new_tokens"),
+        dialect=select_dialect(templates, template.render if template else None, loaded, tool_dialect),
     )
 
 

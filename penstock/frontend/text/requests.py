@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.errors import InvalidRequestError
+from penstock.frontend.dialects.contract import Reading
+from penstock.frontend.text.answer_stream import AnswerStream
 from penstock.frontend.text.load import TextAssets
 from penstock.frontend.text.stream import TextStream
 from penstock.frontend.text.tokenizer import Tokenizer
@@ -23,21 +25,29 @@ MAX_STOP_CHARACTERS = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRequest:
-    """One prompt, ready for the engine: ``children`` has one GenerateRequest per choice, in order."""
+    """One prompt, ready for the engine: ``children`` has one GenerateRequest per choice, in order.
+
+    ``reading`` says how the model's dialect reads the answers; None: they are content.
+    """
 
     children: tuple[GenerateRequest, ...]
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams  # resolved, with the caller's n and seed
     assets: TextAssets
+    reading: Reading | None = None
 
-    def make_stream(self, index: int = 0) -> TextStream:
-        """A fresh TextStream for the child of this index."""
-        return TextStream(
+    def make_stream(self, index: int = 0) -> TextStream | AnswerStream:
+        """A fresh stream for the child of this index."""
+        selected, reading = self.assets.dialect, self.reading
+        dialect = selected.dialect if selected is not None and reading is not None else None
+        text = TextStream(
             self.assets.tokenizer,
             self.children[index].sampling,
             prompt_token_ids=self.prompt_token_ids,
             eos_token_ids=self.assets.stop_token_ids,
+            visible_token_ids=frozenset() if dialect is None or selected is None else selected.visible_token_ids,
         )
+        return text if dialect is None or reading is None else AnswerStream(text, dialect, reading)
 
 
 def merge_sampling(defaults: Mapping[str, Any], asked: Mapping[str, Any]) -> SamplingParams:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from penstock.frontend.dialects.events import Event, merged
 from penstock.frontend.text.detokenizer import Detokenizer, piece_table
 from penstock.frontend.text.stops import StopFinder
 from penstock.frontend.text.tokenizer import Tokenizer
@@ -54,7 +55,7 @@ class TextDelta:
     ``scores`` is empty or has one entry per token id. ``stop_reason`` is the stop string that matched, or the id of a
     stop token that is not the model's own end of sequence. When ``abort`` is set the text is complete but the engine
     is not: the caller must abort the engine's request, and may close the answer at once. ``failure`` is set with
-    "error".
+    "error". ``events`` say what the text means, where somebody reads it (``answer_stream``); None: it is content.
     """
 
     text: str = ""
@@ -65,6 +66,7 @@ class TextDelta:
     stop_reason: str | int | None = None
     abort: bool = False
     failure: Terminal | None = None
+    events: tuple[Event, ...] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -76,7 +78,8 @@ class TextStream:
     """Feed it every TokenUpdate and the Terminal of one request, in order. Not thread-safe.
 
     ``prompt_token_ids`` tell whether the output continues visible text; ``eos_token_ids`` are the model's own stop
-    ids, which are no ``stop_reason``. The token that ends a request adds no text, unless
+    ids, which are no ``stop_reason``; ``visible_token_ids`` are special tokens that are never skipped.
+    The token that ends a request adds no text, unless
     ``include_stop_str_in_output``. Stop strings are looked for from token ``min_tokens`` on.
     """
 
@@ -87,13 +90,16 @@ class TextStream:
         *,
         prompt_token_ids: Sequence[int] = (),
         eos_token_ids: frozenset[int] = frozenset(),
+        visible_token_ids: frozenset[int] = frozenset(),
     ) -> None:
         special = tokenizer.special_token_ids
-        hidden = special if sampling.skip_special_tokens else frozenset()
+        hidden = special - visible_token_ids if sampling.skip_special_tokens else frozenset()
         at_start = all(token_id in hidden for token_id in prompt_token_ids)
         self._tokenizer = tokenizer
         self._bytes_of = piece_table(tokenizer, False).bytes_of
-        self._detokenizer = Detokenizer(tokenizer, sampling.skip_special_tokens, at_start=at_start)
+        self._detokenizer = Detokenizer(
+            tokenizer, sampling.skip_special_tokens, at_start=at_start, visible=visible_token_ids
+        )
         self._finder = StopFinder(sampling.stop, sampling.include_stop_str_in_output)
         self._include_stop = sampling.include_stop_str_in_output
         self._stop_ids = frozenset(sampling.stop_token_ids)
@@ -204,9 +210,13 @@ class TextFold:
     stop_reason: str | int | None = None
     failure: Terminal | None = None
     _texts: list[str] = field(default_factory=list)
+    _events: list[Event] | None = None
 
     def add(self, delta: TextDelta) -> None:
         self._texts.append(delta.text)
+        if delta.events is not None:
+            self._events = [] if self._events is None else self._events
+            self._events.extend(delta.events)
         self.token_ids.extend(delta.token_ids)
         self.scores.extend(delta.scores)
         self.prompt_scores.extend(delta.prompt_scores)
@@ -218,3 +228,7 @@ class TextFold:
     @property
     def text(self) -> str:
         return "".join(self._texts)
+
+    @property
+    def events(self) -> tuple[Event, ...] | None:
+        return None if self._events is None else merged(self._events)

@@ -1,0 +1,33 @@
+"""From the calls that a request wants to a constraint on the answer's text, in the form that the engine takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from penstock.frontend.dialects.contract import Dialect, Reading, Tool
+from penstock.types.structured import StructuredSpec
+
+
+def call_constraint(
+    dialect: Dialect, tools: Sequence[Tool], reading: Reading, *, required: bool, single: bool
+) -> StructuredSpec | None:
+    """Calls of ``tools`` in this dialect and no other calls; None when the dialect has no grammar.
+
+    ``required`` asks for a call: then the answer is calls alone, behind reasoning that the prompt has opened. Where a
+    model may open reasoning by itself, text stays free before the first call, because its reasoning is such text.
+    """
+    if dialect.structure is None:
+        return None
+    group = dialect.structure(tools)
+    reasoning = dialect.reasoning if reading.reads_reasoning else None
+    may_think = reasoning is not None and not reading.in_reasoning
+    return StructuredSpec.structural_tags(
+        group.tags,
+        triggers=group.triggers if may_think or not required else (),
+        opening=group.opening,
+        separator=group.separator,
+        closing=group.closing,
+        required=required,
+        single=single,
+        after=reasoning.end if reasoning is not None and reading.in_reasoning else "",
+    )

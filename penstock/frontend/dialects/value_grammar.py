@@ -1,0 +1,58 @@
+"""A grammar of arguments that a dialect writes as text between tags: the other direction of ``values``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.frontend.dialects.values import kinds_of
+
+_NOTHING = '""'
+_ANY_TEXT = r"/(.|\n)*/"
+
+
+def parameters_grammar(
+    schema: Mapping[str, Any], *, before: str, after: str, quoted: tuple[str, str] = ("", "")
+) -> str:
+    """Lark rules, from ``start`` on, for all parameters in the order of the schema; those not required may be missing.
+
+    ``before`` and ``after`` surround each value, ``quoted`` a string besides; ``{key}`` in ``before`` is the name of
+    the parameter. Strings are any text without what ends them, or one of the ``enum``; all else is JSON.
+    """
+    properties = schema.get("properties")
+    required = schema.get("required")
+    needed = frozenset(required) if isinstance(required, list) else frozenset()
+    names: list[str] = []
+    rules: list[str] = []
+    for position, (key, one) in enumerate(properties.items() if isinstance(properties, Mapping) else ()):
+        head = _text(before.replace("{key}", str(key)))
+        rules.append(f"p{position}:{head} v{position}")
+        rules.append(_value(f"v{position}", one, schema, quoted, after))
+        names.append(f"p{position}" if key in needed else f"p{position}?")
+    return "\n".join([f"start: {' '.join(names) or _NOTHING}", *rules]) + "\n"
+
+
+def _value(name: str, schema: Any, root: Mapping[str, Any], quoted: tuple[str, str], after: str) -> str:
+    """The rule of one value with what follows it."""
+    kinds = kinds_of(schema, root)
+    if "string" not in kinds:
+        return f"{name}: %json {json.dumps(_with_definitions(schema, root), ensure_ascii=False)}{_text(after)}"
+    lead, end = _text(quoted[0]), _text(quoted[1] + after)
+    options = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    if isinstance(options, list) and options:
+        texts = [_text(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)) for one in options]
+        return f"{name}:{lead} ({' |'.join(texts)}){end}"
+    # Lazy: the text ends where its end first occurs, as the parser reads it.
+    return f"{name}:{lead} {name}_text\n{name}_text[lazy]: {_ANY_TEXT}{end}"
+
+
+def _text(text: str) -> str:
+    """A Lark literal with a space before it, nothing for no text."""
+    return f" {json.dumps(text, ensure_ascii=False)}" if text else ""
+
+
+def _with_definitions(schema: Any, root: Mapping[str, Any]) -> Any:
+    """The schema by itself: what it refers to goes with it."""
+    found = {name: root[name] for name in ("$defs", "definitions") if name in root}
+    return {**schema, **found} if isinstance(schema, Mapping) and found else schema

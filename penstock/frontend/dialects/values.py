@@ -1,0 +1,165 @@
+"""Arguments that a dialect writes as text between tags: which JSON they stand for, by the tool's schema.
+
+Shared by all dialects that do not write JSON. Knows schemas as plain mappings, and no tags.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.frontend.dialects.cursor import Cursor, Malformed, Steps
+from penstock.frontend.dialects.writer import Writer
+
+_NAMES = {
+    "string": "string", "str": "string", "text": "string", "varchar": "string", "char": "string", "enum": "string",
+    "integer": "integer", "int": "integer", "int32": "integer", "int64": "integer", "uint": "integer",
+    "long": "integer", "short": "integer", "unsigned": "integer",
+    "number": "number", "num": "number", "float": "number", "double": "number",
+    "boolean": "boolean", "bool": "boolean", "binary": "boolean",
+    "object": "object", "dict": "object", "map": "object",
+    "array": "array", "arr": "array", "list": "array", "sequence": "array",
+    "null": "null", "none": "null",
+}  # fmt: skip
+_PYTHON_NAMES = {"True": "true", "False": "false", "None": "null"}
+_NULLS = ("null", "None")
+_EMPTY: Mapping[str, Any] = {}
+_MAX_SCHEMA_DEPTH = 8
+
+
+def kinds_of(schema: Any, root: Any = None, depth: int = 0) -> frozenset[str]:
+    """JSON type names that a value under ``schema`` may have; empty when the schema does not say.
+
+    Looks through ``$ref`` into ``root``, ``anyOf``, ``oneOf``, ``allOf``, ``enum`` and ``const``.
+    """
+    if not isinstance(schema, Mapping) or depth > _MAX_SCHEMA_DEPTH:
+        return frozenset()
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        return frozenset((_NAMES.get(kind.lower(), "object" if kind else "string"),))
+    if isinstance(kind, list):
+        return frozenset(_NAMES[one.lower()] for one in kind if isinstance(one, str) and one.lower() in _NAMES)
+    values = schema["enum"] if isinstance(schema.get("enum"), list) else [schema["const"]] if "const" in schema else []
+    if values:
+        return frozenset(_kind_of_value(value) for value in values)
+    if isinstance(schema.get("$ref"), str):
+        return kinds_of(_resolve(schema["$ref"], root), root, depth + 1)
+    found: frozenset[str] = frozenset()
+    for name in ("anyOf", "oneOf", "allOf"):
+        options = schema.get(name)
+        if isinstance(options, list):
+            found = found.union(*(kinds_of(option, root, depth + 1) for option in options))
+    if not found:
+        found = frozenset(name for name, key in (("object", "properties"), ("array", "items")) if key in schema)
+    return found
+
+
+def parameter_schema(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The schema of one parameter, empty when the tool does not declare it."""
+    properties = schema.get("properties")
+    found = properties.get(name) if isinstance(properties, Mapping) else None
+    return found if isinstance(found, Mapping) else _EMPTY
+
+
+def value_json(text: str, kinds: frozenset[str]) -> str:
+    """JSON text of a value that was written as plain text.
+
+    A value that is JSON of a permitted kind is kept as it was written; Python's names of constants are read too. A
+    value that is something else is a string: the caller's validation sees what the model wrote.
+    """
+    stripped = text.strip()
+    candidate = _PYTHON_NAMES.get(stripped, stripped)
+    kind = _kind_of_json(candidate)
+    if kind is not None and _permits(kinds, kind):
+        return candidate
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _permits(kinds: frozenset[str], kind: str) -> bool:
+    if not kinds:
+        return kind != "string"  # quotes are part of an undeclared value
+    return kind in kinds or (kind == "integer" and "number" in kinds) or (kind == "number" and "integer" in kinds)
+
+
+def _kind_of_json(text: str) -> str | None:
+    try:
+        return _kind_of_value(json.loads(text, parse_constant=_refuse_constant))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _kind_of_value(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "boolean"
+    kinds = {str: "string", int: "integer", float: "number", dict: "object", list: "array"}
+    return kinds.get(type(value), "object")
+
+
+def _resolve(reference: str, root: Any) -> Any:
+    if not reference.startswith("#"):
+        return None
+    found = root
+    for part in reference[1:].strip("/").split("/"):
+        found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+    return found
+
+
+class ArgumentsWriter:
+    """Writes one JSON object of arguments, key by key, into the open call. ``schema`` is the tool's.
+
+    Raises Malformed for a key that came before: what was written cannot be taken back.
+    """
+
+    __slots__ = ("_keys", "_out", "_schema")
+
+    def __init__(self, out: Writer, schema: Mapping[str, Any]) -> None:
+        self._out = out
+        self._schema = schema
+        self._keys: set[str] = set()
+
+    def read_value(self, text: Cursor, key: str, *ends: str) -> Steps[str]:
+        """The value of ``key`` up to one of the texts ``ends``, which is returned. Strings go out as they come; other
+        values when they are complete."""
+        kinds = kinds_of(parameter_schema(self._schema, key), self._schema)
+        if "string" not in kinds:
+            value, found = yield from text.read_until(*ends, limit=None)
+            self.write(key, value_json(value, kinds))
+            return found
+        if "null" in kinds:
+            null = yield from text.accept(*(name + end for name in _NULLS for end in ends))
+            if null is not None:
+                self.write(key, "null")
+                return next(end for end in ends if null.endswith(end))
+        self.begin_string(key)
+        found = yield from text.stream_until(*ends, sink=self.string_text)
+        self.end_string()
+        return found
+
+    def write(self, key: str, value: str) -> None:
+        """A whole value, as JSON text."""
+        self._out.arguments(self._lead(key) + value)
+
+    def begin_string(self, key: str) -> None:
+        self._out.arguments(self._lead(key) + '"')
+
+    def string_text(self, text: str) -> None:
+        self._out.arguments(json.dumps(text, ensure_ascii=False)[1:-1])
+
+    def end_string(self) -> None:
+        self._out.arguments('"')
+
+    def close(self) -> None:
+        """The object is complete; the call is not ended by this."""
+        self._out.arguments("}" if self._keys else "{}")
+
+    def _lead(self, key: str) -> str:
+        if key in self._keys:
+            raise Malformed(f"the parameter {key[:64]!r} comes twice")
+        lead = ", " if self._keys else "{"
+        self._keys.add(key)
+        return f"{lead}{json.dumps(key, ensure_ascii=False)}: "

@@ -1,0 +1,159 @@
+"""Every dialect of the table: its samples, its positions on broken output, and the cost of long output."""
+
+from __future__ import annotations
+
+import random
+import sys
+
+import pytest
+from dialect_cases import CASE_NAMES, TOOLS, Case, cases_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.frontend.dialects.contract import Dialect, Reading
+from penstock.frontend.dialects.events import AnswerFold, ArgumentText, CallBegun, CallEnded
+from penstock.frontend.dialects.machine import Machine
+from penstock.frontend.dialects.table import DIALECTS
+
+SAMPLE_TOOLS = TOOLS | {
+    "weather": {"type": "object", "properties": {**TOOLS["weather"]["properties"], "hours": {"type": "array"}}}
+}
+BY_NAME = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+
+
+def read(dialect: Dialect, pieces, *, tools=TOOLS, in_reasoning=False):
+    """(content, reasoning, calls) of an answer in pieces; checks what holds for every stream of events."""
+    machine = Machine(dialect, Reading(tools=tools, in_reasoning=in_reasoning))
+    events = [event for piece in pieces for event in machine.push(piece)]
+    events.extend(machine.finish())
+    num_begun, is_open = 0, False
+    for event in events:
+        match event:
+            case CallBegun(index, call_id, _):
+                assert not is_open
+                assert index == num_begun
+                assert call_id
+                num_begun, is_open = num_begun + 1, True
+            case ArgumentText(index, text):
+                assert is_open
+                assert index == num_begun - 1
+                assert text
+            case CallEnded(index, _):
+                assert is_open
+                assert index == num_begun - 1
+                is_open = False
+    assert not is_open
+    fold = AnswerFold()
+    fold.add(events)
+    assert machine.num_completed == sum(call.complete for call in fold.calls)
+    return fold.content, fold.reasoning, tuple((call.name, call.arguments, call.complete) for call in fold.calls)
+
+
+def cut(text: str, size: int) -> list[str]:
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+def cuts_of(text: str) -> list[list[str]]:
+    """One piece, pieces of 1, 2 and 7 characters, and random ones."""
+    rng = random.Random(text)
+    ways = [[text], *(cut(text, size) for size in (1, 2, 7))]
+    for _ in range(5):
+        at = sorted(rng.randrange(len(text) + 1) for _ in range(6))
+        ways.append([text[a:b] for a, b in zip([0, *at], [*at, len(text)], strict=True)])
+    return ways
+
+
+@BY_NAME
+def test_samples_say_what_they_say(dialect):
+    assert dialect.samples
+    for sample in dialect.samples:
+        expected = (sample.content, sample.reasoning, tuple((*call, True) for call in sample.calls))
+        for pieces in cuts_of(sample.text):
+            got = read(dialect, pieces, tools=SAMPLE_TOOLS, in_reasoning=sample.in_reasoning)
+            assert got == expected, sample.title
+
+
+@BY_NAME
+def test_there_is_a_position_on_every_case(dialect):
+    assert set(cases_of(dialect.name).CASES) == set(CASE_NAMES)
+
+
+@BY_NAME
+@pytest.mark.parametrize("name", CASE_NAMES)
+def test_broken_output(dialect, name):
+    case = cases_of(dialect.name).CASES[name]
+    if not isinstance(case, Case):
+        assert case  # a sentence why there is none
+        return
+    for pieces in cuts_of(case.text):
+        got = read(dialect, pieces, in_reasoning=case.in_reasoning)
+        assert got == (case.content, case.reasoning, case.calls)
+
+
+def words_of(dialect: Dialect) -> list[str]:
+    """What makes trouble: markers, whole samples and cases, and their pieces."""
+    texts = [sample.text for sample in dialect.samples]
+    texts += [case.text for case in cases_of(dialect.name).CASES.values() if isinstance(case, Case)]
+    markers = [*dialect.visible_texts(), *(marker[: len(marker) // 2] for marker in dialect.visible_texts())]
+    return [*texts, *markers, "\n", " ", '"', "{", "}", '{"name": "note", ', '"arguments": {', "é🦊", ">", "]", ";"]
+
+
+@BY_NAME
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_the_answer_does_not_depend_on_the_cuts(dialect, data):
+    words = data.draw(st.lists(st.sampled_from(words_of(dialect)) | st.text(max_size=4), max_size=8))
+    text = "".join(words)
+    in_reasoning = dialect.reasoning is not None and data.draw(st.booleans())
+    at = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
+    pieces = [text[a:b] for a, b in zip([0, *at], [*at, len(text)], strict=True)]
+    whole = read(dialect, [text], in_reasoning=in_reasoning)
+    assert read(dialect, pieces, in_reasoning=in_reasoning) == whole
+    assert read(dialect, cut(text, 1), in_reasoning=in_reasoning) == whole
+
+
+def count_calls(action) -> int:
+    """Function calls, Python's and C's, that ``action`` makes."""
+    count = 0
+
+    def on_event(_frame, event, _argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(on_event)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def cost_per_character(dialect: Dialect, size: int, *, calls: bool) -> tuple[float, float, int]:
+    """(characters looked at, function calls, most text that was held) for an argument of ``size`` in pieces of 7."""
+    pieces = cut(cases_of(dialect.name).long_call("abcdefg " * (size // 8)), 7)
+    num_characters = sum(map(len, pieces))
+    machine = Machine(dialect, Reading(tools=TOOLS))
+    held = 0
+
+    def run() -> None:
+        nonlocal held
+        for piece in pieces:
+            machine.push(piece)
+            held = max(held, machine.cursor.num_unread)
+        machine.finish()
+
+    num_calls = count_calls(run) if calls else run() or 0
+    return machine.cursor.work / num_characters, num_calls / num_characters, held
+
+
+@BY_NAME
+def test_cost_per_character_does_not_grow(dialect):
+    """Everything in the library works on the unread text and on the piece that came, so three figures tell: how much is
+    looked at, how many functions are called, and how much text is ever unread."""
+    small_work, small_calls, small_held = cost_per_character(dialect, 4 << 10, calls=True)
+    medium_work, medium_calls, medium_held = cost_per_character(dialect, 64 << 10, calls=True)
+    large_work, _, large_held = cost_per_character(dialect, 1 << 20, calls=False)
+    assert max(medium_work, large_work) <= 1.2 * small_work
+    assert medium_calls <= 1.2 * small_calls
+    assert max(small_held, medium_held, large_held) <= 64
+    assert small_work < 8

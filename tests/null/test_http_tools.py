@@ -1,0 +1,266 @@
+"""Tool calls and reasoning through a whole server, read by OpenAI's own client: streamed and whole answers are one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from http_fixtures import CHATML, error_of, mock_server
+
+from penstock.frontend.chat.template import ChatTemplate
+from penstock.frontend.dialects.events import ContentText, ReasoningText
+from penstock.frontend.text.answer_stream import AnswerStream
+from penstock.mock.tokenizer import ByteTokenizer
+
+# In the style of Qwen 3: calls in tags, thinking that the prompt can open or close.
+TEMPLATE = """{% if tools %}<|im_start|>system
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}<|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
+{% if m.reasoning_content %}<think>
+{{ m.reasoning_content }}
+</think>
+
+{% endif %}{{ m.content }}{% for c in m.tool_calls or [] %}
+<tool_call>
+{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and enable_thinking %}<think>
+{% elif enable_thinking is defined %}<think>
+
+</think>
+
+{% endif %}{% endif %}"""
+USER = {"role": "user", "content": "What is the weather in Köln?"}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln 🦊"}}\n</tool_call>'
+OTHER = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rom"}}\n</tool_call>'
+
+
+def says(text, *, tools=(WEATHER,), messages=(USER,), **kwargs):
+    """A token function of a model that answers this conversation with ``text`` and stops."""
+    prompt = ChatTemplate(TEMPLATE, {}).render(messages, tools=tools, **kwargs)
+    ids = [*ByteTokenizer().encode(text), ByteTokenizer.eos_token_id]
+    start = len(ByteTokenizer().encode(prompt))
+    return lambda _seed, _request, position: ids[min(position - start, len(ids) - 1)]
+
+
+def both(server, **fields):
+    """The answer as a dictionary, whole and put together from its stream by the rules of the API; they must agree."""
+    client = server.openai()
+    request = {"model": "mock", "messages": [USER], "temperature": 0, **fields}
+    whole = client.chat.completions.create(**request).choices[0].model_dump()
+    message: dict = {"content": "", "reasoning": "", "reasoning_content": "", "tool_calls": []}
+    finish = None
+    for chunk in client.chat.completions.create(**request, stream=True):
+        (choice,) = chunk.choices
+        assert finish is None
+        finish = choice.finish_reason
+        delta = choice.delta.model_dump()
+        for name in ("content", "reasoning", "reasoning_content"):
+            message[name] += delta.get(name) or ""
+        for call in delta.get("tool_calls") or ():
+            if call["index"] == len(message["tool_calls"]):
+                assert call["id"]
+                assert call["type"] == "function"
+                message["tool_calls"].append({"name": call["function"]["name"], "arguments": ""})
+            message["tool_calls"][call["index"]]["arguments"] += call["function"]["arguments"]
+    said = whole["message"]
+    assert (said["content"] or "") == message["content"]
+    for name in ("reasoning", "reasoning_content"):
+        assert (said.get(name) or "") == message[name]
+    calls = [call["function"] for call in said["tool_calls"] or ()]
+    assert calls == message["tool_calls"]
+    assert whole["finish_reason"] == finish
+    return whole
+
+
+def test_calls_come_back_as_calls():
+    with mock_server(chat_template=TEMPLATE, token_of=says(f"Let me see.\n{CALL}\n{OTHER}")) as server:
+        choice = both(server, tools=[WEATHER])
+        assert choice["finish_reason"] == "tool_calls"
+        assert choice["message"]["content"] == "Let me see."
+        first, second = choice["message"]["tool_calls"]
+        assert json.loads(first["function"]["arguments"]) == {"city": "Köln 🦊"}
+        assert first["function"]["name"] == "weather"
+        assert first["id"] != second["id"]
+
+
+def test_a_call_alone_has_no_content():
+    with mock_server(chat_template=TEMPLATE, token_of=says(CALL)) as server:
+        message = both(server, tools=[WEATHER])["message"]
+        assert message["content"] is None
+        assert len(message["tool_calls"]) == 1
+
+
+@pytest.mark.parametrize("cut", [len("Well.\n") + 40, len("Well.\n") + 20])
+def test_what_is_cut_off_is_not_lost_and_not_called_complete(cut):
+    with mock_server(chat_template=TEMPLATE, token_of=says("Well.\n" + CALL)) as server:
+        choice = both(server, tools=[WEATHER], max_tokens=cut)
+        assert choice["finish_reason"] == "length"
+        message = choice["message"]
+        if message["tool_calls"]:
+            assert message["content"] == "Well."
+            assert message["tool_calls"][0]["function"]["arguments"] == '{"city"'[: cut - 38]
+        else:
+            assert message["content"] == ("Well.\n" + CALL)[:cut]
+
+
+def test_unknown_tools_are_text_and_the_answer_stopped():
+    text = CALL.replace("weather", "fly")
+    with mock_server(chat_template=TEMPLATE, token_of=says(text)) as server:
+        choice = both(server, tools=[WEATHER])
+        assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", text)
+
+
+def test_one_call_at_most():
+    with mock_server(chat_template=TEMPLATE, token_of=says(CALL + OTHER)) as server:
+        choice = both(server, tools=[WEATHER], parallel_tool_calls=False)
+        assert choice["finish_reason"] == "tool_calls"
+        assert len(choice["message"]["tool_calls"]) == 1
+        server.wait_idle()
+
+
+def test_reasoning_is_separate():
+    text = "Easy: <tool_call> is no call here.\n</think>\n\nSunny."
+    with mock_server(chat_template=TEMPLATE, token_of=says(text, tools=(), enable_thinking=True)) as server:
+        extra = {"chat_template_kwargs": {"enable_thinking": True}}
+        message = both(server, extra_body=extra)["message"]
+        assert message["reasoning_content"] == message["reasoning"] == "Easy: <tool_call> is no call here."
+        assert message["content"] == "Sunny."
+        silent = both(server, extra_body={**extra, "include_reasoning": False})["message"]
+        assert "reasoning_content" not in silent
+        assert silent["content"] == "Sunny."
+        effort = both(server, reasoning_effort="high")["message"]
+        assert effort == message
+
+
+def test_reasoning_that_the_model_opens_itself():
+    with mock_server(chat_template=TEMPLATE, token_of=says(f"<think>\nHm.\n</think>\n\n{CALL}")) as server:
+        message = both(server, tools=[WEATHER])["message"]
+        assert (message["reasoning_content"], message["content"]) == ("Hm.", None)
+
+
+def test_a_prefill_inside_reasoning():
+    messages = [USER, {"role": "assistant", "content": "<think>\nI "}]
+    kwargs = {"add_generation_prompt": False, "continue_final_message": True}
+    token_of = says("know.\n</think>\n\nYes.", tools=(), messages=messages, **kwargs)
+    with mock_server(chat_template=TEMPLATE, token_of=token_of) as server:
+        message = both(server, messages=messages, extra_body={"continue_final_message": True})["message"]
+        assert (message["reasoning"], message["content"]) == ("know.", "Yes.")
+
+
+def test_reasoning_goes_back_in_under_either_name():
+    for name in ("reasoning", "reasoning_content"):
+        body = {"messages": [USER, {"role": "assistant", "content": "Yes.", name: "Hm."}], "add_special_tokens": False}
+        with mock_server(chat_template=TEMPLATE) as server, server.http() as http:
+            ids = http.post("/tokenize", json=body).json()["tokens"]
+        assert "<think>\nHm.\n</think>\n\nYes." in ByteTokenizer().decode(ids)
+
+
+def test_choice_none_shows_no_tools_and_reads_no_calls():
+    with mock_server(chat_template=TEMPLATE, token_of=says(CALL, tools=())) as server:
+        choice = both(server, tools=[WEATHER], tool_choice="none")
+        assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", CALL)
+
+
+def test_logprobs_and_token_ids_ride_along():
+    text = f"Well.\n{CALL}"
+    with mock_server(chat_template=TEMPLATE, token_of=says(text)) as server:
+        extra = {"return_token_ids": True}
+        whole = both(server, tools=[WEATHER], logprobs=True, extra_body=extra)
+        assert bytes(b for entry in whole["logprobs"]["content"] for b in entry["bytes"]).startswith(text.encode())
+        assert whole["token_ids"][: len(text.encode())] == list(text.encode())
+
+
+def test_answers_that_can_only_be_content_have_no_machine(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a machine in the way of plain text")
+
+    closed = {"chat_template_kwargs": {"enable_thinking": False}}
+    with mock_server(chat_template=TEMPLATE, token_of=says("Yes.", tools=(), enable_thinking=False)) as server:
+        monkeypatch.setattr(AnswerStream, "__init__", refuse)
+        assert both(server, extra_body=closed)["message"]["content"] == "Yes."
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "word"),
+    [
+        ({"tools": [WEATHER], "tool_choice": "required"}, "tool_choice", "constrained output"),
+        (
+            {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "weather"}}},
+            "tool_choice",
+            "constrained output",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {**WEATHER["function"], "strict": True}}]},
+            "tools",
+            "constrained output",
+        ),
+        ({"tools": [WEATHER, WEATHER]}, "tools[1].function.name", "twice"),
+        ({"functions": [{"name": "f"}]}, "functions", "tools"),
+        ({"function_call": {"name": "f"}}, "function_call", "tool_choice"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort", "low"),
+    ],
+)
+def test_what_cannot_be_promised_is_refused(fields, param, word):
+    with mock_server(chat_template=TEMPLATE) as server, server.http() as http:
+        response = http.post("/v1/chat/completions", json={"messages": [USER], **fields})
+        assert response.status_code == 400
+        error = error_of(response)
+        assert error["param"] == param
+        assert word in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("template", "dialect", "word"),
+    [
+        (CHATML, "auto", "--tool-dialect"),
+        (CHATML, "hermes", "--chat-template"),
+        (TEMPLATE, "none", "--tool-dialect none"),
+        (CHATML, "think", "--tool-dialect"),
+    ],
+)
+def test_tools_that_the_model_cannot_use_are_refused(template, dialect, word):
+    with mock_server(chat_template=template, tool_dialect=dialect) as server, server.http() as http:
+        body = {"messages": [USER], "tools": [WEATHER]}
+        error = error_of(http.post("/v1/chat/completions", json=body))
+        assert error["param"] == "tools"
+        assert word in error["message"]
+
+
+def test_an_effort_that_changes_nothing_is_said():
+    with mock_server() as server, server.http() as http:
+        body = {"messages": [USER], "max_tokens": 1, "reasoning_effort": "high"}
+        response = http.post("/v1/chat/completions", json=body)
+        assert response.status_code == 200
+        assert "reasoning_effort ignored" in response.headers["penstock-warning"]
+
+
+def test_the_decision_is_served():
+    with mock_server(chat_template=TEMPLATE) as server, server.http() as http:
+        decisions = http.get("/debug/decisions").json()["decisions"]
+        (dialect,) = [one for one in decisions if one["subject"] == "dialect"]
+        assert dialect["chosen"] == "hermes"
+        assert {one["name"] for one in dialect["rejected"]} >= {"llama3_json", "qwen3_coder"}
+
+
+def test_slow_readers_get_the_same_answer():
+    """A congested stream folds events into fewer chunks; nothing of them is lost."""
+    from penstock.frontend.generation import fold_deltas
+    from penstock.frontend.openai.reading import events_delta
+    from penstock.frontend.text.stream import TextDelta
+
+    parts = [TextDelta(events=(ReasoningText("a"),)), TextDelta(events=(ReasoningText("b"), ContentText("c")))]
+    folded = fold_deltas(parts)
+    assert folded.events == (ReasoningText("ab"), ContentText("c"))
+    delta = events_delta(folded.events, include_reasoning=True)
+    assert (delta.reasoning, delta.content) == ("ab", "c")
