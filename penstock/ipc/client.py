@@ -25,13 +25,16 @@ from penstock.errors import (
 )
 from penstock.ipc import codec
 from penstock.ipc.channel import PrivateEndpoints, Writer, make_reader, to_client, to_engine
-from penstock.ipc.open_requests import OpenRequests, Sink
+from penstock.ipc.open_requests import News, OpenRequests, Sink
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
-from penstock.types.output import EngineStats, FailureKind
+from penstock.types.output import EngineStats, FailureKind, TokenUpdate
 from penstock.types.request import GenerateRequest
 
 _READS_PER_TURN = 64  # then the event loop gets a turn, however fast the engine talks
+MERGED_TOKENS = 16
+"""Most tokens of one request that are handed over in one call. A loop that keeps up with the engine finds one message
+at a time and hands over its tokens as they come; one that is behind finds several, and catches up by merging them."""
 _LAST_WORDS_S = 0.1  # for bytes that a dead process has written and nobody has read yet
 _USER_ERRORS: dict[str, type[UserError]] = {
     error.__name__: error for error in (ConfigError, ModelSourceError, UnsupportedModelError, UserError)
@@ -179,20 +182,64 @@ class IpcClient:
             self._loop.call_soon(self._on_readable)
 
     def _read(self, limit: int | None) -> bool:
-        """Handle what has arrived; True when the limit was reached and there may be more."""
+        """Handle what has arrived; True when the limit was reached and there may be more. A limited call also ends
+        when it has handed over as many tokens of one request as are merged."""
         if self._reader.closed:
             return False
-        for _ in range(limit) if limit else itertools.count():
+        news: News | None = None
+        num_merged = 0
+        more = False
+        for number in itertools.count():
+            if limit is not None and (number >= limit or num_merged >= MERGED_TOKENS):
+                more = True
+                break
             try:
                 data = self._reader.recv(zmq.NOBLOCK)
             except zmq.Again:
-                return False
+                break
             self._last_heard = time.monotonic()
-            if self._hello.done():
-                self._receive(data)
-            else:
+            if not self._hello.done():
                 self._greet(data)
-        return True
+                continue
+            message = self._understand(data)
+            if isinstance(message, codec.Batch):
+                length = _longest_update(message)
+                if news is not None and num_merged + length > MERGED_TOKENS:
+                    self._requests.deliver_news(news)
+                    news, num_merged = None, 0
+                news = news or News()
+                num_merged += length
+                self._collect(message, news)
+            elif message is not None:
+                if news is not None:  # what follows may be an end that must not overtake them
+                    self._requests.deliver_news(news)
+                    news, num_merged = None, 0
+                self._receive(message)
+        if news is not None:
+            self._requests.deliver_news(news)
+        return more
+
+    def _understand(self, data: bytes) -> codec.ToClient | None:
+        try:
+            return codec.decode_for_client(data)
+        except codec.MessageError as error:
+            log.error("a message of the engine was not understood and is lost: %s", error)
+            return None
+
+    def _collect(self, message: codec.Batch, news: News) -> None:
+        if message.stats is not None:
+            self._stats = message.stats
+        if message.updates:
+            news.add_updates(message.updates)
+        if message.request_ids:
+            try:
+                news.add_columns(*codec.read_columns(message))
+            except codec.MessageError as error:
+                log.error("tokens of the engine were not understood and are lost: %s", error)
+        for end in message.terminals:
+            if end.failure is FailureKind.ENGINE_DEAD:
+                self._last_words = end.message
+        news.terminals.extend(message.terminals)
 
     def _greet(self, data: bytes) -> None:
         version = codec.handshake_version(data)
@@ -204,20 +251,8 @@ class IpcClient:
             "two installations of Penstock are mixed."
         )
 
-    def _receive(self, data: bytes) -> None:
-        try:
-            message = codec.decode_for_client(data)
-        except codec.MessageError as error:
-            log.error("a message of the engine was not understood and is lost: %s", error)
-            return
+    def _receive(self, message: codec.ToClient) -> None:
         match message:
-            case codec.Batch(batch=batch):
-                if batch.stats is not None:
-                    self._stats = batch.stats
-                for end in batch.terminals:
-                    if end.failure is FailureKind.ENGINE_DEAD:
-                        self._last_words = end.message
-                self._requests.deliver(batch)
             case codec.Heartbeat(health=health):
                 self._engine_health = health
             case codec.Reply(call_id=call_id, reply=reply):
@@ -255,6 +290,19 @@ class IpcClient:
             self._die(f"The engine has been silent for {silence:.0f} seconds and counts as dead.")
             return
         self._silence_timer = self._loop.call_later(min(1.0, self._silence_limit_s / 4), self._watch_silence)
+
+
+def _longest_update(message: codec.Batch) -> int:
+    """An upper bound of the tokens that one request has in a batch."""
+    updates = message.updates
+    return max(1, sum(len(update.token_ids) for update in updates) if len(updates) < 2 else _most_tokens(updates))
+
+
+def _most_tokens(updates: Sequence[TokenUpdate]) -> int:
+    totals: dict[int, int] = {}
+    for update in updates:
+        totals[update.request_id] = totals.get(update.request_id, 0) + len(update.token_ids)
+    return max(totals.values())
 
 
 def _error_of(failed: codec.Failed) -> PenstockError:

@@ -81,7 +81,7 @@ class IpcServer:
 
     def emit(self, batch: OutputBatch) -> None:
         """core.ports.OutputChannel. Never blocks; with nobody left to listen the batch is dropped."""
-        self._send(codec.Batch(batch))
+        self._send(codec.make_batch(batch))
 
     def listen(self, inbox: EngineInbox, health: Callable[[], str]) -> None:
         """Start the thread that feeds the inbox and sends heartbeats."""

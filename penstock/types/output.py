@@ -34,6 +34,17 @@ class TokenUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenColumns:
+    """One new token each of many requests, none of which has anything else to say: the usual step, in two columns.
+
+    ``request_ids`` are int64 and ``token_ids`` int32 values in the machine's byte order, as many of one as of the other.
+    """
+
+    request_ids: bytes = b""
+    token_ids: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Terminal:
     """The last message of a request. Nothing follows it.
 
