@@ -139,6 +139,26 @@ class ServerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MockConfig:
+    """The mock engine of `serve --mock`: how long its steps take, and what goes wrong. `--seed` seeds its tokens, and
+    `--tokenizer` gives it another vocabulary than bytes."""
+
+    mock_time: str = flag(
+        "2ms", "Step time: a time, a sum such as 2ms+10us*tokens+5us*rows+1ns*context, or @FILE with measured times."
+    )
+    mock_fault: tuple[str, ...] = flag(
+        (),
+        "What goes wrong: fail-step=N, stall=N:SECONDS, die=N (steps from 0), or garbage=DIALECT (broken tool calls); "
+        "repeatable.",
+    )
+    mock_ceiling: bool = flag(
+        False,
+        "Answer in the core's place: random tokens, one per request and step, as fast as the frontend takes them. "
+        "Shows what the frontend can carry; without --mock-time steps take no time.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """All sections an engine needs. ``ServerConfig`` stays apart: an engine does not know that it is served."""
 

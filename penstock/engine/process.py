@@ -24,11 +24,13 @@ from penstock.config.sections import EngineConfig
 from penstock.engine.threads import prefer_short_spins
 from penstock.errors import PenstockError, UserError
 from penstock.ipc.server import IpcServer
+from penstock.mock.specs import MockOrder
 from penstock.observability.log import configure_logging
 
 if TYPE_CHECKING:
     from penstock.engine.engine import Engine
     from penstock.loader.sources import ModelSource
+    from penstock.mock.ceiling import CeilingEngine
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class EngineOrder:
     config: EngineConfig = field(default_factory=EngineConfig)
     source: tuple[str, str, str] | None = None
     mock: bool = False
+    mock_order: MockOrder = field(default_factory=MockOrder)
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -100,11 +103,16 @@ def _serve(server: IpcServer, preload: str) -> int:
     return 0
 
 
-def _build(order: EngineOrder, server: IpcServer) -> Engine:
+def _build(order: EngineOrder, server: IpcServer) -> Engine | CeilingEngine:
+    if order.mock:
+        from penstock.engine.mock_engine import build_ceiling_engine, build_ordered_mock
+
+        if order.mock_order.config.mock_ceiling:
+            return build_ceiling_engine(order.config, order.mock_order, server.emit_waiting)
+        return build_ordered_mock(order.config, order.mock_order, server)
+
     from penstock.engine import build
 
-    if order.mock:
-        return build.build_mock_engine(order.config, server)
     return build.build_engine(order.config, server, source=order.model_source(), progress=server.progress)
 
 

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penstock.config.sections import EngineConfig, ServerConfig
-from penstock.engine.build import find_model, load_assets, mock_assets
-from penstock.engine.mock_engine import MOCK_NAME
+from penstock.config.sections import EngineConfig, MockConfig, ServerConfig
+from penstock.engine.build import find_model, load_assets
+from penstock.engine.mock_engine import MOCK_NAME, mock_assets, mock_order
 from penstock.engine.process import EngineOrder
 from penstock.engine.spawn import EngineProcess
 from penstock.errors import EngineDeadError
 from penstock.frontend.app import App
 from penstock.frontend.server import DrainingServer, make_server, run
-from penstock.frontend.text.load import TextAssets
+from penstock.mock.specs import MockOrder
 
 if TYPE_CHECKING:
     from penstock.loader.sources import ModelSource
@@ -28,19 +28,27 @@ if TYPE_CHECKING:
 Announce = Callable[[str, str], None]
 """Called once with the server's URL and the model's shown name, when requests are welcome."""
 
+CEILING_MESSAGES = 32
+"""Steps of a ceiling engine that may wait to be read; it waits then itself."""
+
 log = logging.getLogger(__name__)
 
 
 def run_server(
-    engine_config: EngineConfig, server_config: ServerConfig, *, mock: bool = False, announce: Announce | None = None
+    engine_config: EngineConfig,
+    server_config: ServerConfig,
+    *,
+    mock: MockConfig | None = None,
+    announce: Announce | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then drain, stop the engine and return. Blocks; call from the main thread.
 
     Raises the UserError that prevents the start, and EngineDeadError when the engine could not start for another
     reason or died while it served. A server whose engine has died keeps answering: its health routes say so.
     """
-    source = None if mock else find_model(engine_config, log.info)
-    run(_serve(engine_config, server_config, source, announce or (lambda _url, _name: None)))
+    source = find_model(engine_config, log.info) if mock is None else None
+    MockOrder(config=mock or MockConfig()).check()
+    run(_serve(engine_config, server_config, source, mock, announce or (lambda _url, _name: None)))
 
 
 def served_names(config: EngineConfig, source: ModelSource | None) -> tuple[str, ...]:
@@ -55,7 +63,11 @@ def served_names(config: EngineConfig, source: ModelSource | None) -> tuple[str,
 
 
 async def _serve(
-    engine_config: EngineConfig, server_config: ServerConfig, source: ModelSource | None, announce: Announce
+    engine_config: EngineConfig,
+    server_config: ServerConfig,
+    source: ModelSource | None,
+    mock: MockConfig | None,
+    announce: Announce,
 ) -> None:
     app = App(server_config)
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -65,8 +77,9 @@ async def _serve(
     if not listening.done():
         await serving  # raises why it cannot listen
         return
-    engine = EngineProcess(preload="torch" if source else "", on_progress=log.info)
-    starting = asyncio.create_task(_start(app, engine, engine_config, source))
+    limit = CEILING_MESSAGES if mock is not None and mock.mock_ceiling else 0
+    engine = EngineProcess(preload="torch" if source else "", on_progress=log.info, receive_limit=limit)
+    starting = asyncio.create_task(_start(app, engine, engine_config, source, mock))
     try:
         await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -82,23 +95,27 @@ async def _serve(
         raise EngineDeadError(died)
 
 
-async def _start(app: App, engine: EngineProcess, config: EngineConfig, source: ModelSource | None) -> None:
-    """Load text here and the model there, at the same time; then open the application."""
-    place = (source.name, source.kind, str(source.path)) if source else None
-    order = EngineOrder(config=config, source=place, mock=source is None)
-    ready = asyncio.create_task(engine.client.start(order.encode()))
+async def _start(
+    app: App, engine: EngineProcess, config: EngineConfig, source: ModelSource | None, mock: MockConfig | None
+) -> None:
+    """Load text here and the model there, at the same time; then open the application. A mock engine is told about the
+    text, and loads nothing."""
+    if source is None:
+        assets = await asyncio.to_thread(mock_assets, config)
+        mocked = mock_order(mock or MockConfig(), assets)
+        await engine.client.start(EngineOrder(config=config, mock=True, mock_order=mocked).encode())
+        app.attach(engine.client, assets, served_names(config, source))
+        return
+    place = (source.name, source.kind, str(source.path))
+    ready = asyncio.create_task(engine.client.start(EngineOrder(config=config, source=place).encode()))
     try:
-        assets = await asyncio.to_thread(_assets, config, source)
+        assets = await asyncio.to_thread(load_assets, config, source)
         await ready
     except BaseException:
         ready.cancel()
         await asyncio.wait((ready,))
         raise
     app.attach(engine.client, assets, served_names(config, source))
-
-
-def _assets(config: EngineConfig, source: ModelSource | None) -> TextAssets:
-    return load_assets(config, source) if source else mock_assets()
 
 
 async def _stop_on_failure(starting: asyncio.Task[None], server: DrainingServer, serving: asyncio.Task[None]) -> None:

@@ -24,11 +24,14 @@ class EngineProcess:
     what it needs, ``client.start(order)`` then tells it what to build. ``client.close()`` ends both. ``child`` is the
     process as the system sees it."""
 
-    def __init__(self, *, preload: str = "", on_progress: Callable[[str], None] | None = None) -> None:
-        """``preload`` names a module that the process imports before it knows its order, e.g. "torch"."""
+    def __init__(
+        self, *, preload: str = "", on_progress: Callable[[str], None] | None = None, receive_limit: int = 0
+    ) -> None:
+        """``preload`` names a module that the process imports before it knows its order, e.g. "torch";
+        ``receive_limit`` is that of an IpcClient."""
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
-        self.client = IpcClient(on_progress=on_progress, on_close=self._stop)
+        self.client = IpcClient(on_progress=on_progress, on_close=self._stop, receive_limit=receive_limit)
         self.child = subprocess.Popen(
             [sys.executable, "-c", _BOOT, self.client.address, preload],
             stdin=subprocess.PIPE,

@@ -48,20 +48,22 @@ class IpcClient:
     ``address``, then await ``start``.
 
     The engine counts as dead when it says so, when ``engine_exited`` is called, or when nothing has arrived for
-    ``silence_limit_s`` (its heartbeat comes every second, whatever the step loop does).
+    ``silence_limit_s`` (its heartbeat comes every second, whatever the step loop does). ``receive_limit``: most messages
+    that may wait here, for engines that wait themselves when there is no room; 0 is no limit.
     """
 
     def __init__(
         self,
         *,
         silence_limit_s: float = 60.0,
+        receive_limit: int = 0,
         on_progress: Callable[[str], None] | None = None,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._endpoints = PrivateEndpoints()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._reader = make_reader(self._context, to_client(self.address), bind=True)
+        self._reader = make_reader(self._context, to_client(self.address), bind=True, limit=receive_limit)
         self._writer = Writer(self._context, to_engine(self.address), bind=True)
         self._requests = OpenRequests()
         self._request_ids = itertools.count(1)

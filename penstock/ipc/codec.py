@@ -9,7 +9,6 @@ refuse to talk to another version.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from typing import TypeVar, get_args
 
 import msgspec
@@ -141,6 +140,9 @@ def handshake_version(data: bytes) -> int | None:
 
 def make_batch(batch: OutputBatch) -> Batch:
     """The message of a batch: updates of one token without anything else go into the columns, in their order."""
+    if batch.columns is not None:
+        columns = batch.columns
+        return Batch(columns.request_ids, columns.token_ids, batch.updates, batch.terminals, batch.stats)
     ids: list[int] = []
     tokens: list[int] = []
     others: list[TokenUpdate] = []
@@ -153,15 +155,11 @@ def make_batch(batch: OutputBatch) -> Batch:
     if others and not {update.request_id for update in others}.isdisjoint(ids):
         # A request with updates of both kinds: their order would be lost.
         return Batch(updates=batch.updates, terminals=batch.terminals, stats=batch.stats)
-    columns = make_columns(ids, tokens)
-    return Batch(columns.request_ids, columns.token_ids, tuple(others), batch.terminals, batch.stats)
+    columns = array(REQUEST_ID, ids).tobytes(), array(TOKEN_ID, tokens).tobytes()
+    return Batch(*columns, tuple(others), batch.terminals, batch.stats)
 
 
-def make_columns(request_ids: Sequence[int], token_ids: Sequence[int]) -> TokenColumns:
-    return TokenColumns(array(REQUEST_ID, request_ids).tobytes(), array(TOKEN_ID, token_ids).tobytes())
-
-
-def read_columns(message: Batch) -> tuple[array[int], array[int]]:
+def read_columns(message: Batch | TokenColumns) -> tuple[array[int], array[int]]:
     """Request ids and token ids. Raises MessageError when they are not two columns of one length."""
     ids, tokens = array(REQUEST_ID), array(TOKEN_ID)
     try:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from penstock.errors import EngineDeadError
+from penstock.ipc.codec import read_columns
 from penstock.types.output import FailureKind, FinishReason, OutputBatch, Terminal, TokenUpdate
 
 Sink = Callable[[Sequence[TokenUpdate], Terminal | None], None]
@@ -107,6 +108,8 @@ class OpenRequests:
         """The news of one batch of updates."""
         news = News()
         news.add_updates(batch.updates)
+        if batch.columns is not None:
+            news.add_columns(*read_columns(batch.columns))
         news.terminals.extend(batch.terminals)
         self.deliver_news(news)
 

@@ -24,6 +24,7 @@ from penstock.types.output import OutputBatch
 from penstock.types.request import GenerateRequest
 
 HEARTBEAT_S = 1.0
+WAITING_MESSAGES = 16
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class IpcServer:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._reader = make_reader(self._context, to_engine(address), bind=False)
         self._writer = Writer(self._context, to_client(address), bind=False)
+        self._address = address
+        self._waiting_writer: Writer | None = None
         self._thread: threading.Thread | None = None
         self._closing = False
 
@@ -83,6 +86,13 @@ class IpcServer:
         """core.ports.OutputChannel. Never blocks; with nobody left to listen the batch is dropped."""
         self._send(codec.make_batch(batch))
 
+    def emit_waiting(self, batch: OutputBatch) -> bool:
+        """The same through a queue of a few messages: waits while the client is behind, False when it still was after
+        a while. For one thread; the order against ``emit`` is open."""
+        if self._waiting_writer is None:
+            self._waiting_writer = Writer(self._context, to_client(self._address), bind=False, limit=WAITING_MESSAGES)
+        return self._waiting_writer.send_waiting(codec.encode(codec.make_batch(batch)))
+
     def listen(self, inbox: EngineInbox, health: Callable[[], str]) -> None:
         """Start the thread that feeds the inbox and sends heartbeats."""
         self._thread = threading.Thread(target=self._run, args=(inbox, health), name="penstock-ipc", daemon=True)
@@ -96,6 +106,8 @@ class IpcServer:
         else:
             self._thread.join(2 * HEARTBEAT_S)
         self._writer.close(linger_ms=2000)
+        if self._waiting_writer is not None:
+            self._waiting_writer.close()
         if self._reader.closed:
             self._context.term()
 

@@ -95,8 +95,12 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class OutputBatch:
-    """Everything one step produced, for one frontend. Updates of a request precede its terminal."""
+    """Everything one step produced, for one frontend. Updates of a request precede its terminal.
+
+    ``columns`` has what is one token and nothing else in the form that travels; a request in it is not in ``updates``.
+    """
 
     updates: tuple[TokenUpdate, ...] = ()
     terminals: tuple[Terminal, ...] = ()
     stats: EngineStats | None = field(default=None)
+    columns: TokenColumns | None = None

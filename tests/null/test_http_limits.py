@@ -465,10 +465,10 @@ def test_a_taken_port_is_a_sentence():
 
 
 SERVE = """
-from penstock.config.sections import ServerConfig
+from penstock.config.sections import MockConfig, ServerConfig
 from penstock.engine.serve import run_server
 from penstock.config.flags import engine_config_from
-run_server(engine_config_from(), ServerConfig(port=0, drain_timeout=20), mock=True,
+run_server(engine_config_from(), ServerConfig(port=0, drain_timeout=20), mock=MockConfig(),
            announce=lambda url, name: print(url, flush=True))
 print("ended", flush=True)
 """
