@@ -108,6 +108,11 @@ class ServerMetrics:
         else:
             self._itl.observe(now - since)
 
+    def on_later_tokens(self, num_tokens: int, gap: float) -> None:
+        """The same for a sequence that has had output before, ``gap`` seconds ago."""
+        self.generation_tokens.value += num_tokens
+        self._itl.observe(gap)
+
     def on_stats(self, stats: EngineStats) -> None:
         """The newest engine statistics, called with every batch of output; cheap when they are the same record."""
         last = self._last_stats

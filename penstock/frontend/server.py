@@ -11,15 +11,14 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
-
 from penstock.config.sections import ServerConfig
 from penstock.errors import ConfigError
-from penstock.frontend.protocol import LimitedProtocol
+from penstock.frontend.protocol import HttpConnection
 
 if TYPE_CHECKING:
     from penstock.frontend.app import App
@@ -46,68 +45,71 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 def make_server(app: App, server: ServerConfig, *, on_ready: OnReady | None = None) -> DrainingServer:
     """A server that is not running yet: tests drive it on a thread and call ``request_stop``."""
-    config = uvicorn.Config(
-        app,
-        http=LimitedProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=65,
-        timeout_graceful_shutdown=_CLOSE_TIMEOUT_S,
-        backlog=_BACKLOG,
-    )
-    return DrainingServer(config, app, server, on_ready)
+    return DrainingServer(app, server, on_ready)
 
 
-class DrainingServer(uvicorn.Server):
-    """uvicorn's server with a drain between the signal and the end, and without re-raising the signal.
+class DrainingServer:
+    """Accepts connections until it is told to stop, then drains.
 
     The first SIGINT or SIGTERM drains: new work gets 503, open requests get ``drain_timeout`` seconds. The second ends
     at once.
     """
 
-    def __init__(self, config: uvicorn.Config, app: App, server: ServerConfig, on_ready: OnReady | None) -> None:
-        super().__init__(config)
+    def __init__(self, app: App, server: ServerConfig, on_ready: OnReady | None) -> None:
         self._app = app
         self._server = server
         self._on_ready = on_ready
+        self._connections: set[HttpConnection] = set()
         self._drain_task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._drained = asyncio.Event()
+        self._forced = asyncio.Event()
 
     async def serve_bound(self) -> None:
         """Bind, serve, drain, close. Returns after the end, so that the caller can stop the engine.
 
         Raises ConfigError when the address cannot be taken.
         """
-        self._loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         listener = bind(self._server.host, self._server.port)
         try:
-            await self.serve(sockets=[listener])
+            accepting = await loop.create_server(
+                lambda: HttpConnection(self._app, self._connections, loop), sock=listener, backlog=_BACKLOG
+            )
+            with self._signals():
+                if self._on_ready is not None:
+                    self._on_ready(self._server.host, listener.getsockname()[1])
+                await self._drained.wait()
+                accepting.close()
+                await self._close_connections()
         finally:
             listener.close()
             self._app.close()
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self._on_ready is not None and sockets:
-            self._on_ready(self._server.host, sockets[0].getsockname()[1])
+    async def _close_connections(self) -> None:
+        """Idle ones at once, the others after their answer, those that take too long in the midst of it."""
+        for connection in tuple(self._connections):
+            connection.finish()
+        end = time.monotonic() + _CLOSE_TIMEOUT_S
+        while self._connections and not self._forced.is_set() and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        for connection in tuple(self._connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # connection_lost of those
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def _signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def _on_signal(self, sig: int, frame: FrameType | None) -> None:
         """Signal handler; runs between any two instructions, so it only hands over to the loop."""
         self.request_stop()
 
@@ -119,8 +121,8 @@ class DrainingServer(uvicorn.Server):
 
     def _stop(self) -> None:
         if self._drain_task is not None:
-            self.should_exit = True
-            self.force_exit = True
+            self._forced.set()
+            self._drained.set()
             return
         _LOG.info("draining: %d sequences open", self._app.admission.num_open)
         self._drain_task = asyncio.ensure_future(self._drain())
@@ -129,7 +131,7 @@ class DrainingServer(uvicorn.Server):
         try:
             await self._app.drain()
         finally:
-            self.should_exit = True
+            self._drained.set()
 
 
 def bind(host: str, port: int) -> socket.socket:
