@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from penstock.loader.sources import ModelSource
     from penstock.mock.ceiling import CeilingEngine
 
+_SWITCH_S = 0.001
+
 log = logging.getLogger(__name__)
 
 
@@ -71,6 +73,8 @@ def main() -> None:
     threading.Thread(target=_exit_with_parent, args=(address,), name="penstock-parent-watch", daemon=True).start()
     configure_logging(env.log_level(), process="engine")
     prefer_short_spins()
+    # Requests arrive by a thread, which gets its turn beside a busy step loop after this long.
+    sys.setswitchinterval(_SWITCH_S)
     server = IpcServer(address)
     try:
         code = _serve(server, preload)

@@ -27,6 +27,8 @@ _LOG = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CLOSE_TIMEOUT_S = 5
 _BACKLOG = 2048
+_ACCEPTS_PER_TURN = 256
+_ACCEPT_PAUSE_S = 1.0
 
 OnReady = Callable[[str, int], None]
 """Called once with the host and the port, when connections are accepted."""
@@ -62,6 +64,7 @@ class DrainingServer:
         self._connections: set[HttpConnection] = set()
         self._drain_task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._connecting: set[asyncio.Task[None]] = set()
         self._drained = asyncio.Event()
         self._forced = asyncio.Event()
 
@@ -73,18 +76,53 @@ class DrainingServer:
         loop = self._loop = asyncio.get_running_loop()
         listener = bind(self._server.host, self._server.port)
         try:
-            accepting = await loop.create_server(
-                lambda: HttpConnection(self._app, self._connections, loop), sock=listener, backlog=_BACKLOG
-            )
+            listener.listen(_BACKLOG)
+            loop.add_reader(listener.fileno(), self._accept, listener)
             with self._signals():
                 if self._on_ready is not None:
                     self._on_ready(self._server.host, listener.getsockname()[1])
                 await self._drained.wait()
-                accepting.close()
+                loop.remove_reader(listener.fileno())
+                listener.close()
                 await self._close_connections()
         finally:
+            if listener.fileno() >= 0:
+                loop.remove_reader(listener.fileno())
             listener.close()
             self._app.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Take what has connected. The loop's own server takes one connection a turn: a thousand clients that come at
+        once would wait for a thousand turns, each of which may write to all streams that are open."""
+        assert self._loop is not None
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                client, _address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptors left, say: the rest stays in the backlog
+                _LOG.error("a connection cannot be accepted: %s", error)
+                self._loop.remove_reader(listener.fileno())
+                self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again, listener)
+                return
+            task = self._loop.create_task(self._connect(client))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if self._loop is not None and listener.fileno() >= 0 and not self._drained.is_set():
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+    async def _connect(self, client: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            client.setblocking(False)
+            with contextlib.suppress(OSError):  # a socket of another kind than TCP
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.connect_accepted_socket(lambda: HttpConnection(self._app, self._connections, loop), client)
+        except OSError as error:  # it has gone already
+            _LOG.debug("a connection ended before it began: %s", error)
+            client.close()
 
     async def _close_connections(self) -> None:
         """Idle ones at once, the others after their answer, those that take too long in the midst of it."""

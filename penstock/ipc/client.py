@@ -79,6 +79,8 @@ class IpcClient:
         self._on_progress = on_progress or (lambda _text: None)
         self._on_close = on_close
         self._closed = False
+        self._turn_posted = False
+        self._unsent: list[GenerateRequest] = []
         self._silence_timer: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._reader.fileno(), self._on_readable)
         self._loop.call_soon(self._on_readable)  # the descriptor tells of changes only: read once without being told
@@ -117,12 +119,20 @@ class IpcClient:
         return next(self._request_ids)
 
     def submit(self, request: GenerateRequest, sink: Sink) -> None:
-        message = codec.encode(codec.Submit(request))
+        """Requests of one turn of the loop travel together: a burst of them wakes the engine's reader once."""
         self._requests.add(request.request_id, sink)
-        self._send(message)
+        if not self._unsent:
+            self._loop.call_soon(self._send_requests)
+        self._unsent.append(request)
+
+    def _send_requests(self) -> None:
+        if self._unsent:
+            unsent, self._unsent = self._unsent, []
+            self._send(codec.encode(codec.Submit(tuple(unsent))))
 
     def abort(self, request_ids: Sequence[int]) -> None:
         if not self._requests.dead:
+            self._send_requests()
             self._send(codec.encode(codec.Abort(tuple(request_ids))))
 
     def stats(self) -> EngineStats:
@@ -144,6 +154,7 @@ class IpcClient:
         call_id = next(self._call_ids)
         call: asyncio.Future[ControlReply] = self._loop.create_future()
         self._calls[call_id] = call
+        self._send_requests()
         self._send(codec.encode(codec.make_control(call_id, command)))
         try:
             return await call
@@ -155,6 +166,7 @@ class IpcClient:
         if self._closed:
             return
         self._closed = True
+        self._send_requests()
         self._writer.send(codec.encode(codec.Shutdown()))
         if self._on_close is not None:
             await self._on_close()
@@ -180,8 +192,15 @@ class IpcClient:
             self._loop.call_soon(self._die, "The connection to the engine is lost.")
 
     def _on_readable(self) -> None:
-        if self._read(limit=_READS_PER_TURN):
-            self._loop.call_soon(self._on_readable)
+        # One turn is posted at a time, whoever tells of something to read: with more, a busy engine would take all of
+        # the loop's time.
+        if not self._turn_posted and self._read(limit=_READS_PER_TURN):
+            self._turn_posted = True
+            self._loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn_posted = False
+        self._on_readable()
 
     def _read(self, limit: int | None) -> bool:
         """Handle what has arrived; True when the limit was reached and there may be more. A limited call also ends
@@ -286,7 +305,7 @@ class IpcClient:
     def _watch_silence(self) -> None:
         if self._closed or self._requests.dead:
             return
-        self._read(limit=None)  # a loop that was stalled itself has not heard what lies in the socket
+        self._on_readable()  # a loop that was stalled itself has not heard what lies in the socket
         silence = time.monotonic() - self._last_heard
         if silence > self._silence_limit_s:
             self._die(f"The engine has been silent for {silence:.0f} seconds and counts as dead.")

@@ -57,7 +57,9 @@ class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):
 
 
 class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
-    request: GenerateRequest
+    """Client to engine: everything that was submitted in one turn of the client's loop."""
+
+    requests: tuple[GenerateRequest, ...]
 
 
 class Abort(msgspec.Struct, tag="abort", array_like=True, frozen=True):

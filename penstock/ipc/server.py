@@ -133,8 +133,9 @@ class IpcServer:
 
     def _dispatch(self, message: codec.ToEngine, inbox: EngineInbox) -> None:
         match message:
-            case codec.Submit(request=request):
-                inbox.submit(request)
+            case codec.Submit(requests=requests):
+                for request in requests:
+                    inbox.submit(request)
             case codec.Abort(request_ids=request_ids):
                 inbox.abort(request_ids)
             case codec.Control(call_id=call_id):
