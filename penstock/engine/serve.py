@@ -19,7 +19,7 @@ from penstock.engine.process import EngineOrder
 from penstock.engine.spawn import EngineProcess
 from penstock.errors import EngineDeadError
 from penstock.frontend.app import App
-from penstock.frontend.server import DrainingServer, make_server, run
+from penstock.frontend.server import DrainingServer, make_server, run, settle_memory
 from penstock.mock.specs import MockOrder
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ async def _serve(
         await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await _stop_on_failure(starting, server, serving)
+            settle_memory()
             announce(listening.result(), served_names(engine_config, source)[0])
         await serving
     finally:

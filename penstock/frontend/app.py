@@ -55,6 +55,11 @@ class App:
         self.service = Service(client, assets, self.server, served_names, self.admission)
         self.admission.set_ready()
 
+    def on_turn(self, num_together: int) -> None:
+        """So many requests are begun in this turn of the event loop."""
+        if self.service is not None:
+            self.service.num_together = num_together
+
     async def drain(self) -> None:
         """Take nothing new, give open requests ``drain_timeout`` seconds, then end them with an error."""
         self.admission.drain()

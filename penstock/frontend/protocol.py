@@ -10,15 +10,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import httptools
 
 from penstock.frontend.exchange import CONGESTED_BYTES, Exchange, answer_head
 from penstock.frontend.openai.errors import HttpError
-
-if TYPE_CHECKING:
-    from collections.abc import MutableSet
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,19 +28,56 @@ KEEP_ALIVE_S = 65.0
 MAX_PIPELINED = 32
 """Requests that wait behind the one being answered; more, and the connection is not read until one has ended."""
 
+STARTS_PER_TURN = 32
+
 Handler = Callable[[Exchange], Awaitable[None]]
 """Answers one request. Must not raise, and has answered when it returns, unless the client has gone."""
 
 
-class HttpConnection(asyncio.Protocol):
-    """One connection of a client. ``connections`` is the set of those that are open, which it enters and leaves."""
+class Starter:
+    """Starts the answers to requests, ``STARTS_PER_TURN`` in one turn of the event loop.
+
+    A burst of requests would otherwise hold up the streams that are open, and its own first ones, until its last one
+    is under way. Also knows which connections are open.
+    """
 
     def __init__(
-        self, handler: Handler, connections: MutableSet[HttpConnection], loop: asyncio.AbstractEventLoop
+        self, handler: Handler, loop: asyncio.AbstractEventLoop, on_turn: Callable[[int], None] = lambda _: None
     ) -> None:
+        """``on_turn`` is told how many requests begin together, before they do."""
+        self.loop = loop
+        self._on_turn = on_turn
+        self.connections: set[HttpConnection] = set()
         self._handler = handler
-        self._connections = connections
-        self._loop = loop
+        self._queue: deque[tuple[HttpConnection, Exchange]] = deque()
+        self._posted = False
+
+    def start(self, connection: HttpConnection, exchange: Exchange) -> None:
+        self._queue.append((connection, exchange))
+        if not self._posted:
+            self._posted = True
+            self.loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        queue = self._queue
+        number = min(STARTS_PER_TURN, len(queue))
+        self._on_turn(number)
+        for _ in range(number):
+            connection, exchange = queue.popleft()
+            if not exchange.gone:
+                connection.run(self._handler, exchange)
+        self._posted = bool(queue)
+        if queue:
+            self.loop.call_soon(self._run)
+
+
+class HttpConnection(asyncio.Protocol):
+    """One connection of a client."""
+
+    def __init__(self, starter: Starter) -> None:
+        self._starter = starter
+        self._connections = starter.connections
+        self._loop = starter.loop
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: dict[str, str] = {}
@@ -160,11 +194,15 @@ class HttpConnection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._current = exchange
-        self._task = self._loop.create_task(self._run(exchange))
+        self._starter.start(self, exchange)
 
-    async def _run(self, exchange: Exchange) -> None:
+    def run(self, handler: Handler, exchange: Exchange) -> None:
+        """Begin to answer the current request."""
+        self._task = self._loop.create_task(self._answer(handler, exchange))
+
+    async def _answer(self, handler: Handler, exchange: Exchange) -> None:
         try:
-            await self._handler(exchange)
+            await handler(exchange)
         finally:
             self._current = None
             self._task = None

@@ -35,6 +35,7 @@ _READS_PER_TURN = 64  # then the event loop gets a turn, however fast the engine
 MERGED_TOKENS = 16
 """Most tokens of one request that are handed over in one call. A loop that keeps up with the engine finds one message
 at a time and hands over its tokens as they come; one that is behind finds several, and catches up by merging them."""
+_SENT_TOGETHER = 4
 _LAST_WORDS_S = 0.1  # for bytes that a dead process has written and nobody has read yet
 _USER_ERRORS: dict[str, type[UserError]] = {
     error.__name__: error for error in (ConfigError, ModelSourceError, UnsupportedModelError, UserError)
@@ -119,11 +120,14 @@ class IpcClient:
         return next(self._request_ids)
 
     def submit(self, request: GenerateRequest, sink: Sink) -> None:
-        """Requests of one turn of the loop travel together: a burst of them wakes the engine's reader once."""
+        """Requests of one turn of the loop travel together, a few at a time, so that a burst of them wakes the engine's
+        reader less often, and the first ones do not wait for the last."""
         self._requests.add(request.request_id, sink)
         if not self._unsent:
             self._loop.call_soon(self._send_requests)
         self._unsent.append(request)
+        if len(self._unsent) >= _SENT_TOGETHER:
+            self._send_requests()
 
     def _send_requests(self) -> None:
         if self._unsent:
