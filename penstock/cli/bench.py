@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -337,6 +336,8 @@ def _say(text: str) -> None:
 
 def _ask(url: str, path: str, api_key: str) -> Any:
     """JSON that a server answers, or None when it has no such route or is not there."""
+    import urllib.request  # a web client is a tenth of this program's start
+
     base = url.rstrip("/").removesuffix("/v1")
     request = urllib.request.Request(base + path, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
     try:

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 from penstock.config.resolve import KvFacts, ResolvedConfig, resolve
 from penstock.config.sections import EngineConfig, MockConfig
 from penstock.core.ports import OutputChannel
 from penstock.engine.engine import Engine, make_info
+from penstock.engine.mock_text import MOCK_NAME
 from penstock.engine.seed import start_seed
-from penstock.frontend.chat.template import ChatTemplate
-from penstock.frontend.text.load import TextAssets, load_text_assets
 from penstock.mock.ceiling import CeilingEngine, Emit
 from penstock.mock.executor import MockExecutor, any_token, mock_token
 from penstock.mock.faults import NO_FAULTS, MockFaults
 from penstock.mock.performance import FixedDelay, Performance
-from penstock.mock.specs import MockOrder, garbage_texts, parse_faults, parse_performance
+from penstock.mock.specs import MockOrder, parse_faults, parse_performance
 from penstock.mock.tokenizer import ByteTokenizer
 from penstock.platforms.probe import choose_platform, probe_platform
 from penstock.types.decision import Decision
 from penstock.types.facts import EngineInfo, ModelFacts, PlatformFacts
 from penstock.types.kv import KvCapacity, KvGroupSpec, Visibility
 
-MOCK_NAME = "mock"
 _STEP_S = 0.002
 _BLOCK_SIZES = (16, 32, 64, 128, 256)
 _MAX_BLOCKS = 1 << 16
-_CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def build_ordered_mock(config: EngineConfig, order: MockOrder, channel: OutputChannel) -> Engine:
@@ -135,37 +128,3 @@ def mock_facts(vocab_size: int = 0) -> ModelFacts:
         vocab_size=vocab_size or ByteTokenizer().vocab_size,
         max_position=1 << 17,
     )
-
-
-def mock_assets(config: EngineConfig | None = None) -> TextAssets:
-    """Text of the mock model: that of ``--tokenizer``, else bytes and a chat template of the usual shape.
-
-    Raises what ``load_text_assets`` raises.
-    """
-    if config is not None and config.model.tokenizer is not None:
-        from penstock.loader.sources import resolve_source
-
-        assets = load_text_assets(resolve_source(config.model.tokenizer), chat_template=config.model.chat_template)
-        template = assets.chat_template or ChatTemplate(_CHAT_TEMPLATE, {})
-        return replace(assets, chat_template=template, sampling_defaults={}, max_new_tokens=None)
-    tokenizer = ByteTokenizer()
-    return TextAssets(
-        tokenizer=tokenizer,
-        chat_template=ChatTemplate(_CHAT_TEMPLATE, {}),
-        stop_token_ids=frozenset({tokenizer.eos_token_id}),
-    )
-
-
-def mock_order(config: MockConfig, assets: TextAssets) -> MockOrder:
-    """What the engine process has to know about text: the size of the vocabulary, and what to say as token ids.
-
-    Raises ConfigError.
-    """
-    tokenizer = assets.tokenizer
-    scripts = tuple(
-        tuple(tokenizer.encode(text, add_special_tokens=False)) for text in garbage_texts(config.mock_fault)
-    )
-    size = 0 if isinstance(tokenizer, ByteTokenizer) else tokenizer.vocab_size
-    order = MockOrder(config=config, vocab_size=size, scripts=scripts, end_id=tokenizer.eos_token_id)
-    order.check()
-    return order

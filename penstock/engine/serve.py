@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock.config.sections import EngineConfig, MockConfig, ServerConfig
-from penstock.engine.build import find_model, load_assets
-from penstock.engine.mock_engine import MOCK_NAME, mock_assets, mock_order
+from penstock.engine.mock_text import MOCK_NAME, mock_assets, mock_order
 from penstock.engine.process import EngineOrder
 from penstock.engine.spawn import EngineProcess
 from penstock.errors import EngineDeadError
@@ -46,7 +45,11 @@ def run_server(
     Raises the UserError that prevents the start, and EngineDeadError when the engine could not start for another
     reason or died while it served. A server whose engine has died keeps answering: its health routes say so.
     """
-    source = find_model(engine_config, log.info) if mock is None else None
+    source = None
+    if mock is None:
+        from penstock.engine.build import find_model  # a core and what it needs, which a mock engine's frontend does not
+
+        source = find_model(engine_config, log.info)
     MockOrder(config=mock or MockConfig()).check()
     run(_serve(engine_config, server_config, source, mock, announce or (lambda _url, _name: None)))
 
@@ -107,6 +110,8 @@ async def _start(
         await engine.client.start(EngineOrder(config=config, mock=True, mock_order=mocked).encode())
         app.attach(engine.client, assets, served_names(config, source))
         return
+    from penstock.engine.build import load_assets
+
     place = (source.name, source.kind, str(source.path))
     ready = asyncio.create_task(engine.client.start(EngineOrder(config=config, source=place).encode()))
     try:
