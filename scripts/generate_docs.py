@@ -48,7 +48,8 @@ def flags_page() -> str:
         "Engine flags are shared by `serve`, `run`, `chat`, `explain`, `bench` and, as keywords, by `LLM`. "
         "`model` is the argument MODEL on the command line. A size is a number of bytes or text such as `4GiB`.\n",
     ]
-    for title, cls in [*flags.ENGINE_SECTIONS.items(), ("server", sections.ServerConfig), ("mock", sections.MockConfig)]:
+    others = {"server": sections.ServerConfig, "mock": sections.MockConfig}
+    for title, cls in {**flags.ENGINE_SECTIONS, **others}.items():
         every = (*flags.engine_flags(), *flags.server_flags(), *flags.mock_flags())
         group = [flag for flag in every if flag.section == title]
         parts.append(f"## {title.capitalize()}\n\n{inspect.getdoc(cls)}\n")

@@ -22,7 +22,10 @@ import msgspec
 from penstock.bench.http_load import Client, Target, Trace
 from penstock.errors import ConfigError
 
-_BOOT = "import json,sys;sys.path[:]=json.loads(sys.stdin.buffer.readline());from penstock.bench.load_process import main;main()"
+_BOOT = (
+    "import json,sys;sys.path[:]=json.loads(sys.stdin.buffer.readline());"
+    "from penstock.bench.load_process import main;main()"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,6 +130,13 @@ class ServerConfig:
     port: int = flag(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
     api_key: tuple[str, ...] = flag((), "Keys that clients must present; repeatable.", env="PENSTOCK_API_KEY")
     cors_origins: tuple[str, ...] = flag((), "Origins allowed by CORS; repeatable, * allows all.")
+    frontends: int = flag(
+        1,
+        "Processes that answer on this port, one engine behind them all. The limit on open requests and the metrics are "
+        "those of all of them together.",
+        minimum=1,
+        maximum=64,
+    )
     max_request_bytes: int = flag(32 << 20, "Largest request body.", size=True, minimum=1)
     max_queue: int = flag(1024, "Open requests beyond which new ones get 429.", minimum=1)
     max_n: int = flag(128, "Largest n of one request.", minimum=1)

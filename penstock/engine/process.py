@@ -46,6 +46,8 @@ class EngineOrder:
     source: tuple[str, str, str] | None = None
     mock: bool = False
     mock_order: MockOrder = field(default_factory=MockOrder)
+    more_clients: tuple[str, ...] = ()  # addresses of other frontends than the one that orders
+    max_open: int = 0  # requests of all frontends together; 0: each counts its own
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -90,6 +92,8 @@ def _serve(server: IpcServer, preload: str) -> int:
         if preload:
             importlib.import_module(preload)
         order = EngineOrder.decode(server.receive_order())
+        if order.more_clients:
+            server.add_clients(order.more_clients, order.max_open)
         engine = _build(order, server)
     except Exception as error:  # the boundary of the process: the parent tells the user
         if not isinstance(error, UserError):

@@ -19,6 +19,7 @@ from penstock.frontend.exchange import Exchange
 from penstock.frontend.openai.decode import decode_body, warning_header
 from penstock.frontend.openai.errors import HttpError, problem_of
 from penstock.frontend.openai.openapi import openapi_document
+from penstock.frontend.peers import Peers
 from penstock.frontend.routes.table import KEYED, PUBLIC, ROUTES, Route
 from penstock.frontend.service import Service
 from penstock.frontend.text.load import TextAssets
@@ -48,11 +49,14 @@ class App:
                 self._exact.setdefault(route.path, {})[route.method] = route
         self._cors = Cors(server.cors_origins) if server.cors_origins else None
 
-    def attach(self, client: EngineClient, assets: TextAssets, served_names: tuple[str, ...]) -> None:
-        """Give the application its engine; from now on it is ready. Called once."""
+    def attach(
+        self, client: EngineClient, assets: TextAssets, served_names: tuple[str, ...], peers: Peers | None = None
+    ) -> None:
+        """Give the application its engine; from now on it is ready. Called once. ``peers``: the other processes that
+        answer on the same port."""
         if not served_names:
             raise ValueError("served_names must name the model")
-        self.service = Service(client, assets, self.server, served_names, self.admission)
+        self.service = Service(client, assets, self.server, served_names, self.admission, peers)
         self.admission.set_ready()
 
     def on_turn(self, num_together: int) -> None:

@@ -64,9 +64,19 @@ def settle_memory() -> None:
     gc.set_threshold(*_GC_THRESHOLDS)
 
 
-def make_server(app: App, server: ServerConfig, *, on_ready: OnReady | None = None) -> DrainingServer:
-    """A server that is not running yet: tests drive it on a thread and call ``request_stop``."""
-    return DrainingServer(app, server, on_ready)
+def make_server(
+    app: App,
+    server: ServerConfig,
+    *,
+    on_ready: OnReady | None = None,
+    on_drain: Callable[[], None] | None = None,
+    handles_signals: bool = True,
+) -> DrainingServer:
+    """A server that is not running yet: tests drive it on a thread and call ``request_stop``.
+
+    ``on_drain`` is called when it begins to drain. Without ``handles_signals`` somebody else decides when to stop.
+    """
+    return DrainingServer(app, server, on_ready, on_drain, handles_signals)
 
 
 class DrainingServer:
@@ -76,7 +86,16 @@ class DrainingServer:
     at once.
     """
 
-    def __init__(self, app: App, server: ServerConfig, on_ready: OnReady | None) -> None:
+    def __init__(
+        self,
+        app: App,
+        server: ServerConfig,
+        on_ready: OnReady | None,
+        on_drain: Callable[[], None] | None,
+        handles_signals: bool,
+    ) -> None:
+        self._on_drain = on_drain
+        self._handles_signals = handles_signals
         self._app = app
         self._server = server
         self._on_ready = on_ready
@@ -93,7 +112,11 @@ class DrainingServer:
         Raises ConfigError when the address cannot be taken.
         """
         loop = self._loop = asyncio.get_running_loop()
-        listener = bind(self._server.host, self._server.port)
+        shared = self._server.frontends > 1
+        if shared and self._handles_signals:
+            # Sharing would also let in a second server of this user, and each would get some of the other's requests.
+            bind(self._server.host, self._server.port).close()
+        listener = bind(self._server.host, self._server.port, shared=shared)
         try:
             self._starter = Starter(self._app, loop, self._app.on_turn)
             listener.listen(_BACKLOG)
@@ -160,7 +183,7 @@ class DrainingServer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
+        if not self._handles_signals or threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
@@ -186,6 +209,8 @@ class DrainingServer:
             self._drained.set()
             return
         _LOG.info("draining: %d sequences open", self._app.admission.num_open)
+        if self._on_drain is not None:
+            self._on_drain()
         self._drain_task = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
@@ -195,8 +220,9 @@ class DrainingServer:
             self._drained.set()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound TCP socket. Raises ConfigError with what to do when the address cannot be taken."""
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A bound TCP socket; ``shared`` with other processes of this user that ask for the same, among which the system
+    spreads connections. Raises ConfigError with what to do when the address cannot be taken."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -206,6 +232,10 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f"The host {host!r} is not an address of this machine: {error}.") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            if not hasattr(socket, "SO_REUSEPORT"):
+                raise ConfigError("Leave out --frontends: this system cannot share a port among processes.")
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()

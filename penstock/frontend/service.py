@@ -14,6 +14,7 @@ from penstock.frontend.admission import Admission
 from penstock.frontend.client import EngineClient
 from penstock.frontend.metrics import ServerMetrics
 from penstock.frontend.openai.errors import HttpError
+from penstock.frontend.peers import Peers, Snapshot
 from penstock.frontend.text.load import TextAssets
 from penstock.frontend.text.requests import encode_prompt, one_bos
 
@@ -43,12 +44,15 @@ class Service:
         server: ServerConfig,
         served_names: tuple[str, ...],
         admission: Admission,
+        peers: Peers | None = None,
     ) -> None:
+        """``peers`` are the other frontend processes of the same server."""
         self.client = client
         self.assets = assets
         self.server = server
         self.served_names = served_names
         self.admission = admission
+        self.peers = peers
         self.created = int(time.time())
         self.generations: set[OpenGeneration] = set()
         self.metrics = ServerMetrics(
@@ -59,6 +63,14 @@ class Service:
         self._texts: list[tuple[str, bool, asyncio.Future[list[int]]]] = []
         self._encode_batch: EncodeBatch | None = getattr(assets.tokenizer, "encode_batch", None)
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
+
+    def snapshot(self) -> Snapshot:
+        """What this process has counted."""
+        return Snapshot(self.metrics.set.counts(), self.admission.num_open, self.admission.num_refused)
+
+    async def peer_snapshots(self) -> list[Snapshot]:
+        """What the others have counted. Raises HttpError when one does not answer."""
+        return await self.peers.collect() if self.peers is not None else []
 
     def model_name(self, asked: str | None) -> str:
         """The name to answer with. No name means the first one. Raises ModelNotServedError."""

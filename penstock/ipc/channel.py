@@ -21,9 +21,16 @@ _WAIT_MS = 500
 
 
 class PrivateEndpoints:
-    """A fresh directory that only this user can enter, with one socket path per direction."""
+    """A fresh directory that only this user can enter, with one socket path per direction.
 
-    def __init__(self) -> None:
+    ``address`` names one that somebody else has made, and will remove.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._is_own = address is None
+        if address is not None:
+            self._directory = Path(address)
+            return
         self._directory = Path(tempfile.mkdtemp(prefix="penstock-"))
         if len(str(self._directory)) + len("/to-client") > _MAX_PATH:
             self._directory.rmdir()
@@ -35,7 +42,8 @@ class PrivateEndpoints:
         return str(self._directory)
 
     def remove(self) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._is_own:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def to_engine(address: str) -> str:

@@ -51,6 +51,9 @@ class IpcClient:
     The engine counts as dead when it says so, when ``engine_exited`` is called, or when nothing has arrived for
     ``silence_limit_s`` (its heartbeat comes every second, whatever the step loop does). ``receive_limit``: most messages
     that may wait here, for engines that wait themselves when there is no room; 0 is no limit.
+
+    An engine may have ``num_clients`` of them; this one is number ``index``, which shows in its request ids. The first
+    one orders the engine and ends it, the others have ``endpoints`` that the order names.
     """
 
     def __init__(
@@ -58,17 +61,21 @@ class IpcClient:
         *,
         silence_limit_s: float = 60.0,
         receive_limit: int = 0,
+        endpoints: PrivateEndpoints | None = None,
+        index: int = 0,
+        num_clients: int = 1,
         on_progress: Callable[[str], None] | None = None,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._endpoints = PrivateEndpoints()
+        self._endpoints = endpoints or PrivateEndpoints()
+        self._is_first = index == 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._reader = make_reader(self._context, to_client(self.address), bind=True, limit=receive_limit)
         self._writer = Writer(self._context, to_engine(self.address), bind=True)
         self._requests = OpenRequests()
-        self._request_ids = itertools.count(1)
-        self._call_ids = itertools.count(1)
+        self._request_ids = itertools.count(index + 1, num_clients)
+        self._call_ids = itertools.count(index + 1, num_clients)
         self._calls: dict[int, asyncio.Future[ControlReply]] = {}
         self._hello: asyncio.Future[None] = self._loop.create_future()
         self._ready: asyncio.Future[EngineInfo] = self._loop.create_future()
@@ -89,6 +96,12 @@ class IpcClient:
     @property
     def address(self) -> str:
         return self._endpoints.address
+
+    async def attach(self) -> EngineInfo:
+        """Wait until the engine, which another client orders, is ready. Raises as ``start``."""
+        info = await asyncio.shield(self._ready)
+        self._watch_silence()
+        return info
 
     async def start(self, order: bytes) -> EngineInfo:
         """Shake hands, hand over the order, wait until the engine is ready.
@@ -171,7 +184,8 @@ class IpcClient:
             return
         self._closed = True
         self._send_requests()
-        self._writer.send(codec.encode(codec.Shutdown()))
+        if self._is_first:
+            self._writer.send(codec.encode(codec.Shutdown()))
         if self._on_close is not None:
             await self._on_close()
         self._read(limit=None)

@@ -157,8 +157,30 @@ def make_batch(batch: OutputBatch) -> Batch:
     if others and not {update.request_id for update in others}.isdisjoint(ids):
         # A request with updates of both kinds: their order would be lost.
         return Batch(updates=batch.updates, terminals=batch.terminals, stats=batch.stats)
-    columns = array(REQUEST_ID, ids).tobytes(), array(TOKEN_ID, tokens).tobytes()
-    return Batch(*columns, tuple(others), batch.terminals, batch.stats)
+    return Batch(
+        array(REQUEST_ID, ids).tobytes(), array(TOKEN_ID, tokens).tobytes(), tuple(others), batch.terminals, batch.stats
+    )
+
+
+def split_batch(message: Batch, number: int) -> list[Batch]:
+    """What each of ``number`` clients hears of a batch: its own requests, whose ids are 1 + its index modulo
+    ``number``. Statistics go to all."""
+    ids, tokens = read_columns(message)
+    columns = [(array(REQUEST_ID), array(TOKEN_ID)) for _ in range(number)]
+    for request_id, token_id in zip(ids, tokens, strict=True):
+        mine = columns[(request_id - 1) % number]
+        mine[0].append(request_id)
+        mine[1].append(token_id)
+    return [
+        Batch(
+            columns[index][0].tobytes(),
+            columns[index][1].tobytes(),
+            tuple(update for update in message.updates if (update.request_id - 1) % number == index),
+            tuple(end for end in message.terminals if (end.request_id - 1) % number == index),
+            message.stats,
+        )
+        for index in range(number)
+    ]
 
 
 def read_columns(message: Batch | TokenColumns) -> tuple[array[int], array[int]]:

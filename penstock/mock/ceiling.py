@@ -25,8 +25,8 @@ _RING = 1 << 16  # tokens that are drawn; a step reads as many in a row as it ha
 _STRIDE = 7919  # a prime: how far the place moves in a step
 _IDLE_S = 0.5
 
-Emit = Callable[[OutputBatch], bool]
-"""Hands a batch over and waits while the reader is far behind; False when it still had no room after a while."""
+Emit = Callable[[OutputBatch], None]
+"""Hands a batch over and waits while the reader is far behind."""
 
 
 @dataclass(slots=True)
@@ -146,8 +146,7 @@ class CeilingEngine:
             self._ids = array("q", self._open).tobytes()
         batch = OutputBatch(columns=columns, terminals=tuple(self._terminals), stats=self._stats())
         self._terminals.clear()
-        while not self._emit(batch) and not self._stopping:
-            pass
+        self._emit(batch)
 
     def _end(
         self, request_id: int, reason: FinishReason, failure: FailureKind | None = None, message: str = ""

@@ -43,7 +43,7 @@ class MockOrder:
         parse_performance(self.config.mock_time)
         parse_faults(self.config.mock_fault)
         if self.config.mock_ceiling and self.config.mock_fault:
-            raise ConfigError("Leave out --mock-fault or --mock-ceiling: the ceiling mode has no steps that could fail.")
+            raise ConfigError("Leave out --mock-fault or --mock-ceiling: the ceiling mode has no step that could fail.")
 
 
 def parse_performance(text: str) -> Performance:
@@ -103,7 +103,7 @@ def parse_faults(texts: Sequence[str]) -> MockFaults:
                 case _:
                     raise ValueError
         except ValueError:
-            raise ConfigError(f"Write --mock-fault as one of {FAULTS}, N counting steps from 0; got {text!r}.") from None
+            raise ConfigError(f"Write --mock-fault as one of {FAULTS}, with steps from 0; got {text!r}.") from None
     return MockFaults(die_at_step=die, failed_steps=frozenset(failed), stalls=stalls)
 
 

@@ -20,6 +20,7 @@ class FailureKind(Enum):
     DEADLINE = "deadline"  # the request's deadline passed
     TOO_LONG = "too_long"  # does not fit the KV cache even alone, or the model's context
     CONTRADICTION = "contradiction"  # the request's own parameters exclude every token
+    OVERLOADED = "overloaded"  # refused before anything was computed: the queue that several frontends share is full
     ENGINE_DEAD = "engine_dead"
 
 
@@ -37,7 +38,7 @@ class TokenUpdate:
 class TokenColumns:
     """One new token each of many requests, none of which has anything else to say: the usual step, in two columns.
 
-    ``request_ids`` are int64 and ``token_ids`` int32 values in the machine's byte order, as many of one as of the other.
+    ``request_ids`` are int64 and ``token_ids`` int32 values in the machine's byte order, as many of both.
     """
 
     request_ids: bytes = b""
