@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
     def _end_of_answer(self) -> Callable[[bytes], bool] | None:
         """How the end is known, once the head is there: by the last chunk, or by a number of bytes."""
         received = b"".join(piece for _, piece in self.pieces)
-        head, found, body = received.partition(b"\r\n\r\n")
+        head, found, _ = received.partition(b"\r\n\r\n")
         if not found:
             return None
         lines = head.lower().split(b"\r\n")

@@ -132,8 +132,8 @@ class ServerConfig:
     cors_origins: tuple[str, ...] = flag((), "Origins allowed by CORS; repeatable, * allows all.")
     frontends: int = flag(
         1,
-        "Processes that answer on this port, one engine behind them all. The limit on open requests and the metrics are "
-        "those of all of them together.",
+        "Processes that answer on this port, one engine behind them all. The limit on open requests and the metrics "
+        "are those of all of them together.",
         minimum=1,
         maximum=64,
     )

@@ -1,4 +1,4 @@
-"""More frontend processes on the port of the first one: started, told to drain, noticed when they end, never left behind.
+"""More frontend processes on the port of the first one: started, told to drain, missed when they end, never left over.
 
 The first frontend owns the engine and these processes. Each has its own client to the engine and its own socket on the
 shared port; a line on its standard input tells it to drain or that the engine has gone, and the end of that input that

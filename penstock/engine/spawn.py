@@ -38,7 +38,9 @@ class EngineProcess:
         self.on_exit: Callable[[str], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
-        self.client = IpcClient(on_progress=on_progress, on_close=self._stop, receive_limit=receive_limit, num_clients=num_clients)
+        self.client = IpcClient(
+            on_progress=on_progress, on_close=self._stop, receive_limit=receive_limit, num_clients=num_clients
+        )
         self.child = subprocess.Popen(
             [sys.executable, "-c", _BOOT, self.client.address, preload],
             stdin=subprocess.PIPE,

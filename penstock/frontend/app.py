@@ -29,7 +29,8 @@ _LOG = logging.getLogger(__name__)
 
 
 class App:
-    """Answers exchanges: a ``protocol.Handler``. Before ``attach`` it answers health routes and the page, and 503 to everything else."""
+    """Answers exchanges: a ``protocol.Handler``. Before ``attach`` it answers health routes and the page, and 503 to
+    everything else."""
 
     def __init__(self, server: ServerConfig) -> None:
         self.server = server
@@ -93,10 +94,10 @@ class App:
             await self._answer_problem(exchange, problem)
         except ConnectionError:
             return
-        except Exception:
+        except Exception:  # noqa: BLE001 - the boundary of one request
             _LOG.exception("%s %s failed", exchange.method, exchange.path)
-            problem = HttpError(500, "The server failed to answer; see its log.", code="internal")
-            await self._answer_problem(exchange, problem)
+            failure = HttpError(500, "The server failed to answer; see its log.", code="internal")
+            await self._answer_problem(exchange, failure)
 
     async def _answer_problem(self, exchange: Exchange, problem: HttpError) -> None:
         if exchange.started:

@@ -1,4 +1,4 @@
-"""Cross-origin requests (Fetch standard, CORS protocol): which pages in a browser may read the answers of this server."""
+"""Cross-origin requests (Fetch standard, CORS protocol): which pages in a browser may read this server's answers."""
 
 from __future__ import annotations
 

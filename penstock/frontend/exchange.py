@@ -10,12 +10,9 @@ import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from penstock.frontend.openai.errors import HttpError
-
-if TYPE_CHECKING:
-    from penstock.frontend.protocol import HttpConnection
 
 Headers = Iterable[tuple[str, str]]
 
@@ -31,6 +28,17 @@ _STREAM_HEADERS = (
     ("x-accel-buffering", "no"),
 )
 _LINE_ENDS = str.maketrans("\r\n", "  ")
+
+
+class Wire(Protocol):
+    """What an exchange needs of its connection."""
+
+    transport: asyncio.Transport
+    paused: bool  # the transport has more to send than it should hold
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
 
 
 class Exchange:
@@ -64,7 +72,7 @@ class Exchange:
 
     def __init__(
         self,
-        connection: HttpConnection,
+        connection: Wire,
         *,
         method: str,
         target: bytes,

@@ -22,6 +22,7 @@ from penstock.types.request import GenerateRequest
 
 _LOG = logging.getLogger(__name__)
 
+
 class Listener(Protocol):
     """Who writes the answer. Every call comes on the event loop's thread and must not block."""
 

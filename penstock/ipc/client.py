@@ -49,8 +49,8 @@ class IpcClient:
     ``address``, then await ``start``.
 
     The engine counts as dead when it says so, when ``engine_exited`` is called, or when nothing has arrived for
-    ``silence_limit_s`` (its heartbeat comes every second, whatever the step loop does). ``receive_limit``: most messages
-    that may wait here, for engines that wait themselves when there is no room; 0 is no limit.
+    ``silence_limit_s`` (its heartbeat comes every second, whatever the step loop does). ``receive_limit``: most
+    messages that may wait here, for engines that wait themselves when there is no room; 0 is no limit.
 
     An engine may have ``num_clients`` of them; this one is number ``index``, which shows in its request ids. The first
     one orders the engine and ends it, the others have ``endpoints`` that the order names.

@@ -1,7 +1,7 @@
 """What a mock engine is told on the command line: step times and faults as text -> the objects that carry them out.
 
-``--mock-time`` is a number with a unit ("2ms"), a sum ("2ms + 10us*tokens + 5us*rows + 1ns*context"), or ``@FILE``: JSON
-with a list of [tokens of a step, seconds] pairs, as measured. ``--mock-fault`` names one fault per use.
+``--mock-time`` is a number with a unit ("2ms"), a sum ("2ms + 10us*tokens + 5us*rows + 1ns*context"), or ``@FILE``:
+JSON with a list of [tokens of a step, seconds] pairs, as measured. ``--mock-fault`` names one fault per use.
 """
 
 from __future__ import annotations

@@ -96,9 +96,7 @@ def test_a_request_with_updates_of_both_kinds_keeps_their_order():
     assert [list(column) for column in codec.read_columns(many)] == [[1, 1], [4, 5]]
 
 
-@pytest.mark.parametrize(
-    "columns", [(b"1234567", b"1234"), (b"12345678", b"123"), (b"12345678", b""), (b"", b"1234")]
-)
+@pytest.mark.parametrize("columns", [(b"1234567", b"1234"), (b"12345678", b"123"), (b"12345678", b""), (b"", b"1234")])
 def test_columns_of_different_lengths_are_refused(columns):
     with pytest.raises(codec.MessageError, match="columns"):
         codec.read_columns(codec.Batch(*columns))

@@ -31,7 +31,7 @@ class MediaItem:
             raise ValueError("a marker must have at least one token")
         if len(self.replacement) != len(self.takes_embedding):
             raise ValueError(
-                f"{len(self.replacement)} tokens of a replacement have {len(self.takes_embedding)} entries in their mask"
+                f"a replacement of {len(self.replacement)} tokens has a mask of {len(self.takes_embedding)} entries"
             )
 
 
@@ -112,8 +112,8 @@ def _marker_at(token_ids: Sequence[int], position: int, markers: list[tuple[int,
 def _next_item(items: Sequence[MediaItem], number: int, marker: tuple[int, ...], param: str) -> MediaItem:
     if number == len(items):
         raise InvalidRequestError(
-            f"The prompt has more places for media than the {len(items)} that came with it. A text must not contain the "
-            "model's own markers.",
+            f"The prompt has more places for media than the {len(items)} that came with it. A text must not contain "
+            "the model's own markers.",
             param=param,
         )
     item = items[number]
