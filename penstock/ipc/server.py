@@ -43,7 +43,7 @@ class EngineInbox(Protocol):
 
 class IpcServer:
     """Order of calls: ``greet``, ``receive_order``, ``add_clients`` if there are more, ``progress`` as wanted,
-    ``ready`` or ``failed``, then ``listen`` and any number of ``emit`` (from one or more threads), in the end ``close``.
+    ``ready`` or ``failed``, then ``listen`` and any number of ``emit`` (from one or more threads), last ``close``.
 
     With several clients a request belongs to the one whose number its id has, counted around: (id - 1) modulo their
     number. The limit on open requests of all of them together is kept here, where all of them are seen.
