@@ -164,7 +164,11 @@ class SequenceState:
             return
         try:
             text = self.text.push_plain(token_ids)
-            self._metrics.on_later_tokens(len(token_ids), now - self._last_output)
+            metrics = self._metrics
+            if now != metrics.seen_at:  # the first of this round: the engine's statistics came with it
+                metrics.seen_at = now
+                metrics.on_stats(self._generation.service.client.stats())
+            metrics.on_later_tokens(len(token_ids), now - self._last_output)
             self._last_output = now
             writer.write(text)
         except Exception:  # noqa: BLE001 - as in __call__

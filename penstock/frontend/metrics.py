@@ -52,6 +52,7 @@ class ServerMetrics:
         self._labels = {"model_name": model_name, "engine": engine}
         self._prefix = prefix
         self._last_stats = EngineStats()
+        self.seen_at = 0.0  # the round of news whose statistics were taken in last
         self.set = MetricSet()
         self._define_engine()
         self._define_tokens(length_bounds(max_model_len))
