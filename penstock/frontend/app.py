@@ -1,4 +1,4 @@
-"""The ASGI application: dispatch, keys, limits and the one place where exceptions become answers.
+"""The application: dispatch, keys, limits and the one place where exceptions become answers.
 
 Everything is injected. Knows no engine besides EngineClient, and no model.
 """
@@ -9,29 +9,29 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from penstock.config.sections import ServerConfig
 from penstock.errors import PenstockError
 from penstock.frontend.admission import Admission
 from penstock.frontend.client import EngineClient
-from penstock.frontend.exchange import Exchange, Receive, Scope, Send
+from penstock.frontend.cors import Cors
+from penstock.frontend.exchange import Exchange
 from penstock.frontend.openai.decode import decode_body, warning_header
 from penstock.frontend.openai.errors import HttpError, problem_of
 from penstock.frontend.openai.openapi import openapi_document
 from penstock.frontend.openai.removed import refuse_removed
+from penstock.frontend.peers import Peers
 from penstock.frontend.routes.table import KEYED, PUBLIC, ROUTES, Route
 from penstock.frontend.service import Service
 from penstock.frontend.text.load import TextAssets
 from penstock.observability.log import warn_once
 
 _LOG = logging.getLogger(__name__)
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class App:
-    """An ASGI application. Before ``attach`` it answers health routes and the page, and 503 to everything else."""
+    """Answers exchanges: a ``protocol.Handler``. Before ``attach`` it answers health routes and the page, and 503 to
+    everything else."""
 
     def __init__(self, server: ServerConfig) -> None:
         self.server = server
@@ -49,16 +49,22 @@ class App:
                 self._prefixes.append((route.path.removesuffix("{id}"), {route.method: route}))
             else:
                 self._exact.setdefault(route.path, {})[route.method] = route
-        self._entry: Asgi = self._dispatch
-        if server.cors_origins:
-            self._entry = _with_cors(self._dispatch, server.cors_origins)
+        self._cors = Cors(server.cors_origins) if server.cors_origins else None
 
-    def attach(self, client: EngineClient, assets: TextAssets, served_names: tuple[str, ...]) -> None:
-        """Give the application its engine; from now on it is ready. Called once."""
+    def attach(
+        self, client: EngineClient, assets: TextAssets, served_names: tuple[str, ...], peers: Peers | None = None
+    ) -> None:
+        """Give the application its engine; from now on it is ready. Called once. ``peers``: the other processes that
+        answer on the same port."""
         if not served_names:
             raise ValueError("served_names must name the model")
-        self.service = Service(client, assets, self.server, served_names, self.admission)
+        self.service = Service(client, assets, self.server, served_names, self.admission, peers)
         self.admission.set_ready()
+
+    def on_turn(self, num_together: int) -> None:
+        """So many requests are begun in this turn of the event loop."""
+        if self.service is not None:
+            self.service.num_together = num_together
 
     async def drain(self) -> None:
         """Take nothing new, give open requests ``drain_timeout`` seconds, then end them with an error."""
@@ -75,33 +81,30 @@ class App:
         if self.service is not None:
             self.service.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._entry(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        else:
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})
-
-    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answer one request. Never raises; a stream that fails after its beginning is left incomplete."""
         try:
-            try:
-                await self._serve(exchange)
-            except PenstockError as error:
-                raise problem_of(error) from error
+            if self._cors is not None:
+                allowed = self._cors.mark(exchange)
+                if await self._cors.answer_preflight(exchange, allowed):
+                    return
+            await self._serve(exchange)
+        except PenstockError as error:
+            await self._answer_problem(exchange, problem_of(error))
         except HttpError as problem:
-            if exchange.started:
-                raise
-            await exchange.answer_problem(problem)
+            await self._answer_problem(exchange, problem)
         except ConnectionError:
             return
-        except Exception:
+        except Exception:  # noqa: BLE001 - the boundary of one request
             _LOG.exception("%s %s failed", exchange.method, exchange.path)
-            if exchange.started:
-                raise
-            await exchange.answer_problem(HttpError(500, "The server failed to answer; see its log.", code="internal"))
+            failure = HttpError(500, "The server failed to answer; see its log.", code="internal")
+            await self._answer_problem(exchange, failure)
+
+    async def _answer_problem(self, exchange: Exchange, problem: HttpError) -> None:
+        if exchange.started:
+            _LOG.error("%s %s failed after its answer had begun: %s", exchange.method, exchange.path, problem)
+        else:
+            await exchange.answer_problem(problem)
 
     async def _serve(self, exchange: Exchange) -> None:
         route = self._route(exchange)
@@ -167,24 +170,3 @@ class App:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
-
-
-def _with_cors(app: Asgi, origins: tuple[str, ...]) -> Asgi:
-    from starlette.middleware.cors import CORSMiddleware
-
-    wrapped: Any = CORSMiddleware(
-        app,  # type: ignore[arg-type]
-        allow_origins=origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["*"],
-        expose_headers=["x-request-id", "retry-after", "penstock-warning"],
-    )
-    return wrapped  # type: ignore[no-any-return]
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from penstock.frontend.openai.answers import (
     ChatChoice,
@@ -32,6 +32,7 @@ from penstock.frontend.openai.reading import events_delta, events_message
 from penstock.frontend.text.stream import PositionScores, TextDelta, TokenScore
 
 DONE = b"data: [DONE]\n\n"
+_MARK = "@text@"  # stands for a text in a choice that has no other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,11 @@ class Shown:
     token_ids: bool = False
     prompt_logprobs: bool = False
     usage_in_chunks: bool = False  # each chunk carries "usage": null, because the last one has it
+
+    @property
+    def only_text(self) -> bool:
+        """Chunks have nothing that depends on single tokens."""
+        return not (self.logprobs or self.token_ids or self.prompt_logprobs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +68,10 @@ class Format(Protocol):
     def chunk(self, index: int, delta: TextDelta) -> bytes:
         """One or more complete server-sent events."""
 
+    def plain_frame(self, index: int) -> tuple[bytes, bytes] | None:
+        """What stands before and after the escaped text of a chunk that has text and nothing else to say; None when
+        the next chunk of this choice says more, or all of them do. Never used for a choice that a dialect reads."""
+
     def usage_chunk(self, usage: Usage) -> bytes: ...
 
     def answer(self, deltas: Mapping[int, TextDelta], usage: Usage) -> bytes:
@@ -71,6 +81,12 @@ class Format(Protocol):
 def _event_frame(head: Head, kind: str, usage: bool) -> tuple[bytes, bytes]:
     fixed = encode_json({"id": head.id, "object": kind, "created": head.created, "model": head.model})
     return b"data: " + fixed[:-1] + b',"choices":[', b'],"usage":null}\n\n' if usage else b"]}\n\n"
+
+
+def _split_frame(frame: tuple[bytes, bytes], choice: Struct) -> tuple[bytes, bytes]:
+    """An event as the bytes around the text of its choice, where ``choice`` has the mark."""
+    before, after = encode_json(choice).split(_MARK.encode())
+    return frame[0] + before, after + frame[1]
 
 
 def _usage_event(head: Head, kind: str, usage: Usage) -> bytes:
@@ -129,6 +145,11 @@ class CompletionFormat:
         first = index not in self._begun
         self._begun.add(index)
         return self._frame[0] + encode_json(self.choice(index, delta, first)) + self._frame[1]
+
+    def plain_frame(self, index: int) -> tuple[bytes, bytes] | None:
+        if not self.shown.only_text or index not in self._begun:
+            return None
+        return _split_frame(self._frame, CompletionChoice(index=index, text=_MARK))
 
     def usage_chunk(self, usage: Usage) -> bytes:
         return _usage_event(self.head, self.KIND, usage)
@@ -232,6 +253,11 @@ class ChatFormat:
         if shown.token_ids:
             choice.token_ids = list(delta.token_ids)
         return choice
+
+    def plain_frame(self, index: int) -> tuple[bytes, bytes] | None:
+        if not self.shown.only_text or index not in self._begun:
+            return None
+        return _split_frame(self._frame, self.chunk_choice(index, TextDelta(_MARK)))
 
     def usage_chunk(self, usage: Usage) -> bytes:
         return _usage_event(self.head, self.CHUNK_KIND, usage)
