@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import subprocess
@@ -140,3 +141,42 @@ def test_a_taken_port_is_refused_although_it_is_shared():
 def test_the_number_of_frontends_is_checked(number):
     command = [sys.executable, "-m", "penstock.cli", "serve", "--mock", "--frontends", number]
     assert subprocess.run(command, capture_output=True, text=True, timeout=60).returncode == 2
+
+
+CALLS_TEMPLATE = """{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{% for m in messages %}{{ m.content }}
+{% for c in m.tool_calls or [] %}<tool_call>
+{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}
+</tool_call>{% endfor %}{% endfor %}"""
+
+
+def test_calls_are_read_and_masked_whichever_process_answers(tmp_path):
+    """The mock says broken calls; with a call demanded, masks of the one engine mend them."""
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": schema}}
+    body = {"messages": [{"role": "user", "content": "abc"}], "tools": [tool], "max_tokens": 120}
+    (tmp_path / "calls.jinja").write_text(CALLS_TEMPLATE)
+    options = (
+        "--chat-template",
+        str(tmp_path / "calls.jinja"),
+        "--mock-fault",
+        "garbage=hermes",
+        "--mock-time",
+        "0.2ms",
+    )
+    with two_frontends(*options) as (process, url), contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False)) for _ in range(NUM_CONNECTIONS)
+        ]
+        contents = set()
+        for client in clients:
+            free = client.post("/v1/chat/completions", json=body).json()["choices"][0]
+            contents.add(free["message"]["content"])
+            streamed = client.post("/v1/chat/completions", json=body | {"tool_choice": "required", "stream": True})
+            events = [json.loads(line[6:]) for line in streamed.text.split("\n\n") if line.startswith("data: {")]
+            deltas = [event["choices"][0]["delta"] for event in events]
+            assert not any(delta.get("content") for delta in deltas)
+            functions = [call["function"] for delta in deltas for call in delta.get("tool_calls", ())]
+            assert functions[0]["name"] == "get_weather"
+            assert re.match(r"\{\s*(\}|$)", "".join(function["arguments"] for function in functions))
+        assert len(connections_by_process(process, url)) == 2
+        assert any("no_such_tool" in content for content in contents)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 
+import jsonschema
 import pytest
 from http_fixtures import CHATML, error_of, mock_server
 
 from penstock.frontend.chat.template import ChatTemplate
 from penstock.frontend.dialects.events import ContentText, ReasoningText
 from penstock.frontend.text.answer_stream import AnswerStream
+from penstock.mock.executor import mock_token
 from penstock.mock.tokenizer import ByteTokenizer
+from penstock.structured.select import installed_packages
+from penstock.types.decision import Decision, Rejection
 
 # In the style of Qwen 3: calls in tags, thinking that the prompt can open or close.
 TEMPLATE = """{% if tools %}<|im_start|>system
@@ -191,20 +195,141 @@ def test_answers_that_can_only_be_content_have_no_machine(monkeypatch):
         assert both(server, extra_body=closed)["message"]["content"] == "Yes."
 
 
+# -- calls that are promised: the engine masks what would break them ----------------------------------------------
+
+TIMES = {
+    "type": "object",
+    "properties": {"zone": {"enum": ["CET", "UTC"]}, "hours": {"type": "integer", "minimum": 0, "maximum": 24}},
+    "required": ["zone", "hours"],
+    "additionalProperties": False,
+}
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": TIMES}}
+STRICT_CLOCK = {"type": "function", "function": {**CLOCK["function"], "strict": True}}
+NAMED_CLOCK = {"type": "function", "function": {"name": "clock"}}
+WRONG_TIME = '<tool_call>\n{"name": "clock", "arguments": {"zone": "Mars", "hours": "many", "why": 1}}\n</tool_call>'
+NO_BACKEND = Decision("structured output", None, "no backend", (Rejection("llguidance", ("not installed",)),))
+CLOSED = {"chat_template_kwargs": {"enable_thinking": False}}  # the model cannot begin with reasoning
+
+needs_llguidance = pytest.mark.skipif("llguidance" not in installed_packages(), reason="llguidance is not installed")
+
+
+def rambles(seed: int, _request: int, position: int) -> int:
+    """Letters without sense, the same for every request: what is a call at the end is so because of the masks."""
+    return mock_token(seed, 0, position)
+
+
+def calls_of(choice) -> list[tuple[str, dict]]:
+    """Names and arguments, which must fit TIMES where they are those of the clock."""
+    calls = [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in _calls(choice)]
+    for name, arguments in calls:
+        if name == "clock":
+            jsonschema.validate(arguments, TIMES)
+    return calls
+
+
+def _calls(choice):
+    return choice["message"]["tool_calls"] or ()
+
+
+@needs_llguidance
+@pytest.mark.parametrize("choice", ["required", NAMED_CLOCK])
+@pytest.mark.parametrize(
+    "token_of", [rambles, says("I would rather not. " * 20, tools=(CLOCK,), enable_thinking=False)]
+)
+def test_a_call_that_is_demanded_comes_whatever_the_model_would_say(choice, token_of):
+    with mock_server(chat_template=TEMPLATE, token_of=token_of) as server:
+        fields = {"tools": [CLOCK], "tool_choice": choice, "parallel_tool_calls": False, "extra_body": CLOSED}
+        answer = both(server, **fields)
+        assert answer["finish_reason"] == "tool_calls"
+        assert answer["message"]["content"] is None
+        assert [name for name, _ in calls_of(answer)] == ["clock"]
+        server.wait_idle()
+
+
+@needs_llguidance
+def test_the_named_tool_is_called_and_not_the_one_that_the_model_wanted():
+    tools = [WEATHER, CLOCK]
+    token_of = says(CALL + "\n" + OTHER, tools=tools, enable_thinking=False)
+    with mock_server(chat_template=TEMPLATE, token_of=token_of) as server:
+        named = both(server, tools=tools, tool_choice=NAMED_CLOCK, extra_body=CLOSED)
+        assert [name for name, _ in calls_of(named)] == ["clock"]
+        required = both(server, tools=tools, tool_choice="required", extra_body=CLOSED)
+        assert calls_of(required) == [("weather", {"city": "Köln 🦊"}), ("weather", {"city": "Rom"})]
+
+
+@needs_llguidance
+def test_arguments_of_a_strict_tool_fit_and_text_stays_free():
+    tools = [WEATHER, STRICT_CLOCK]
+    with mock_server(chat_template=TEMPLATE, token_of=says(f"Let me see.\n{WRONG_TIME}", tools=tools)) as server:
+        answer = both(server, tools=tools)
+        assert answer["finish_reason"] == "tool_calls"
+        assert answer["message"]["content"].startswith("Let me see.")
+        assert calls_of(answer)[0][0] == "clock"
+    with mock_server(chat_template=TEMPLATE, token_of=says("It is late.", tools=tools)) as server:
+        answer = both(server, tools=tools)
+        assert (answer["finish_reason"], answer["message"]["content"]) == ("stop", "It is late.")
+        assert calls_of(answer) == []
+
+
+def test_without_strict_the_same_arguments_come_as_the_model_wrote_them():
+    with mock_server(chat_template=TEMPLATE, token_of=says(WRONG_TIME, tools=[CLOCK])) as server:
+        (call,) = _calls(both(server, tools=[CLOCK]))
+        assert json.loads(call["function"]["arguments"]) == {"zone": "Mars", "hours": "many", "why": 1}
+
+
+@needs_llguidance
+def test_reasoning_comes_before_a_call_that_is_demanded():
+    thought = "Shall I <tool_call> it?\n</think>\n\n"
+    token_of = says(thought + "No!", tools=[CLOCK], enable_thinking=True)
+    with mock_server(chat_template=TEMPLATE, token_of=token_of) as server:
+        extra = {"chat_template_kwargs": {"enable_thinking": True}}
+        answer = both(server, tools=[CLOCK], tool_choice=NAMED_CLOCK, extra_body=extra)
+        assert answer["message"]["reasoning_content"] == "Shall I <tool_call> it?"
+        assert answer["message"]["content"] is None
+        assert [name for name, _ in calls_of(answer)] == ["clock"]
+
+
+@needs_llguidance
+def test_several_sequences_of_one_request_each_have_their_call():
+    with mock_server(chat_template=TEMPLATE, token_of=mock_token) as server:
+        fields = {"model": "mock", "messages": [USER], "tools": [CLOCK], "tool_choice": NAMED_CLOCK, "n": 3}
+        answer = server.openai().chat.completions.create(**fields, extra_body=CLOSED)
+        assert len(answer.choices) == 3
+        for choice in answer.choices:
+            assert [name for name, _ in calls_of(choice.model_dump())] == ["clock"]
+
+
+@needs_llguidance
+def test_a_form_and_a_demanded_call_exclude_each_other():
+    with mock_server(chat_template=TEMPLATE) as server, server.http() as http:
+        form = {"type": "json_object"}
+        body = {"messages": [USER], "tools": [CLOCK], "tool_choice": "required", "response_format": form}
+        response = http.post("/v1/chat/completions", json=body)
+        assert response.status_code == 400
+        assert "response_format" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [CLOCK], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [CLOCK], "tool_choice": NAMED_CLOCK}, "tool_choice"),
+        ({"tools": [WEATHER, STRICT_CLOCK]}, "tools"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_without_a_backend_nothing_is_promised(fields, param, stream):
+    with mock_server(chat_template=TEMPLATE, structured=NO_BACKEND) as server, server.http() as http:
+        response = http.post("/v1/chat/completions", json={"messages": [USER], "stream": stream, **fields})
+        assert response.status_code == 400
+        error = error_of(response)
+        assert error["param"] == param
+        assert "constrained output" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "word"),
     [
-        ({"tools": [WEATHER], "tool_choice": "required"}, "tool_choice", "constrained output"),
-        (
-            {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "weather"}}},
-            "tool_choice",
-            "constrained output",
-        ),
-        (
-            {"tools": [{"type": "function", "function": {**WEATHER["function"], "strict": True}}]},
-            "tools",
-            "constrained output",
-        ),
         ({"tools": [WEATHER, WEATHER]}, "tools[1].function.name", "twice"),
         ({"functions": [{"name": "f"}]}, "functions", "tools"),
         ({"function_call": {"name": "f"}}, "function_call", "tool_choice"),

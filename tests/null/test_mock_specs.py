@@ -10,15 +10,17 @@ import pytest
 
 from penstock.config.flags import engine_config_from, mock_config_from
 from penstock.config.sections import MockConfig
-from penstock.engine.mock_engine import build_mock_engine, mock_info
+from penstock.engine.mock_engine import build_ceiling_engine, build_mock_engine, mock_info
 from penstock.engine.mock_text import mock_assets, mock_order
 from penstock.errors import ConfigError
+from penstock.frontend.dialects.table import DIALECTS
 from penstock.mock.ceiling import CeilingEngine
 from penstock.mock.garbage import GARBAGE
 from penstock.mock.performance import FixedDelay, StepShape
 from penstock.mock.rig import RecordingChannel, make_request
 from penstock.mock.specs import MockOrder, parse_faults, parse_performance
 from penstock.types.output import FailureKind, FinishReason
+from penstock.types.structured import StructuredSpec
 
 SHAPE = StepShape(num_rows=4, num_tokens=100, num_sampled=4, context_tokens=1000)
 
@@ -78,6 +80,11 @@ def test_other_faults_are_refused_with_the_known_ones(text):
 def test_garbage_needs_a_known_dialect():
     with pytest.raises(ConfigError, match="hermes"):
         parse_faults(["garbage=klingon"])
+
+
+def test_every_dialect_of_the_frontend_has_its_garbage():
+    """Frontend and mock do not know each other: the names agree because of this."""
+    assert set(GARBAGE) == {dialect.name for dialect in DIALECTS}
 
 
 @pytest.mark.parametrize("dialect", GARBAGE)
@@ -189,13 +196,27 @@ def test_aborted_requests_end_with_what_they_had():
     assert len(rig.tokens[1]) == end.num_output_tokens
 
 
-@pytest.mark.parametrize("fields", [{"logprobs": 1}, {"prompt_logprobs": 0}, {"allowed_token_ids": (1,)}])
-def test_what_it_cannot_answer_truthfully_it_refuses(fields):
+def test_the_ceiling_mode_takes_no_named_backend_of_constrained_output():
+    config = engine_config_from(structured_backend="llguidance")
+    with pytest.raises(ConfigError, match="Leave out --structured-backend"):
+        build_ceiling_engine(config, MockOrder(config=mock_config_from(mock_ceiling=True)), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"logprobs": 1}, FailureKind.CONTRADICTION),
+        ({"prompt_logprobs": 0}, FailureKind.CONTRADICTION),
+        ({"allowed_token_ids": (1,)}, FailureKind.CONTRADICTION),
+        ({"structured": StructuredSpec.regex("a")}, FailureKind.CONSTRAINT),
+    ],
+)
+def test_what_it_cannot_answer_truthfully_it_refuses(fields, kind):
     with Rig() as rig:
         rig.engine.submit(make_request(1, [1], max_tokens=5, **fields))
         rig.wait_for(1)
     (end,) = rig.terminals[1]
-    assert end.failure is FailureKind.CONTRADICTION
+    assert end.failure is kind
     assert 1 not in rig.tokens
 
 
