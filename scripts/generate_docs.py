@@ -48,8 +48,10 @@ def flags_page() -> str:
         "Engine flags are shared by `serve`, `run`, `chat`, `explain`, `bench` and, as keywords, by `LLM`. "
         "`model` is the argument MODEL on the command line. A size is a number of bytes or text such as `4GiB`.\n",
     ]
-    for title, cls in [*flags.ENGINE_SECTIONS.items(), ("server", sections.ServerConfig)]:
-        group = [flag for flag in (*flags.engine_flags(), *flags.server_flags()) if flag.section == title]
+    others = {"server": sections.ServerConfig, "mock": sections.MockConfig}
+    for title, cls in {**flags.ENGINE_SECTIONS, **others}.items():
+        every = (*flags.engine_flags(), *flags.server_flags(), *flags.mock_flags())
+        group = [flag for flag in every if flag.section == title]
         parts.append(f"## {title.capitalize()}\n\n{inspect.getdoc(cls)}\n")
         rows = [(_option(flag), _values(flag), _default(flag), flag.text) for flag in group]
         parts.append(_table(("flag", "value", "default", "meaning"), rows))

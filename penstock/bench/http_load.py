@@ -1,6 +1,7 @@
-"""An HTTP load generator for any OpenAI-compatible server: one connection per stream, timestamps per chunk.
+"""An HTTP load generator for any OpenAI-compatible server: one connection per open stream, timestamps per chunk.
 
-It parses as little as it can while the clock runs: a chunk is stamped when its bytes arrive, and read afterwards.
+It reads as little as it can while a request runs: a piece is stamped when its bytes arrive, and read when the answer is
+complete.
 """
 
 from __future__ import annotations
@@ -8,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
+import msgspec
 
 from penstock.errors import ConfigError
 
 _DATA = b"data:"
 _DONE = b"[DONE]"
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 @dataclass(slots=True)
@@ -86,7 +90,6 @@ class Target:
             f"Host: {host}:{port}",
             "Content-Type: application/json",
             f"Content-Length: {length}",
-            "Connection: close",
         ]
         if self.api_key:
             lines.append(f"Authorization: Bearer {self.api_key}")
@@ -104,11 +107,130 @@ class Target:
         return json.dumps(fields | extra).encode()
 
 
-class _Reader:
-    """Callbacks of the response parser; collects the pieces of the body with their arrival time."""
+class Connection(asyncio.Protocol):
+    """One connection, used for one request after another. Pieces of an answer are stamped when they arrive; nothing is
+    read in them but the end of the answer."""
 
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
+    def __init__(self) -> None:
+        self.pieces: list[tuple[float, bytes]] = []
+        self.lost = ""
+        self.is_reusable = True
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._complete: Callable[[bytes], bool] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.pieces.append((time.perf_counter(), data))
+        if self._complete is None:
+            self._complete = self._end_of_answer()
+        if self._complete is not None and self._complete(data):
+            self._finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = str(exc) if exc else "the server closed the connection"
+        self.is_reusable = False
+        self._finish()
+
+    async def exchange(self, data: bytes) -> None:
+        """Send a request and wait for the end of its answer, or of the connection."""
+        assert self._transport is not None
+        self.pieces = []
+        self._complete = None
+        if self.lost:
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._transport.write(data)
+        await self._waiter
+
+    def close(self) -> None:
+        self.is_reusable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _finish(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _end_of_answer(self) -> Callable[[bytes], bool] | None:
+        """How the end is known, once the head is there: by the last chunk, or by a number of bytes."""
+        received = b"".join(piece for _, piece in self.pieces)
+        head, found, _ = received.partition(b"\r\n\r\n")
+        if not found:
+            return None
+        lines = head.lower().split(b"\r\n")
+        self.is_reusable = b"connection: close" not in lines and not lines[0].startswith(b"http/1.0")
+        if b"transfer-encoding: chunked" in lines:
+            return self._ended_by_chunk
+        lengths = [int(line[15:]) for line in lines if line.startswith(b"content-length:")]
+        if not lengths:
+            self.is_reusable = False
+            return lambda _: False  # until the connection ends
+        wanted = len(head) + 4 + lengths[0]
+        return lambda _: sum(len(piece) for _, piece in self.pieces) >= wanted
+
+    def _ended_by_chunk(self, data: bytes) -> bool:
+        # Raw line ends are escaped inside JSON, so that no event can contain an end.
+        if len(data) < len(_LAST_CHUNK):
+            data = b"".join(piece for _, piece in self.pieces[-len(_LAST_CHUNK) :])
+        return data.endswith(_LAST_CHUNK)
+
+
+class Client:
+    """Connections to one server, kept for the next request. For one event loop."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._idle: list[Connection] = []
+
+    async def send(self, body: bytes) -> Trace:
+        """One request, to its end. Never raises for what a server does: failures are in the trace."""
+        trace = Trace(started=time.perf_counter())
+        pieces: list[tuple[float, bytes]] = []
+        try:
+            async with asyncio.timeout(self._target.timeout_s):
+                pieces = await self._exchange(self._target.headers(len(body)) + body, trace)
+        except (OSError, TimeoutError) as error:
+            trace.error = f"{type(error).__name__}: {error}"
+        trace.ended = time.perf_counter()
+        _read_answer(trace, pieces)
+        return trace
+
+    def close(self) -> None:
+        for connection in self._idle:
+            connection.close()
+
+    async def _exchange(self, data: bytes, trace: Trace) -> list[tuple[float, bytes]]:
+        while True:
+            kept = bool(self._idle)
+            connection = self._idle.pop() if kept else await self._connect()
+            try:
+                await connection.exchange(data)
+            except BaseException:
+                connection.close()
+                raise
+            if kept and not connection.pieces:
+                continue  # the server had closed it while it was idle
+            if connection.lost and not connection.pieces:
+                trace.error = connection.lost
+            if connection.is_reusable:
+                self._idle.append(connection)
+            else:
+                connection.close()
+            return connection.pieces
+
+    async def _connect(self) -> Connection:
+        host, port = self._target.address
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, host, port)
+        return connection
+
+
+class _Reader:
+    """Callbacks of the response parser: the pieces of the body with their arrival time."""
+
+    def __init__(self) -> None:
         self.pieces: list[tuple[float, bytes]] = []
         self.complete = False
         self.now = 0.0
@@ -120,37 +242,46 @@ class _Reader:
         self.complete = True
 
 
-async def send(target: Target, body: bytes) -> Trace:
-    """One request, to its end. Never raises for what a server does: failures are in the trace."""
-    trace = Trace(started=time.perf_counter())
-    reader = _Reader(trace)
+def _read_answer(trace: Trace, received: list[tuple[float, bytes]]) -> None:
+    """Fill a trace from what arrived, after the clock has stopped."""
+    reader = _Reader()
     parser = httptools.HttpResponseParser(reader)
     try:
-        async with asyncio.timeout(target.timeout_s):
-            await _exchange(target, body, reader, parser)
-        trace.status = parser.get_status_code()
-    except (OSError, TimeoutError, httptools.HttpParserError) as error:
-        trace.error = f"{type(error).__name__}: {error}"
-    trace.ended = time.perf_counter()
+        for reader.now, data in received:
+            parser.feed_data(data)
+        trace.status = parser.get_status_code() if received else 0
+    except httptools.HttpParserError as error:
+        trace.error = trace.error or f"{type(error).__name__}: {error}"
     _read_events(trace, reader.pieces)
     if not trace.error and not reader.complete:
         trace.error = "the connection closed before the answer was complete"
-    return trace
 
 
-async def _exchange(target: Target, body: bytes, reader: _Reader, parser: httptools.HttpResponseParser) -> None:
-    host, port = target.address
-    incoming, outgoing = await asyncio.open_connection(host, port)
-    try:
-        outgoing.write(target.headers(len(body)) + body)
-        while not reader.complete:
-            data = await incoming.read(1 << 16)
-            if not data:
-                return
-            reader.now = time.perf_counter()
-            parser.feed_data(data)
-    finally:
-        outgoing.close()
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: msgspec.Raw | None = None
+
+
+class _Choice(msgspec.Struct):
+    text: str | None = None
+    delta: _Delta | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Event(msgspec.Struct):
+    """What a load generator wants to know of an event."""
+
+    choices: tuple[_Choice, ...] = ()
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
 
 
 def _read_events(trace: Trace, pieces: list[tuple[float, bytes]]) -> None:
@@ -170,17 +301,18 @@ def _read_events(trace: Trace, pieces: list[tuple[float, bytes]]) -> None:
 
 def _read_event(trace: Trace, when: float, payload: bytes) -> None:
     try:
-        chunk = json.loads(payload)
-    except ValueError:
-        trace.error = f"an event that is not JSON: {payload[:80]!r}"
+        event = _decode_event(payload)
+    except msgspec.MsgspecError:
+        trace.error = f"an event that is not JSON of a stream: {payload[:80]!r}"
         return
-    if "error" in chunk:
-        trace.error = str(chunk["error"].get("message", chunk["error"]))
-    usage = chunk.get("usage")
-    if usage:
-        trace.num_tokens = usage.get("completion_tokens", 0)
-        trace.prompt_tokens = usage.get("prompt_tokens", 0)
-    for choice in chunk.get("choices", ()):
-        if choice.get("text") or (choice.get("delta") or {}).get("content"):
+    if event.error is not None:
+        told = event.error.get("message") if isinstance(event.error, dict) else None
+        trace.error = str(told or event.error)
+    if event.usage is not None:
+        trace.num_tokens = event.usage.completion_tokens
+        trace.prompt_tokens = event.usage.prompt_tokens
+    for choice in event.choices:
+        delta = choice.delta
+        if choice.text or (delta and (delta.content or delta.reasoning_content or delta.tool_calls)):
             trace.arrivals.append(when)
             return

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.bench.http_load import Target, Trace, send
+from penstock.bench.http_load import Target, Trace
+from penstock.bench.load_process import LoadOrder, run_load, run_processes, share_out
 from penstock.bench.report import Report, spread
+from penstock.bench.server_process import ProcessCost, read_cost
+
+_BUSY = 0.8
+"""Share of a core above which a process of the load generator may be what is measured."""
 
 Prompts = Sequence[str] | Sequence[list[int]]
 
@@ -19,7 +22,9 @@ Prompts = Sequence[str] | Sequence[list[int]]
 class ServeWorkload:
     """For each concurrency: ``num_prompts`` requests (at least two per stream), never more than that many open.
 
-    ``request_rate`` (requests per second, Poisson arrivals) caps how fast they are sent besides.
+    Without a ``request_rate`` the next one is sent when one has ended (closed loop); with it, requests per second on
+    average, they are sent at moments drawn in advance (Poisson arrivals, open loop), as long as streams are free.
+    ``processes`` of the load generator share the work.
     """
 
     concurrencies: tuple[int, ...] = (1, 8, 32)
@@ -28,6 +33,7 @@ class ServeWorkload:
     output_len: int = 64
     request_rate: float | None = None
     ignore_eos: bool = True
+    processes: int = 1
     seed: int = 0
 
 
@@ -38,20 +44,28 @@ def measure_serve(
     command: str,
     progress: Callable[[str], None],
     engine: dict[str, Any] | None = None,
+    pid: int | None = None,
 ) -> Report:
     """Run the sweep. ``prompts_for(number, seed)`` makes prompts; each level gets its own, so that a prefix cache
-    sees nothing twice unless the prompts come from a file."""
+    sees nothing twice unless the prompts come from a file. ``pid`` is the server's process on this machine: its CPU
+    time and memory are reported besides."""
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for level, concurrency in enumerate(workload.concurrencies):
         progress(f"concurrency {concurrency}")
         number = max(workload.num_prompts, 2 * concurrency)
         prompts = prompts_for(number, workload.seed + level + 1)
-        traces, elapsed = asyncio.run(_run_level(target, workload, prompts, concurrency))
+        before = read_cost(pid) if pid is not None else None
+        traces, elapsed, cpu_s = _run_level(target, workload, prompts, concurrency)
         failed = [trace for trace in traces if not trace.ok]
         if failed:
             notes.append(f"concurrency {concurrency}: {len(failed)} failed, first: {failed[0].error}")
-        rows.append(_row(concurrency, [trace for trace in traces if trace.ok], len(failed), elapsed))
+        row = _row(concurrency, [trace for trace in traces if trace.ok], len(failed), elapsed, cpu_s)
+        if before is not None and pid is not None:
+            row |= _cost_columns(before, read_cost(pid), sum(trace.num_tokens for trace in traces))
+        if cpu_s > _BUSY * elapsed * min(workload.processes, concurrency):
+            notes.append(f"concurrency {concurrency}: the load generator was busy; give it more --processes")
+        rows.append(row)
     fields = {name: getattr(workload, name) for name in workload.__dataclass_fields__}
     return Report(
         name="serve",
@@ -63,32 +77,26 @@ def measure_serve(
     )
 
 
-async def _run_level(
+def _run_level(
     target: Target, workload: ServeWorkload, prompts: Prompts, concurrency: int
-) -> tuple[list[Trace], float]:
+) -> tuple[list[Trace], float, float]:
+    """Traces, seconds, and CPU seconds of the load generator."""
     extra = {"ignore_eos": True, "min_tokens": workload.output_len} if workload.ignore_eos else {}
-    bodies = [target.body(prompt, workload.output_len, extra) for prompt in prompts]
-    gate = asyncio.Semaphore(concurrency)
-    arrivals = random.Random(workload.seed)
-
-    async def one(body: bytes) -> Trace:
-        try:
-            return await send(target, body)
-        finally:
-            gate.release()
-
-    started = time.perf_counter()
-    tasks = []
-    for body in bodies:
-        if workload.request_rate:
-            await asyncio.sleep(arrivals.expovariate(workload.request_rate))
-        await gate.acquire()
-        tasks.append(asyncio.create_task(one(body)))
-    traces = await asyncio.gather(*tasks)
-    return list(traces), time.perf_counter() - started
+    order = LoadOrder(
+        target=target,
+        bodies=tuple(target.body(prompt, workload.output_len, extra) for prompt in prompts),
+        concurrency=concurrency,
+        request_rate=workload.request_rate,
+        seed=workload.seed,
+    )
+    orders = share_out(order, workload.processes)
+    results = [run_load(order)] if len(orders) == 1 else run_processes(orders)
+    traces = [trace for result in results for trace in result.traces]
+    # Every process has its own clock, but they began together: the longest one's time is the run's.
+    return traces, max(result.elapsed for result in results), sum(result.cpu_s for result in results)
 
 
-def _row(concurrency: int, traces: Sequence[Trace], num_failed: int, elapsed: float) -> dict[str, Any]:
+def _row(concurrency: int, traces: Sequence[Trace], num_failed: int, elapsed: float, cpu_s: float) -> dict[str, Any]:
     output_tokens = sum(trace.num_tokens for trace in traces)
     num_chunks = sum(len(trace.arrivals) for trace in traces)
     row: dict[str, Any] = {
@@ -98,9 +106,21 @@ def _row(concurrency: int, traces: Sequence[Trace], num_failed: int, elapsed: fl
         "requests_per_s": round(len(traces) / elapsed, 3),
         "output_tokens_per_s": round(output_tokens / elapsed, 1),
         "tokens_per_chunk": round(output_tokens / num_chunks, 2) if num_chunks else 0.0,
+        "client_cpu_share": round(cpu_s / elapsed, 2),
     }
     row |= spread("ttft_ms", [trace.ttft for trace in traces])
     row |= spread("tpot_ms", [trace.tpot for trace in traces if trace.tpot is not None])
     row |= spread("itl_ms", [gap for trace in traces for gap in trace.gaps])
     row |= spread("e2e_ms", [trace.e2e for trace in traces])
     return row
+
+
+def _cost_columns(before: ProcessCost, after: ProcessCost, output_tokens: int) -> dict[str, Any]:
+    """Of the server: CPU seconds per million output tokens, and the most memory it has held since it started."""
+    per_million = 1e6 / output_tokens if output_tokens else math.nan
+    return {
+        "server_cpu_s_per_mtok": round((after.own_cpu_s - before.own_cpu_s) * per_million, 3),
+        "children_cpu_s_per_mtok": round((after.others_cpu_s - before.others_cpu_s) * per_million, 3),
+        "server_peak_mib": after.own_peak_bytes >> 20,
+        "children_peak_mib": after.others_peak_bytes >> 20,
+    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -216,6 +215,13 @@ def serve(
         Optional[float],  # noqa: UP045
         typer.Option("--request-rate", help="Requests per second at most, Poisson arrivals. Default: no limit."),
     ] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Processes of the load generator that share the work.")
+    ] = 1,
+    pid: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--pid", help="The server's process: report its CPU time per token and its memory."),
+    ] = None,
     vocab_size: Annotated[int, typer.Option("--vocab-size", min=200, help="Random token ids stay below it.")] = 32000,
     api_key: Annotated[str, typer.Option("--api-key", help="Key to present.")] = "",
     prompt_seed: Seed = 0,
@@ -229,6 +235,7 @@ def serve(
     penstock serve smollm2 &
     penstock bench serve --concurrency 1,8,32
     penstock bench serve --url http://127.0.0.1:9000 --chat --prompts questions.jsonl
+    penstock bench serve --concurrency 64,256 --processes 2 --pid 4711
     """
     with sentences():
         from penstock.bench.http_load import Target
@@ -248,11 +255,12 @@ def serve(
             input_len=input_len,
             output_len=output_len,
             request_rate=request_rate,
+            processes=processes,
             seed=prompt_seed,
         )
         engine = _ask(url, "/debug/decisions", api_key) or {}
         target = Target(base_url=url, model=model or _first_model(url, api_key), chat=chat, api_key=api_key)
-        report = measure_serve(target, workload, prompts_for, _command(), _say, engine)
+        report = measure_serve(target, workload, prompts_for, _command(), _say, engine, pid)
         _show(report, json_file, plot, x="concurrency", ys=("output_tokens_per_s", "ttft_ms_p50", "itl_ms_p50"))
 
 
@@ -337,6 +345,8 @@ def _say(text: str) -> None:
 
 def _ask(url: str, path: str, api_key: str) -> Any:
     """JSON that a server answers, or None when it has no such route or is not there."""
+    import urllib.request  # a web client is a tenth of this program's start
+
     base = url.rstrip("/").removesuffix("/v1")
     request = urllib.request.Request(base + path, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
     try:

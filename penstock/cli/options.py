@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from penstock.config import env, flags
-from penstock.config.sections import EngineConfig, ServerConfig
+from penstock.config.sections import EngineConfig, MockConfig, ServerConfig
 from penstock.errors import PenstockError, UserError
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ def engine_config(model: str, options: dict[str, Any]) -> EngineConfig:
 def server_config(options: dict[str, Any]) -> ServerConfig:
     names = {flag.name for flag in flags.server_flags()}
     return flags.server_config_from("option", **{k: v for k, v in options.items() if k in names})
+
+
+def mock_config(options: dict[str, Any]) -> MockConfig:
+    names = {flag.name for flag in flags.mock_flags()}
+    return flags.mock_config_from("option", **{k: v for k, v in options.items() if k in names})
 
 
 def fetch_model(model: str, revision: str | None) -> ModelSource:

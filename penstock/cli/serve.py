@@ -9,14 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from penstock.cli.options import engine_config, fetch_model, server_config, verb
+from penstock.cli.options import engine_config, fetch_model, mock_config, server_config, verb
 from penstock.config import env
-from penstock.config.flags import engine_flags, server_flags
+from penstock.config.flags import engine_flags, mock_flags, server_flags
+from penstock.config.sections import MockConfig
+from penstock.errors import ConfigError
 
 KEY_VARIABLE = "PENSTOCK_API_KEY"
 
 
-@verb(engine_flags(), server_flags())
+@verb(engine_flags(), server_flags(), mock_flags())
 def serve(
     model: Annotated[
         str, typer.Argument(metavar="[MODEL]", help="Bundle name, local directory, local .gguf file, or hub id.")
@@ -31,11 +33,15 @@ def serve(
     penstock serve ./my-model --port 9000 --max-model-len 4096
     penstock serve owner/name --served-model-name assistant --api-key secret
     penstock serve smollm2 --kv-cache-memory 2GiB --max-num-seqs 16
+    penstock serve --mock --mock-time 10ms --mock-fault die=500
 
     Ctrl-C or SIGTERM stops taking requests, lets open ones end (see --drain-timeout), and exits.
     """
     config = engine_config(model, options)
     server = server_config(options)
+    mocked = mock_config(options)
+    if not mock and mocked != MockConfig():
+        raise ConfigError("Options that begin with --mock- are for the mock engine: add --mock.")
     if not mock:
         fetch_model(model, config.model.revision)
     from penstock.engine.serve import run_server
@@ -46,7 +52,7 @@ def serve(
     def announce(url: str, served_name: str) -> None:
         print(ready_text(url, served_name, needs_key=bool(server.api_key)), file=sys.stderr, flush=True)
 
-    run_server(config, server, mock=mock, announce=announce)
+    run_server(config, server, mock=mocked if mock else None, announce=announce)
 
 
 def ready_text(url: str, served_name: str, *, needs_key: bool) -> str:

@@ -20,6 +20,7 @@ from penstock.config.sections import (
     BackendConfig,
     CacheConfig,
     EngineConfig,
+    MockConfig,
     ModelConfig,
     SchedulerConfig,
     ServerConfig,
@@ -100,6 +101,11 @@ def server_flags() -> tuple[Flag, ...]:
     return tuple(_flags_of("server", ServerConfig))
 
 
+@functools.cache
+def mock_flags() -> tuple[Flag, ...]:
+    return tuple(_flags_of("mock", MockConfig))
+
+
 def engine_config_from(spelling: str = "keyword", /, **flat: Any) -> EngineConfig:
     """An EngineConfig from flat field names; None means not given.
 
@@ -114,6 +120,11 @@ def engine_config_from(spelling: str = "keyword", /, **flat: Any) -> EngineConfi
 def server_config_from(spelling: str = "keyword", /, **flat: Any) -> ServerConfig:
     """A ServerConfig from its field names; see :func:`engine_config_from`."""
     return ServerConfig(**_values(server_flags(), flat, spelling).get("server", {}))
+
+
+def mock_config_from(spelling: str = "keyword", /, **flat: Any) -> MockConfig:
+    """A MockConfig from its field names; see :func:`engine_config_from`."""
+    return MockConfig(**_values(mock_flags(), flat, spelling).get("mock", {}))
 
 
 def flat_values(config: EngineConfig | ServerConfig) -> dict[str, Any]:

@@ -138,12 +138,43 @@ class ServerConfig:
     port: int = flag(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
     api_key: tuple[str, ...] = flag((), "Keys that clients must present; repeatable.", env="PENSTOCK_API_KEY")
     cors_origins: tuple[str, ...] = flag((), "Origins allowed by CORS; repeatable, * allows all.")
+    frontends: int = flag(
+        1,
+        "Processes that answer on this port, one engine behind them all. The limit on open requests and the metrics "
+        "are those of all of them together; responses are stored only where there is one.",
+        minimum=1,
+        maximum=64,
+    )
     max_request_bytes: int = flag(32 << 20, "Largest request body.", size=True, minimum=1)
     max_queue: int = flag(1024, "Open requests beyond which new ones get 429.", minimum=1)
     max_n: int = flag(128, "Largest n of one request.", minimum=1)
     request_timeout: float | None = flag(None, "Seconds after which a request ends with a deadline error.", minimum=0)
     drain_timeout: float = flag(30.0, "Seconds that SIGTERM waits for open requests.", minimum=0)
+    max_stored_responses: int = flag(
+        1024, "Responses kept in memory for previous_response_id; 0 keeps none.", minimum=0
+    )
+    max_stored_bytes: int = flag(64 << 20, "Bytes of all responses kept, with their input.", size=True, minimum=0)
     metrics_prefix: str = flag("penstock", "Prefix of metric names; vllm serves existing dashboards.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MockConfig:
+    """The mock engine of `serve --mock`: how long its steps take, and what goes wrong. `--seed` seeds its tokens, and
+    `--tokenizer` gives it another vocabulary than bytes."""
+
+    mock_time: str = flag(
+        "2ms", "Step time: a time, a sum such as 2ms+10us*tokens+5us*rows+1ns*context, or @FILE with measured times."
+    )
+    mock_fault: tuple[str, ...] = flag(
+        (),
+        "What goes wrong: fail-step=N, stall=N:SECONDS, die=N (steps from 0), or garbage=DIALECT (broken calls or "
+        "reasoning, by a name of --tool-dialect); repeatable.",
+    )
+    mock_ceiling: bool = flag(
+        False,
+        "Answer in the core's place: random tokens, one per request and step, as fast as the frontend takes them. "
+        "Shows what the frontend can carry; without --mock-time steps take no time.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

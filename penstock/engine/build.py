@@ -19,7 +19,8 @@ from penstock.config.sections import EngineConfig
 from penstock.core.ports import OutputChannel
 from penstock.engine.constraining import decide_structured, make_constraints
 from penstock.engine.engine import Engine, make_info
-from penstock.engine.mock_engine import build_mock_engine, mock_assets
+from penstock.engine.mock_engine import build_mock_engine
+from penstock.engine.mock_text import mock_assets
 from penstock.engine.seed import start_seed
 from penstock.engine.threads import prefer_short_spins
 from penstock.errors import NoBackendError

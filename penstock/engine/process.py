@@ -24,11 +24,15 @@ from penstock.config.sections import EngineConfig
 from penstock.engine.threads import prefer_short_spins
 from penstock.errors import PenstockError, UserError
 from penstock.ipc.server import IpcServer
+from penstock.mock.specs import MockOrder
 from penstock.observability.log import configure_logging
 
 if TYPE_CHECKING:
     from penstock.engine.engine import Engine
     from penstock.loader.sources import ModelSource
+    from penstock.mock.ceiling import CeilingEngine
+
+_SWITCH_S = 0.001
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,9 @@ class EngineOrder:
     config: EngineConfig = field(default_factory=EngineConfig)
     source: tuple[str, str, str] | None = None
     mock: bool = False
+    mock_order: MockOrder = field(default_factory=MockOrder)
+    more_clients: tuple[str, ...] = ()  # addresses of other frontends than the one that orders
+    max_open: int = 0  # requests of all frontends together; 0: each counts its own
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -68,6 +75,8 @@ def main() -> None:
     threading.Thread(target=_exit_with_parent, args=(address,), name="penstock-parent-watch", daemon=True).start()
     configure_logging(env.log_level(), process="engine")
     prefer_short_spins()
+    # Requests arrive by a thread, which gets its turn beside a busy step loop after this long.
+    sys.setswitchinterval(_SWITCH_S)
     server = IpcServer(address)
     try:
         code = _serve(server, preload)
@@ -83,6 +92,8 @@ def _serve(server: IpcServer, preload: str) -> int:
         if preload:
             importlib.import_module(preload)
         order = EngineOrder.decode(server.receive_order())
+        if order.more_clients:
+            server.add_clients(order.more_clients, order.max_open)
         engine = _build(order, server)
     except Exception as error:  # the boundary of the process: the parent tells the user
         if not isinstance(error, UserError):
@@ -100,11 +111,16 @@ def _serve(server: IpcServer, preload: str) -> int:
     return 0
 
 
-def _build(order: EngineOrder, server: IpcServer) -> Engine:
+def _build(order: EngineOrder, server: IpcServer) -> Engine | CeilingEngine:
+    if order.mock:
+        from penstock.engine.mock_engine import build_ceiling_engine, build_ordered_mock
+
+        if order.mock_order.config.mock_ceiling:
+            return build_ceiling_engine(order.config, order.mock_order, server.emit_waiting)
+        return build_ordered_mock(order.config, order.mock_order, server)
+
     from penstock.engine import build
 
-    if order.mock:
-        return build.build_mock_engine(order.config, server)
     return build.build_engine(order.config, server, source=order.model_source(), progress=server.progress)
 
 

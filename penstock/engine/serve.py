@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from penstock.config.sections import EngineConfig, ServerConfig
-from penstock.engine.build import find_model, load_assets, mock_assets
-from penstock.engine.mock_engine import MOCK_NAME
+from penstock.config.sections import EngineConfig, MockConfig, ServerConfig
+from penstock.engine.frontends import MoreFrontends
+from penstock.engine.mock_text import mock_order
 from penstock.engine.process import EngineOrder
 from penstock.engine.spawn import EngineProcess
+from penstock.engine.text_assets import Place, make_assets, served_names
 from penstock.errors import EngineDeadError
 from penstock.frontend.app import App
-from penstock.frontend.server import DrainingServer, make_server, run
-from penstock.frontend.text.load import TextAssets
+from penstock.frontend.peers import Peers
+from penstock.frontend.server import DrainingServer, make_server, run, settle_memory
+from penstock.mock.specs import MockOrder
 
 if TYPE_CHECKING:
     from penstock.loader.sources import ModelSource
@@ -28,77 +30,125 @@ if TYPE_CHECKING:
 Announce = Callable[[str, str], None]
 """Called once with the server's URL and the model's shown name, when requests are welcome."""
 
+CEILING_MESSAGES = 32
+"""Steps of a ceiling engine that may wait to be read; it waits then itself."""
+
 log = logging.getLogger(__name__)
 
 
 def run_server(
-    engine_config: EngineConfig, server_config: ServerConfig, *, mock: bool = False, announce: Announce | None = None
+    engine_config: EngineConfig,
+    server_config: ServerConfig,
+    *,
+    mock: MockConfig | None = None,
+    announce: Announce | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then drain, stop the engine and return. Blocks; call from the main thread.
 
     Raises the UserError that prevents the start, and EngineDeadError when the engine could not start for another
     reason or died while it served. A server whose engine has died keeps answering: its health routes say so.
     """
-    source = None if mock else find_model(engine_config, log.info)
-    run(_serve(engine_config, server_config, source, announce or (lambda _url, _name: None)))
+    source = None
+    if mock is None:
+        # With it comes the core, which the frontend of a mock engine does not need.
+        from penstock.engine.build import find_model
 
-
-def served_names(config: EngineConfig, source: ModelSource | None) -> tuple[str, ...]:
-    """Names that requests may use: those the user gave, or the source's own and what the user called it."""
-    if config.model.served_model_name:
-        return config.model.served_model_name
-    if source is None:
-        return (MOCK_NAME,)
-    asked = config.model.model
-    is_path = Path(asked).expanduser().exists()
-    return tuple(dict.fromkeys((source.name,) if is_path else (source.name, asked)))
+        source = find_model(engine_config, log.info)
+    MockOrder(config=mock or MockConfig()).check()
+    run(_serve(engine_config, server_config, source, mock, announce or (lambda _url, _name: None)))
 
 
 async def _serve(
-    engine_config: EngineConfig, server_config: ServerConfig, source: ModelSource | None, announce: Announce
+    engine_config: EngineConfig,
+    server_config: ServerConfig,
+    source: ModelSource | None,
+    mock: MockConfig | None,
+    announce: Announce,
 ) -> None:
     app = App(server_config)
-    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    server = make_server(app, server_config, on_ready=lambda host, port: listening.set_result(_url(host, port)))
+    listening: asyncio.Future[tuple[str, int]] = asyncio.get_running_loop().create_future()
+    others: MoreFrontends | None = None
+    lost: list[str] = []
+
+    def on_lost(sentence: str) -> None:
+        lost.append(f"{sentence} The server stops, because its requests are lost.")
+        server.request_stop()
+
+    server = make_server(
+        app,
+        server_config,
+        on_ready=lambda host, port: listening.set_result((_url(host, port), port)),
+        on_drain=lambda: others.drain() if others is not None else None,
+    )
     serving = asyncio.create_task(server.serve_bound())
     await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
     if not listening.done():
         await serving  # raises why it cannot listen
         return
-    engine = EngineProcess(preload="torch" if source else "", on_progress=log.info)
-    starting = asyncio.create_task(_start(app, engine, engine_config, source))
+    url, port = listening.result()
+    place = (source.name, source.kind, str(source.path)) if source else None
+    limit = CEILING_MESSAGES if mock is not None and mock.mock_ceiling else 0
+    engine = EngineProcess(
+        preload="torch" if source else "",
+        on_progress=log.info,
+        receive_limit=limit,
+        num_clients=server_config.frontends,
+    )
+    if server_config.frontends > 1:
+        others = MoreFrontends(server_config.frontends - 1, engine.client.address, on_lost)
+        engine.on_exit = others.engine_died
+        others.start(engine_config, replace(server_config, port=port), place, limit)
+    starting = asyncio.create_task(_start(app, engine, engine_config, place, mock, others))
     try:
         await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await _stop_on_failure(starting, server, serving)
-            announce(listening.result(), served_names(engine_config, source)[0])
+            settle_memory()
+            announce(url, served_names(engine_config, place)[0])
         await serving
     finally:
         starting.cancel()
         await asyncio.wait((starting,))
         died = starting.done() and not starting.cancelled() and not starting.exception() and engine.client.health()
+        if others is not None:
+            await others.close(server_config.drain_timeout if not died else 0.0)
         await engine.client.close()
-    if died:
-        raise EngineDeadError(died)
+        if app.service is not None and app.service.peers is not None:
+            app.service.peers.close()
+    if died or lost:
+        raise EngineDeadError(died or lost[0])
 
 
-async def _start(app: App, engine: EngineProcess, config: EngineConfig, source: ModelSource | None) -> None:
-    """Load text here and the model there, at the same time; then open the application."""
-    place = (source.name, source.kind, str(source.path)) if source else None
-    order = EngineOrder(config=config, source=place, mock=source is None)
-    ready = asyncio.create_task(engine.client.start(order.encode()))
-    try:
-        assets = await asyncio.to_thread(_assets, config, source)
-        await ready
-    except BaseException:
-        ready.cancel()
-        await asyncio.wait((ready,))
-        raise
-    app.attach(engine.client, assets, served_names(config, source))
-
-
-def _assets(config: EngineConfig, source: ModelSource | None) -> TextAssets:
-    return load_assets(config, source) if source else mock_assets()
+async def _start(
+    app: App,
+    engine: EngineProcess,
+    config: EngineConfig,
+    place: Place,
+    mock: MockConfig | None,
+    others: MoreFrontends | None,
+) -> None:
+    """Load text here and the model there, at the same time; then open the application. A mock engine is told about the
+    text, and loads nothing."""
+    more = others.addresses[1:] if others is not None else ()
+    order = EngineOrder(config=config, source=place, more_clients=more, max_open=app.server.max_queue if more else 0)
+    if place is None:
+        assets = await asyncio.to_thread(make_assets, config, place)
+        mocked = mock_order(mock or MockConfig(), assets)
+        await engine.client.start(replace(order, mock=True, mock_order=mocked).encode())
+    else:
+        ready = asyncio.create_task(engine.client.start(order.encode()))
+        try:
+            assets = await asyncio.to_thread(make_assets, config, place)
+            await ready
+        except BaseException:
+            ready.cancel()
+            await asyncio.wait((ready,))
+            raise
+    peers = Peers(others.addresses, 0) if others is not None else None
+    app.attach(engine.client, assets, served_names(config, place), peers)
+    if others is not None and peers is not None and app.service is not None:
+        await peers.listen(app.service.snapshot)
+        await others.ready()
 
 
 async def _stop_on_failure(starting: asyncio.Task[None], server: DrainingServer, serving: asyncio.Task[None]) -> None:

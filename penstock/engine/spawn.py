@@ -24,11 +24,23 @@ class EngineProcess:
     what it needs, ``client.start(order)`` then tells it what to build. ``client.close()`` ends both. ``child`` is the
     process as the system sees it."""
 
-    def __init__(self, *, preload: str = "", on_progress: Callable[[str], None] | None = None) -> None:
-        """``preload`` names a module that the process imports before it knows its order, e.g. "torch"."""
+    def __init__(
+        self,
+        *,
+        preload: str = "",
+        on_progress: Callable[[str], None] | None = None,
+        receive_limit: int = 0,
+        num_clients: int = 1,
+    ) -> None:
+        """``preload`` names a module that the process imports before it knows its order, e.g. "torch";
+        ``receive_limit`` and ``num_clients`` are those of an IpcClient. ``on_exit`` may be set: it gets a sentence when
+        the process has ended."""
+        self.on_exit: Callable[[str], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
-        self.client = IpcClient(on_progress=on_progress, on_close=self._stop)
+        self.client = IpcClient(
+            on_progress=on_progress, on_close=self._stop, receive_limit=receive_limit, num_clients=num_clients
+        )
         self.child = subprocess.Popen(
             [sys.executable, "-c", _BOOT, self.client.address, preload],
             stdin=subprocess.PIPE,
@@ -48,6 +60,8 @@ class EngineProcess:
     def _on_exit(self, code: int) -> None:
         self._exited.set()
         self.client.engine_exited(describe_exit(code))
+        if self.on_exit is not None:
+            self.on_exit(describe_exit(code))
 
     async def _stop(self) -> None:
         """After Shutdown was sent: wait, then kill. A process that has no model yet does not listen and has nothing

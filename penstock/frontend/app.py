@@ -1,4 +1,4 @@
-"""The ASGI application: dispatch, keys, limits and the one place where exceptions become answers.
+"""The application: dispatch, keys, limits and the one place where exceptions become answers.
 
 Everything is injected. Knows no engine besides EngineClient, and no model.
 """
@@ -9,29 +9,29 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from penstock.config.sections import ServerConfig
 from penstock.errors import PenstockError
 from penstock.frontend.admission import Admission
 from penstock.frontend.client import EngineClient
-from penstock.frontend.exchange import Exchange, Receive, Scope, Send
+from penstock.frontend.cors import Cors
+from penstock.frontend.exchange import Exchange
 from penstock.frontend.openai.decode import decode_body, warning_header
 from penstock.frontend.openai.errors import HttpError, problem_of
 from penstock.frontend.openai.openapi import openapi_document
 from penstock.frontend.openai.removed import refuse_removed
+from penstock.frontend.peers import Peers
 from penstock.frontend.routes.table import KEYED, PUBLIC, ROUTES, Route
 from penstock.frontend.service import Service
 from penstock.frontend.text.load import TextAssets
 from penstock.observability.log import warn_once
 
 _LOG = logging.getLogger(__name__)
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class App:
-    """An ASGI application. Before ``attach`` it answers health routes and the page, and 503 to everything else."""
+    """Answers exchanges: a ``protocol.Handler``. Before ``attach`` it answers health routes and the page, and 503 to
+    everything else."""
 
     def __init__(self, server: ServerConfig) -> None:
         self.server = server
@@ -43,22 +43,27 @@ class App:
             summary="This document.", documented=False,
         )  # fmt: skip
         self._exact: dict[str, dict[str, Route]] = {}
-        self._prefixes: list[tuple[str, dict[str, Route]]] = []
+        self._patterns: dict[tuple[str, str], dict[str, Route]] = {}  # by what is before and after {id}
         for route in (*ROUTES, document):
-            if route.path.endswith("{id}"):
-                self._prefixes.append((route.path.removesuffix("{id}"), {route.method: route}))
-            else:
-                self._exact.setdefault(route.path, {})[route.method] = route
-        self._entry: Asgi = self._dispatch
-        if server.cors_origins:
-            self._entry = _with_cors(self._dispatch, server.cors_origins)
+            before, hole, after = route.path.partition("{id}")
+            methods = self._patterns.setdefault((before, after), {}) if hole else self._exact.setdefault(before, {})
+            methods[route.method] = route
+        self._cors = Cors(server.cors_origins) if server.cors_origins else None
 
-    def attach(self, client: EngineClient, assets: TextAssets, served_names: tuple[str, ...]) -> None:
-        """Give the application its engine; from now on it is ready. Called once."""
+    def attach(
+        self, client: EngineClient, assets: TextAssets, served_names: tuple[str, ...], peers: Peers | None = None
+    ) -> None:
+        """Give the application its engine; from now on it is ready. Called once. ``peers``: the other processes that
+        answer on the same port."""
         if not served_names:
             raise ValueError("served_names must name the model")
-        self.service = Service(client, assets, self.server, served_names, self.admission)
+        self.service = Service(client, assets, self.server, served_names, self.admission, peers)
         self.admission.set_ready()
+
+    def on_turn(self, num_together: int) -> None:
+        """So many requests are begun in this turn of the event loop."""
+        if self.service is not None:
+            self.service.num_together = num_together
 
     async def drain(self) -> None:
         """Take nothing new, give open requests ``drain_timeout`` seconds, then end them with an error."""
@@ -75,36 +80,34 @@ class App:
         if self.service is not None:
             self.service.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._entry(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        else:
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})
-
-    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answer one request. Never raises; a stream that fails after its beginning is left incomplete."""
         try:
-            try:
-                await self._serve(exchange)
-            except PenstockError as error:
-                raise problem_of(error) from error
+            if self._cors is not None:
+                allowed = self._cors.mark(exchange)
+                if await self._cors.answer_preflight(exchange, allowed):
+                    return
+            await self._serve(exchange)
+        except PenstockError as error:
+            await self._answer_problem(exchange, problem_of(error))
         except HttpError as problem:
-            if exchange.started:
-                raise
-            await exchange.answer_problem(problem)
+            await self._answer_problem(exchange, problem)
         except ConnectionError:
             return
-        except Exception:
+        except Exception:  # noqa: BLE001 - the boundary of one request
             _LOG.exception("%s %s failed", exchange.method, exchange.path)
-            if exchange.started:
-                raise
-            await exchange.answer_problem(HttpError(500, "The server failed to answer; see its log.", code="internal"))
+            failure = HttpError(500, "The server failed to answer; see its log.", code="internal")
+            await self._answer_problem(exchange, failure)
+
+    async def _answer_problem(self, exchange: Exchange, problem: HttpError) -> None:
+        if exchange.started:
+            _LOG.error("%s %s failed after its answer had begun: %s", exchange.method, exchange.path, problem)
+        else:
+            await exchange.answer_problem(problem)
 
     async def _serve(self, exchange: Exchange) -> None:
         route = self._route(exchange)
+        exchange.encode_problem = route.encode_problem
         if route.access == KEYED:
             self._check_key(exchange)
         if route.early:
@@ -120,7 +123,7 @@ class App:
         body = await exchange.read_body(self.server.max_request_bytes)
         record, unknown = decode_body(body, route.body)
         if unknown:
-            refuse_removed(unknown)
+            refuse_removed(unknown, route.removed)
             warning = warning_header(unknown)
             warn_once(_LOG, f"{route.path}: {warning}")
             exchange.extra_headers.append(("penstock-warning", warning))
@@ -130,13 +133,12 @@ class App:
         path = exchange.path
         methods = self._exact.get(path)
         if methods is None:
-            methods = next(
-                (found for prefix, found in self._prefixes if path.startswith(prefix) and path != prefix), None
-            )
+            methods = self._match(path)
         if methods is None:
             raise HttpError(404, f"There is no route {path[:200]!r}; /openapi.json lists them.", code="unknown_route")
         method = "GET" if exchange.method == "HEAD" else exchange.method
         if method not in methods:
+            exchange.encode_problem = next(iter(methods.values())).encode_problem
             allowed = ", ".join(sorted({*methods, *({"HEAD"} if "GET" in methods else ())}))
             raise HttpError(
                 405,
@@ -146,17 +148,27 @@ class App:
             )
         return methods[method]
 
+    def _match(self, path: str) -> dict[str, Route] | None:
+        """Routes whose path has a hole; those with more after it first."""
+        for before, after in sorted(self._patterns, key=lambda pattern: -len(pattern[1])):
+            if path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after):
+                return self._patterns[before, after]
+        return None
+
     def _check_key(self, exchange: Exchange) -> None:
         if not self._key_digests:
             return
-        scheme, _, key = exchange.headers.get("authorization", "").partition(" ")
-        presented = _digest(key.strip().encode("latin-1", "replace"))
+        scheme, _, bearer = exchange.headers.get("authorization", "").partition(" ")
+        presented = [exchange.headers.get("x-api-key", "")]
+        if scheme.lower() == "bearer":
+            presented.append(bearer.strip())
+        digests = [_digest(key.encode("latin-1", "replace")) for key in presented if key]
         # All keys are compared, in constant time each, so that timing tells nothing.
-        matches = [hmac.compare_digest(presented, expected) for expected in self._key_digests]
-        if scheme.lower() != "bearer" or not any(matches):
+        matches = [hmac.compare_digest(digest, key) for digest in digests for key in self._key_digests]
+        if not any(matches):
             raise HttpError(
                 401,
-                "This server needs an API key: send it as 'Authorization: Bearer KEY'.",
+                "This server needs an API key: send it as 'Authorization: Bearer KEY' or as 'x-api-key: KEY'.",
                 code="invalid_api_key",
                 headers=(("www-authenticate", "Bearer"),),
             )
@@ -167,24 +179,3 @@ class App:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
-
-
-def _with_cors(app: Asgi, origins: tuple[str, ...]) -> Asgi:
-    from starlette.middleware.cors import CORSMiddleware
-
-    wrapped: Any = CORSMiddleware(
-        app,  # type: ignore[arg-type]
-        allow_origins=origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["*"],
-        expose_headers=["x-request-id", "retry-after", "penstock-warning"],
-    )
-    return wrapped  # type: ignore[no-any-return]
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

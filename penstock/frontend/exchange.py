@@ -1,163 +1,271 @@
-"""One HTTP request and its answer over ASGI: bounded body reading, one-shot answers, event streams, disconnects.
+"""One HTTP request and its answer: bounded body reading, one-shot answers, event streams, disconnects.
 
-Knows no protocol above HTTP. Everything that touches the socket of an answer is in this file.
+Everything that is written of an answer is written in this file, straight to the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+import time
+from collections.abc import Callable, Iterable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Protocol
 
-from penstock.frontend.openai.errors import HttpError
+from penstock.frontend.openai.errors import HttpError, encode_problem
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = Iterable[tuple[str, str]]
+ProblemEncoder = Callable[[HttpError, str], bytes]
 
 CONGESTED_BYTES = 64 << 10
-"""Unsent bytes of one stream above which its writer should merge instead of append."""
+"""Unsent bytes of one connection above which the writer of a stream should merge instead of append."""
+_UNREAD_BYTES = 64 << 10
+"""Bytes of a body that are taken before somebody reads it."""
+
+_STATUS_LINES = {int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STREAM_HEADERS = (
+    ("content-type", "text/event-stream; charset=utf-8"),
+    ("cache-control", "no-cache"),
+    ("x-accel-buffering", "no"),
+)
+_LINE_ENDS = str.maketrans("\r\n", "  ")
 
 
-class EventStream:
-    """The body of one streamed answer, fed by plain calls on the event loop's thread.
+class Wire(Protocol):
+    """What an exchange needs of its connection."""
 
-    ``write`` never blocks. All that is ready is sent in one piece. When the reader is slower than the writer,
-    ``congested`` turns true; the writer then folds further news into one pending chunk and ``on_room`` asks for it
-    once the socket has taken what was queued. A slow reader so costs no more memory than the same request without
-    streaming, and no one else waits for it.
-    """
+    transport: asyncio.Transport
+    paused: bool  # the transport has more to send than it should hold
 
-    __slots__ = ("_closed", "_pieces", "_size", "_wake", "has_written", "on_room")
+    def pause_reading(self) -> None: ...
 
-    def __init__(self) -> None:
-        self.has_written = False
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._closed = False
-        self._wake = asyncio.Event()
-        self.on_room: Callable[[], None] | None = None
-
-    @property
-    def congested(self) -> bool:
-        return self._size > CONGESTED_BYTES
-
-    def write(self, piece: bytes) -> None:
-        self.has_written = True
-        self._pieces.append(piece)
-        self._size += len(piece)
-        self._wake.set()
-
-    def close(self) -> None:
-        """No piece follows; ``pump`` returns when all is sent. Idempotent."""
-        self._closed = True
-        self._wake.set()
-
-    async def opened(self) -> None:
-        """Wait until there is something to send, or the stream is closed."""
-        await self._wake.wait()
-
-    async def pump(self, send: Send) -> None:
-        """Send pieces until the stream is closed. Waits for the socket, never the other way round."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            data = b"".join(self._pieces)
-            self._pieces.clear()
-            self._size = 0
-            if self.on_room is not None:
-                self.on_room()
-            done = self._closed and not self._pieces
-            if data or done:
-                await send({"type": "http.response.body", "body": data, "more_body": not done})
-            if done:
-                return
-            if self._pieces or self._closed:
-                self._wake.set()
+    def resume_reading(self) -> None: ...
 
 
 class Exchange:
-    """What a route handler gets. ``headers`` keys are lower case; a repeated header keeps its last value."""
+    """What a route handler gets. ``headers`` keys are lower case; a repeated header keeps its last value.
+
+    ``on_gone`` is called once when the client disconnects before the answer is complete; ``on_room`` when a stream
+    that was ``congested`` has been read. ``encode_problem`` makes the body of an answer that is an error, from the
+    error and the request's id.
+    """
 
     __slots__ = (
-        "_receive",
-        "_send",
+        "_body",
+        "_body_ended",
+        "_body_size",
+        "_chunked",
+        "_connection",
+        "_max_body",
+        "_target",
+        "_waiter",
+        "_write",
+        "complete",
+        "encode_problem",
         "extra_headers",
+        "gone",
         "headers",
+        "keep_alive",
         "method",
+        "on_gone",
+        "on_room",
         "path",
         "request_id",
         "started",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.headers: dict[str, str] = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+    def __init__(
+        self,
+        connection: Wire,
+        *,
+        method: str,
+        target: bytes,
+        headers: dict[str, str],
+        keep_alive: bool = True,
+        chunked: bool = True,
+    ) -> None:
+        self.method = method
+        self.path = _path_of(target)
+        self._target = target
+        self.headers = headers
         self.extra_headers: list[tuple[str, str]] = []
         self.request_id = ""
+        self.keep_alive = keep_alive
         self.started = False
-        self._receive = receive
-        self._send = send
+        self.complete = False
+        self.gone = False
+        self.encode_problem: ProblemEncoder = encode_problem
+        self.on_gone: Callable[[], None] | None = None
+        self.on_room: Callable[[], None] | None = None
+        self._connection = connection
+        self._write = connection.transport.write
+        self._chunked = chunked
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._body_ended = False
+        self._max_body: int | None = None  # known once somebody reads
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Parameters behind the path; a repeated one keeps its last value."""
+        if b"?" not in self._target:
+            return {}
+        from urllib.parse import parse_qsl
+
+        return dict(parse_qsl(self._target.partition(b"?")[2].decode("latin-1"), keep_blank_values=True))
+
+    # -- the connection's calls ----------------------------------------------------------------------------------
+
+    def feed(self, body: bytes) -> None:
+        if self.complete:
+            return
+        self._body_size += len(body)
+        if self._max_body is None:
+            if self._body_size > _UNREAD_BYTES:
+                self._connection.pause_reading()
+        elif self._body_size > self._max_body:
+            self._body.clear()
+            self._wake()
+            return
+        self._body.append(body)
+
+    def feed_end(self) -> None:
+        self._body_ended = True
+        self._wake()
+
+    def discard_rest(self) -> None:
+        """Nobody wants the rest of the body."""
+        self._body.clear()
+
+    def disconnected(self) -> None:
+        if self.gone:
+            return
+        self.gone = True
+        self._wake()
+        if self.on_gone is not None and not self.complete:
+            self.on_gone()
+
+    def has_room(self) -> None:
+        if self.on_room is not None:
+            self.on_room()
+
+    # -- reading -------------------------------------------------------------------------------------------------
 
     async def read_body(self, max_bytes: int) -> bytes:
-        """The whole body. Raises HttpError 413 as soon as it is known to be larger than ``max_bytes``."""
+        """The whole body. Raises HttpError 413 as soon as it is known to be larger than ``max_bytes``, and
+        ConnectionResetError when the client has left."""
+        self._max_body = max_bytes
         declared = self.headers.get("content-length", "")
         if declared.isdigit() and int(declared[:20]) > max_bytes:
-            raise _too_large(max_bytes)
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ConnectionResetError("the client left while it sent its request")
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > max_bytes:
-                raise _too_large(max_bytes)
-            if not message.get("more_body", False):
-                return b"".join(parts)
+            raise self._too_large(max_bytes)
+        if not self._body_ended:
+            if self.headers.get("expect", "").lower() == "100-continue":
+                self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._connection.resume_reading()
+        while not self._body_ended and not self.gone and self._body_size <= max_bytes:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._body_size > max_bytes:
+            raise self._too_large(max_bytes)
+        if not self._body_ended:
+            raise ConnectionResetError("the client left while it sent its request")
+        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
 
-    async def gone(self) -> None:
-        """Return when the client has disconnected (or the answer is complete)."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def _too_large(self, max_bytes: int) -> HttpError:
+        self.keep_alive = False  # the rest of the body is not read: nobody knows where the next request begins
+        return HttpError(
+            413,
+            f"The request body is larger than the {max_bytes} bytes that this server takes (--max-request-bytes).",
+            code="request_too_large",
+        )
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # -- answering -----------------------------------------------------------------------------------------------
 
     async def answer(
         self, status: int, body: bytes, content_type: str = "application/json", headers: Headers = ()
     ) -> None:
         """Send one complete answer."""
-        await self._start(status, content_type, (("content-length", str(len(body))), *headers))
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        named = (("content-type", content_type), ("content-length", str(len(body))), *headers)
+        self._send_head(status, named, b"" if self.method == "HEAD" else body)
+        self.complete = True
 
     async def answer_problem(self, problem: HttpError) -> None:
-        await self.answer(problem.status, problem.encode(), headers=problem.headers)
+        await self.answer(problem.status, self.encode_problem(problem, self.request_id), headers=problem.headers)
 
-    async def answer_stream(self, stream: EventStream) -> None:
-        """Send server-sent events until ``stream`` is closed and empty."""
-        await self._start(200, "text/event-stream; charset=utf-8", _STREAM_HEADERS)
-        await stream.pump(self._send)
+    @property
+    def congested(self) -> bool:
+        """More is waiting for the client than should: merge instead of append."""
+        return self._connection.paused
 
-    async def _start(self, status: int, content_type: str, headers: Headers) -> None:
+    def start_stream(self) -> None:
+        """Send the head of a stream of server-sent events."""
+        coding = (("transfer-encoding", "chunked"),) if self._chunked else ()
+        self._send_head(200, (*_STREAM_HEADERS, *coding))
+
+    def write_piece(self, piece: bytes) -> None:
+        """One or more events of a stream that was started. Never blocks; after a disconnect it does nothing."""
+        if self.gone:
+            return
+        self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+
+    def write_event(self, before: bytes, text: bytes, after: bytes) -> None:
+        """The same for an event in three parts."""
+        if self.gone:
+            return
+        if self._chunked:
+            self._write(b"%x\r\n%b%b%b\r\n" % (len(before) + len(text) + len(after), before, text, after))
+        else:
+            self._write(before + text + after)
+
+    def end_stream(self) -> None:
+        if not self.gone and self._chunked:
+            self._write(b"0\r\n\r\n")
+        self.complete = True
+
+    def _send_head(self, status: int, headers: Headers, body: bytes = b"") -> None:
         self.started = True
-        named = [("content-type", content_type), *headers, *self.extra_headers]
+        if self.gone:
+            return
+        named = [*headers, *self.extra_headers]
         if self.request_id:
             named.append(("x-request-id", self.request_id))
-        encoded = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in named]
-        await self._send({"type": "http.response.start", "status": status, "headers": encoded})
+        if not self.keep_alive:
+            named.append(("connection", "close"))
+        self._write(answer_head(status, named) + body)
 
 
-_STREAM_HEADERS = (("cache-control", "no-cache"), ("x-accel-buffering", "no"))
+def answer_head(status: int, headers: Headers) -> bytes:
+    """Status line and header lines, with the empty line that ends them. Line ends in values become spaces."""
+    lines = "".join([f"{name}: {value.translate(_LINE_ENDS)}\r\n" for name, value in headers])
+    return _STATUS_LINES[status] + _date_line() + lines.encode("latin-1", "replace") + b"\r\n"
 
 
-def _too_large(max_bytes: int) -> HttpError:
-    # The rest of the body is not read, so the connection cannot be used for another request.
-    return HttpError(
-        413,
-        f"The request body is larger than the {max_bytes} bytes that this server takes (--max-request-bytes).",
-        code="request_too_large",
-        headers=(("connection", "close"),),
-    )
+_date: tuple[int, bytes] = (0, b"")
+
+
+def _date_line() -> bytes:
+    """The date header, made once a second."""
+    global _date
+    second = int(time.time())
+    if _date[0] != second:
+        _date = (second, f"date: {formatdate(second, usegmt=True)}\r\n".encode())
+    return _date[1]
+
+
+def _path_of(target: bytes) -> str:
+    """The path of a request target, without query and percent signs. Targets with a scheme and a host lose both."""
+    if b"?" in target or b"%" in target or not target.startswith(b"/"):
+        from urllib.parse import unquote, urlsplit
+
+        text = target.decode("latin-1")
+        try:
+            path = urlsplit(text).path if not text.startswith("/") else text.partition("?")[0]
+        except ValueError:  # an address that is none: no route has it
+            path = text
+        return unquote(path)
+    return target.decode("latin-1")

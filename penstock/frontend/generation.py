@@ -1,18 +1,20 @@
 """Generation: all sequences of one HTTP request, from submission to their last terminals.
 
-The token path is plain calls on the event loop's thread: engine -> Sequence.on_output -> TextStream -> ``deliver``.
+The token path is plain calls on the event loop's thread: engine -> SequenceState -> TextStream -> Listener.
 No task, queue or await per token. Knows text deltas, not how they are written to a client.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from msgspec import UNSET
 
 from penstock.errors import PenstockError
-from penstock.frontend.openai.answers import TokensDetails, Usage
+from penstock.frontend.openai.answers import OutputDetails, TokensDetails, Usage
 from penstock.frontend.openai.errors import HttpError, failure_of, problem_of
 from penstock.frontend.service import Service
 from penstock.frontend.text.answer_stream import AnswerStream
@@ -23,31 +25,46 @@ from penstock.types.request import GenerateRequest
 
 _LOG = logging.getLogger(__name__)
 
-Deliver = Callable[[int, TextDelta], None]
-"""Called with the choice's index and its news, in order; the last news of a choice has a ``finish_reason``."""
+
+class Listener(Protocol):
+    """Who writes the answer. Every call comes on the event loop's thread and must not block."""
+
+    def deliver(self, index: int, delta: TextDelta) -> None:
+        """News of a choice, in order; the last ones have a ``finish_reason``."""
+
+    def plain_writer(self, index: int) -> PlainWriter | None:
+        """A shorter way for news of this choice that are text alone; None when there is none, now or for ever."""
+
+    def on_problem(self, problem: HttpError) -> None:
+        """The request has failed as a whole. Nothing is delivered after it."""
+
+    def on_finished(self) -> None:
+        """Every sequence has had its terminal: nothing of this request is left in the engine."""
+
+
+class PlainWriter(Protocol):
+    """Writes chunks of one choice that have nothing but text."""
+
+    @property
+    def congested(self) -> bool:
+        """The client is behind: use ``Listener.deliver``, which merges."""
+
+    def write(self, text: bytes) -> None:
+        """``text`` is escaped for a JSON string."""
 
 
 class Generation:
     """Choices are numbered prompt by prompt: choice p * n + i is the i-th answer to prompt p.
 
-    ``finished`` completes when every sequence has had its terminal, so that nothing of this request is left in the
-    engine. The first failure of a sequence ends the whole request: ``problem`` is set, ``on_problem`` is called once,
-    and nothing is delivered after it.
+    The first failure of a sequence ends the whole request: ``problem`` is set, the listener is told once, and nothing
+    is delivered after it.
     """
 
-    def __init__(
-        self,
-        service: Service,
-        prepared: Sequence[PreparedRequest],
-        deliver: Deliver,
-        on_problem: Callable[[HttpError], None],
-    ) -> None:
+    def __init__(self, service: Service, prepared: Sequence[PreparedRequest], listener: Listener) -> None:
         self.service = service
         self.prepared = prepared
-        self.deliver = deliver
+        self.listener = listener
         self.problem: HttpError | None = None
-        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._on_problem = on_problem
         self.silent = False
         self._sequences = [
             SequenceState(self, index, child, request.make_stream(position), position == 0)
@@ -65,7 +82,7 @@ class Generation:
         service.generations.add(self)
         for position, sequence in enumerate(self._sequences):
             try:
-                service.client.submit(sequence.request, sequence.on_output)
+                service.client.submit(sequence.request, sequence)
             except PenstockError:
                 for _ in self._sequences[position:]:
                     self.sequence_ended()
@@ -87,7 +104,7 @@ class Generation:
             return
         self.problem = problem
         self.abort()
-        self._on_problem(problem)
+        self.listener.on_problem(problem)
 
     def sequence_ended(self) -> None:
         """One sequence has left the engine."""
@@ -95,8 +112,7 @@ class Generation:
         self.service.admission.release()
         if self._num_open == 0:
             self.service.generations.discard(self)
-            if not self.finished.done():
-                self.finished.set_result(None)
+            self.listener.on_finished()
 
     def usage(self) -> Usage:
         """Tokens so far. A prompt counts once, however many answers it gets."""
@@ -107,18 +123,28 @@ class Generation:
             for sequence in self._sequences
             if sequence.leads_prompt and sequence.terminal is not None
         )
+        read = [sequence.text for sequence in self._sequences if isinstance(sequence.text, AnswerStream)]
         return Usage(
             prompt_tokens=prompt,
             completion_tokens=completion,
             total_tokens=prompt + completion,
             prompt_tokens_details=TokensDetails(cached_tokens=cached),
+            completion_tokens_details=OutputDetails(reasoning_tokens=sum(text.num_reasoning_tokens for text in read))
+            if read
+            else UNSET,
         )
 
 
 class SequenceState:
-    """One choice in the engine; ``on_output`` is its sink."""
+    """One choice in the engine, and its sink there.
 
-    __slots__ = ("_generation", "_last_output", "index", "leads_prompt", "request", "terminal", "text")
+    Text alone takes the short way, ``on_tokens``, once the first chunk has gone out and where the listener has one.
+    """
+
+    __slots__ = (
+        "_generation", "_last_output", "_metrics", "_push_plain", "_writer", "index", "leads_prompt", "may_be_plain",
+        "request", "terminal", "text",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -135,8 +161,35 @@ class SequenceState:
         self.text = text
         self.leads_prompt = leads_prompt
         self.terminal: Terminal | None = None
+        self._push_plain: Callable[[Sequence[int]], bytes] | None = None
+        if isinstance(text, TextStream) and text.is_plain:  # what a dialect reads may turn out to be more than text
+            self._push_plain = text.push_plain
+        self.may_be_plain = self._push_plain is not None
+        self._metrics = generation.service.metrics
+        self._writer: PlainWriter | None = None
 
-    def on_output(self, updates: Sequence[TokenUpdate], terminal: Terminal | None) -> None:
+    def on_tokens(self, token_ids: Sequence[int], now: float) -> None:
+        """Tokens that come with nothing else, at ``now``. Never raises."""
+        writer, push_plain = self._writer, self._push_plain
+        if writer is None or push_plain is None or writer.congested or self._generation.silent:
+            self((TokenUpdate(self.request.request_id, tuple(token_ids)),), None)
+            if writer is None and self.may_be_plain:
+                self._writer = self._generation.listener.plain_writer(self.index)
+                self.may_be_plain = self._writer is not None
+            return
+        try:
+            text = push_plain(token_ids)
+            metrics = self._metrics
+            if now != metrics.seen_at:  # the first of this round: the engine's statistics came with it
+                metrics.seen_at = now
+                metrics.on_stats(self._generation.service.client.stats())
+            metrics.on_later_tokens(len(token_ids), now - self._last_output)
+            self._last_output = now
+            writer.write(text)
+        except Exception:  # noqa: BLE001 - as in __call__
+            self._fail()
+
+    def __call__(self, updates: Sequence[TokenUpdate], terminal: Terminal | None) -> None:
         """News from the engine. Never raises: a bug here ends this request, not the others."""
         if self.terminal is not None:
             return
@@ -149,19 +202,22 @@ class SequenceState:
             if delta.failure is not None:
                 generation.fail(problem_of(failure_of(delta.failure)))
             elif not generation.silent and not delta.is_empty:
-                generation.deliver(self.index, delta)
+                generation.listener.deliver(self.index, delta)
         except Exception:  # noqa: BLE001 - the boundary of one request
-            _LOG.exception("request %d failed in the frontend", self.request.request_id)
-            generation.fail(HttpError(500, "The server failed while it wrote the answer.", code="internal"))
+            self._fail()
         if terminal is not None:
             self.terminal = terminal
             reason = self.text.finish_reason or "error"
             generation.service.metrics.on_terminal(terminal, reason, self.request.arrival_time, now)
             generation.sequence_ended()
 
+    def _fail(self) -> None:
+        _LOG.exception("request %d failed in the frontend", self.request.request_id)
+        self._generation.fail(HttpError(500, "The server failed while it wrote the answer.", code="internal"))
+
     def _read(self, updates: Sequence[TokenUpdate], terminal: Terminal | None, now: float) -> TextDelta:
         text = self.text
-        metrics = self._generation.service.metrics
+        metrics = self._metrics
         metrics.on_stats(self._generation.service.client.stats())
         deltas: list[TextDelta] = []
         for update in updates:

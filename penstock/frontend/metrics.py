@@ -6,10 +6,10 @@ latencies are counted where clients see them, in this process; gauges and cache 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from penstock.observability.metrics import AnyMetric, Distribution, MetricSet, Number
+from penstock.observability.metrics import AnyMetric, Counts, Distribution, MetricSet, Number, add_counts
 from penstock.types.output import EngineStats, Terminal
 
 if TYPE_CHECKING:
@@ -22,6 +22,15 @@ _LATENCY = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 2
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _N = (1, 2, 5, 10, 20)
 FINISHED_REASONS = ("stop", "length", "abort", "error")
+
+
+_ENGINES = frozenset(
+    (
+        "prefix_cache_queries", "prefix_cache_hits", "num_preemptions", "executor_forward_seconds",
+        "executor_sample_seconds", "iteration_tokens_total",
+    )
+)  # fmt: skip
+"""Counted by the engine, so that every frontend knows all of it."""
 
 
 def length_bounds(longest: int) -> tuple[int, ...]:
@@ -43,6 +52,7 @@ class ServerMetrics:
         self._labels = {"model_name": model_name, "engine": engine}
         self._prefix = prefix
         self._last_stats = EngineStats()
+        self.seen_at = 0.0  # the round of news whose statistics were taken in last
         self.set = MetricSet()
         self._define_engine()
         self._define_tokens(length_bounds(max_model_len))
@@ -108,6 +118,11 @@ class ServerMetrics:
         else:
             self._itl.observe(now - since)
 
+    def on_later_tokens(self, num_tokens: int, gap: float) -> None:
+        """The same for a sequence that has had output before, ``gap`` seconds ago."""
+        self.generation_tokens.value += num_tokens
+        self._itl.observe(gap)
+
     def on_stats(self, stats: EngineStats) -> None:
         """The newest engine statistics, called with every batch of output; cheap when they are the same record."""
         last = self._last_stats
@@ -146,8 +161,9 @@ class ServerMetrics:
         self._cache_config.samples.clear()
         self._cache_config.at(*(settings[name] for name in names)).set(1)
 
-    def expose(self, stats: EngineStats) -> bytes:
-        """The Prometheus text (version 0.0.4) with gauges taken from ``stats``."""
+    def expose(self, stats: EngineStats, others: Sequence[Counts] = ()) -> bytes:
+        """The Prometheus text (version 0.0.4) with gauges taken from ``stats``. ``others`` are the counts of other
+        frontends of the same engine: what is counted per request is added up, what the engine counts is not."""
         from prometheus_client import generate_latest
         from prometheus_client.registry import Collector, CollectorRegistry
 
@@ -164,18 +180,23 @@ class ServerMetrics:
 
         class Snapshot(Collector):
             def collect(self) -> Iterable[Metric]:
-                return metrics._families()
+                return metrics._families(others)
 
         registry = CollectorRegistry(auto_describe=False)
         registry.register(Snapshot())
         return generate_latest(registry)
 
-    def _families(self) -> Iterator[Metric]:
+    def _families(self, others: Sequence[Counts]) -> Iterator[Metric]:
         for metric in self.set:
-            yield _family(metric, f"{self._prefix}:{metric.name}", self._labels)
+            added = [counts[metric.name] for counts in others if metric.name in counts]
+            if metric.name in _ENGINES:
+                added = []
+            yield _family(metric, f"{self._prefix}:{metric.name}", self._labels, added)
 
 
-def _family(metric: AnyMetric, name: str, fixed: dict[str, str]) -> Metric:
+def _family(
+    metric: AnyMetric, name: str, fixed: dict[str, str], others: Sequence[dict[tuple[str, ...], list[float]]] = ()
+) -> Metric:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
     labels = [*fixed, *metric.label_names]
@@ -183,6 +204,9 @@ def _family(metric: AnyMetric, name: str, fixed: dict[str, str]) -> Metric:
     family = kinds[metric.kind](name, metric.text, labels=labels)
     for values, sample in metric:
         full = [*fixed.values(), *values]
+        added = [counts[values] for counts in others if values in counts]
+        if added:
+            sample = add_counts(sample, added)
         if isinstance(sample, Number):
             family.add_metric(full, sample.value)
         else:

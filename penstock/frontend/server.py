@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
-
 from penstock.config.sections import ServerConfig
 from penstock.errors import ConfigError
-from penstock.frontend.protocol import LimitedProtocol
+from penstock.frontend.protocol import HttpConnection, Starter
 
 if TYPE_CHECKING:
     from penstock.frontend.app import App
@@ -28,6 +28,9 @@ _LOG = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CLOSE_TIMEOUT_S = 5
 _BACKLOG = 2048
+_GC_THRESHOLDS = (20_000, 20, 20)
+_ACCEPTS_PER_TURN = 256
+_ACCEPT_PAUSE_S = 1.0
 
 OnReady = Callable[[str, int], None]
 """Called once with the host and the port, when connections are accepted."""
@@ -35,79 +38,162 @@ OnReady = Callable[[str, int], None]
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end on uvloop where it is installed."""
-    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(main)
 
 
-def make_server(app: App, server: ServerConfig, *, on_ready: OnReady | None = None) -> DrainingServer:
-    """A server that is not running yet: tests drive it on a thread and call ``request_stop``."""
-    config = uvicorn.Config(
-        app,
-        http=LimitedProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=65,
-        timeout_graceful_shutdown=_CLOSE_TIMEOUT_S,
-        backlog=_BACKLOG,
-    )
-    return DrainingServer(config, app, server, on_ready)
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """The fastest event loop that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
-class DrainingServer(uvicorn.Server):
-    """uvicorn's server with a drain between the signal and the end, and without re-raising the signal.
+def settle_memory() -> None:
+    """Tell the garbage collector that what is there now stays: call it when the server is ready.
+
+    Modules, tables and templates are hundreds of thousands of objects. Walking them took tens of milliseconds, and came
+    when requests did, because those are what allocates. Almost everything that a request leaves is freed by counting;
+    what is left to the collector is little, so that it need not look as often as it does by default.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def make_server(
+    app: App,
+    server: ServerConfig,
+    *,
+    on_ready: OnReady | None = None,
+    on_drain: Callable[[], None] | None = None,
+    handles_signals: bool = True,
+) -> DrainingServer:
+    """A server that is not running yet: tests drive it on a thread and call ``request_stop``.
+
+    ``on_drain`` is called when it begins to drain. Without ``handles_signals`` somebody else decides when to stop.
+    """
+    return DrainingServer(app, server, on_ready, on_drain, handles_signals)
+
+
+class DrainingServer:
+    """Accepts connections until it is told to stop, then drains.
 
     The first SIGINT or SIGTERM drains: new work gets 503, open requests get ``drain_timeout`` seconds. The second ends
     at once.
     """
 
-    def __init__(self, config: uvicorn.Config, app: App, server: ServerConfig, on_ready: OnReady | None) -> None:
-        super().__init__(config)
+    def __init__(
+        self,
+        app: App,
+        server: ServerConfig,
+        on_ready: OnReady | None,
+        on_drain: Callable[[], None] | None,
+        handles_signals: bool,
+    ) -> None:
+        self._on_drain = on_drain
+        self._handles_signals = handles_signals
         self._app = app
         self._server = server
         self._on_ready = on_ready
+        self._starter: Starter | None = None
         self._drain_task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._drained = asyncio.Event()
+        self._forced = asyncio.Event()
 
     async def serve_bound(self) -> None:
         """Bind, serve, drain, close. Returns after the end, so that the caller can stop the engine.
 
         Raises ConfigError when the address cannot be taken.
         """
-        self._loop = asyncio.get_running_loop()
-        listener = bind(self._server.host, self._server.port)
+        loop = self._loop = asyncio.get_running_loop()
+        shared = self._server.frontends > 1
+        if shared and self._handles_signals:
+            # Sharing would also let in a second server of this user, and each would get some of the other's requests.
+            bind(self._server.host, self._server.port).close()
+        listener = bind(self._server.host, self._server.port, shared=shared)
         try:
-            await self.serve(sockets=[listener])
+            self._starter = Starter(self._app, loop, self._app.on_turn)
+            listener.listen(_BACKLOG)
+            loop.add_reader(listener.fileno(), self._accept, listener)
+            with self._signals():
+                if self._on_ready is not None:
+                    self._on_ready(self._server.host, listener.getsockname()[1])
+                await self._drained.wait()
+                loop.remove_reader(listener.fileno())
+                listener.close()
+                await self._close_connections()
         finally:
+            if listener.fileno() >= 0:
+                loop.remove_reader(listener.fileno())
             listener.close()
             self._app.close()
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self._on_ready is not None and sockets:
-            self._on_ready(self._server.host, sockets[0].getsockname()[1])
+    def _accept(self, listener: socket.socket) -> None:
+        """Take what has connected. The loop's own server takes one connection a turn: a thousand clients that come at
+        once would wait for a thousand turns, each of which may write to all streams that are open."""
+        assert self._loop is not None
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                client, _address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptors left, say: the rest stays in the backlog
+                _LOG.error("a connection cannot be accepted: %s", error)
+                self._loop.remove_reader(listener.fileno())
+                self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again, listener)
+                return
+            task = self._loop.create_task(self._connect(client))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if self._loop is not None and listener.fileno() >= 0 and not self._drained.is_set():
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+    async def _connect(self, client: socket.socket) -> None:
+        starter = self._starter
+        assert starter is not None
+        try:
+            client.setblocking(False)
+            with contextlib.suppress(OSError):  # a socket of another kind than TCP
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await starter.loop.connect_accepted_socket(lambda: HttpConnection(starter), client)
+        except OSError as error:  # it has gone already
+            _LOG.debug("a connection ended before it began: %s", error)
+            client.close()
+
+    async def _close_connections(self) -> None:
+        """Idle ones at once, the others after their answer, those that take too long in the midst of it."""
+        assert self._starter is not None
+        connections = self._starter.connections
+        for connection in tuple(connections):
+            connection.finish()
+        end = time.monotonic() + _CLOSE_TIMEOUT_S
+        while connections and not self._forced.is_set() and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        for connection in tuple(connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # connection_lost of those
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
+    def _signals(self) -> Iterator[None]:
+        if not self._handles_signals or threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def _on_signal(self, sig: int, frame: FrameType | None) -> None:
         """Signal handler; runs between any two instructions, so it only hands over to the loop."""
         self.request_stop()
 
@@ -119,21 +205,24 @@ class DrainingServer(uvicorn.Server):
 
     def _stop(self) -> None:
         if self._drain_task is not None:
-            self.should_exit = True
-            self.force_exit = True
+            self._forced.set()
+            self._drained.set()
             return
         _LOG.info("draining: %d sequences open", self._app.admission.num_open)
+        if self._on_drain is not None:
+            self._on_drain()
         self._drain_task = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
         try:
             await self._app.drain()
         finally:
-            self.should_exit = True
+            self._drained.set()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound TCP socket. Raises ConfigError with what to do when the address cannot be taken."""
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A bound TCP socket; ``shared`` with other processes of this user that ask for the same, among which the system
+    spreads connections. Raises ConfigError with what to do when the address cannot be taken."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -143,6 +232,10 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f"The host {host!r} is not an address of this machine: {error}.") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            if not hasattr(socket, "SO_REUSEPORT"):
+                raise ConfigError("Leave out --frontends: this system cannot share a port among processes.")
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()

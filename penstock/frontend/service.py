@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -13,11 +14,19 @@ from penstock.frontend.admission import Admission
 from penstock.frontend.client import EngineClient
 from penstock.frontend.metrics import ServerMetrics
 from penstock.frontend.openai.errors import HttpError
+from penstock.frontend.peers import Peers, Snapshot
+from penstock.frontend.responses.store import ResponseStore
 from penstock.frontend.text.load import TextAssets
-from penstock.frontend.text.requests import encode_prompt
+from penstock.frontend.text.requests import encode_prompt, one_bos
 
 INLINE_CHARACTERS = 16 << 10
 """Longer texts are tokenized on a thread: about 5 ms of one core, which other requests should not wait for."""
+
+
+class EncodeBatch(Protocol):
+    """What a tokenizer may have besides ``encode``."""
+
+    def __call__(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]: ...
 
 
 class OpenGeneration(Protocol):
@@ -36,18 +45,25 @@ class Service:
         server: ServerConfig,
         served_names: tuple[str, ...],
         admission: Admission,
+        peers: Peers | None = None,
     ) -> None:
+        """``peers`` are the other frontend processes of the same server."""
         self.client = client
         self.assets = assets
         self.server = server
         self.served_names = served_names
         self.admission = admission
+        self.peers = peers
+        self.responses = ResponseStore(server.max_stored_responses, server.max_stored_bytes)
         self.created = int(time.time())
         self.generations: set[OpenGeneration] = set()
         self.metrics = ServerMetrics(
             prefix=server.metrics_prefix, model_name=served_names[0], max_model_len=client.info.max_model_len
         )
         self.metrics.set_cache_config(_cache_labels(client))
+        self.num_together = 1  # requests that were begun in this turn of the event loop, with the one that asks
+        self._texts: list[tuple[str, bool, asyncio.Future[list[int]]]] = []
+        self._encode_batch: EncodeBatch | None = getattr(assets.tokenizer, "encode_batch", None)
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
 
     @property
@@ -55,6 +71,14 @@ class Service:
         """Whether the engine enforces ``SamplingParams.structured``: its decisions say which backend does."""
         decisions = self.client.info.decisions
         return any(one.subject.startswith("structured") and one.chosen is not None for one in decisions)
+
+    def snapshot(self) -> Snapshot:
+        """What this process has counted."""
+        return Snapshot(self.metrics.set.counts(), self.admission.num_open, self.admission.num_refused)
+
+    async def peer_snapshots(self) -> list[Snapshot]:
+        """What the others have counted. Raises HttpError when one does not answer."""
+        return await self.peers.collect() if self.peers is not None else []
 
     def model_name(self, asked: str | None) -> str:
         """The name to answer with. No name means the first one. Raises ModelNotServedError."""
@@ -69,11 +93,38 @@ class Service:
         """Token ids of ``text``; long texts do not hold up the event loop."""
         tokenizer = self.assets.tokenizer
         if len(text) <= INLINE_CHARACTERS:
+            if self.num_together > 1 and self._encode_batch is not None:
+                return await self._encode_together(text, add_special_tokens)
             return encode_prompt(tokenizer, text, add_special_tokens=add_special_tokens)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._pool, lambda: encode_prompt(tokenizer, text, add_special_tokens=add_special_tokens)
         )
+
+    async def _encode_together(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
+        """One of several texts of this turn of the loop: they are tokenized by one call, on all cores."""
+        loop = asyncio.get_running_loop()
+        if not self._texts:
+            loop.call_soon(self._encode_texts)
+        ids: asyncio.Future[list[int]] = loop.create_future()
+        self._texts.append((text, add_special_tokens, ids))
+        return one_bos(self.assets.tokenizer, text, await ids, add_special_tokens)
+
+    def _encode_texts(self) -> None:
+        waiting, self._texts = self._texts, []
+        assert self._encode_batch is not None
+        for special in (False, True):
+            group = [(text, ids) for text, wanted, ids in waiting if wanted is special and not ids.done()]
+            if not group:
+                continue
+            try:
+                results = self._encode_batch([text for text, _ in group], add_special_tokens=special)
+            except Exception as error:  # noqa: BLE001 - each request is told
+                for _, ids in group:
+                    ids.set_exception(error)
+                continue
+            for (_, ids), result in zip(group, results, strict=True):
+                ids.set_result(result)
 
     def close(self) -> None:
         """Release threads. The client belongs to whoever made it."""

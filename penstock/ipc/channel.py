@@ -17,12 +17,20 @@ import zmq
 
 # A Unix socket's path must fit sockaddr_un.sun_path: 108 bytes on Linux, 104 on macOS, with the final zero.
 _MAX_PATH = 100
+_WAIT_MS = 500
 
 
 class PrivateEndpoints:
-    """A fresh directory that only this user can enter, with one socket path per direction."""
+    """A fresh directory that only this user can enter, with one socket path per direction.
 
-    def __init__(self) -> None:
+    ``address`` names one that somebody else has made, and will remove.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._is_own = address is None
+        if address is not None:
+            self._directory = Path(address)
+            return
         self._directory = Path(tempfile.mkdtemp(prefix="penstock-"))
         if len(str(self._directory)) + len("/to-client") > _MAX_PATH:
             self._directory.rmdir()
@@ -34,7 +42,8 @@ class PrivateEndpoints:
         return str(self._directory)
 
     def remove(self) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._is_own:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def to_engine(address: str) -> str:
@@ -46,11 +55,15 @@ def to_client(address: str) -> str:
 
 
 class Writer:
-    """A PUSH socket that several threads may use. Sending never blocks."""
+    """A PUSH socket that several threads may use. Sending never blocks.
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, bind: bool) -> None:
+    With a ``limit``, at most so many messages wait on this side, and ``send_waiting`` is there to be used.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, bind: bool, limit: int = 0) -> None:
         self._socket = context.socket(zmq.PUSH)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.SNDHWM, limit)
+        self._socket.setsockopt(zmq.SNDTIMEO, _WAIT_MS)
         (self._socket.bind if bind else self._socket.connect)(endpoint)
         # zmq sockets may change threads when a lock orders the uses.
         self._lock = threading.Lock()
@@ -64,14 +77,25 @@ class Writer:
                 return False
         return True
 
+    def send_waiting(self, data: bytes) -> bool:
+        """Wait for room, but not for ever: False when there was none for a while, or the socket is closed."""
+        with self._lock:
+            try:
+                self._socket.send(data)
+            except zmq.ZMQError:
+                return False
+        return True
+
     def close(self, linger_ms: int = 0) -> None:
         with self._lock, contextlib.suppress(zmq.ZMQError):
             self._socket.close(linger=linger_ms)
 
 
-def make_reader(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, bind: bool) -> zmq.Socket[bytes]:
-    """A PULL socket, for use by one thread."""
+def make_reader(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, bind: bool, limit: int = 0
+) -> zmq.Socket[bytes]:
+    """A PULL socket, for use by one thread. ``limit``: most messages that wait on this side; 0 is no limit."""
     socket = context.socket(zmq.PULL)
-    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, limit)
     (socket.bind if bind else socket.connect)(endpoint)
     return socket

@@ -25,13 +25,17 @@ from penstock.errors import (
 )
 from penstock.ipc import codec
 from penstock.ipc.channel import PrivateEndpoints, Writer, make_reader, to_client, to_engine
-from penstock.ipc.open_requests import OpenRequests, Sink
+from penstock.ipc.open_requests import News, OpenRequests, Sink
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
-from penstock.types.output import EngineStats, FailureKind
+from penstock.types.output import EngineStats, FailureKind, TokenUpdate
 from penstock.types.request import GenerateRequest
 
 _READS_PER_TURN = 64  # then the event loop gets a turn, however fast the engine talks
+MERGED_TOKENS = 16
+"""Most tokens of one request that are handed over in one call. A loop that keeps up with the engine finds one message
+at a time and hands over its tokens as they come; one that is behind finds several, and catches up by merging them."""
+_SENT_TOGETHER = 4
 _LAST_WORDS_S = 0.1  # for bytes that a dead process has written and nobody has read yet
 _USER_ERRORS: dict[str, type[UserError]] = {
     error.__name__: error for error in (ConfigError, ModelSourceError, UnsupportedModelError, UserError)
@@ -45,24 +49,33 @@ class IpcClient:
     ``address``, then await ``start``.
 
     The engine counts as dead when it says so, when ``engine_exited`` is called, or when nothing has arrived for
-    ``silence_limit_s`` (its heartbeat comes every second, whatever the step loop does).
+    ``silence_limit_s`` (its heartbeat comes every second, whatever the step loop does). ``receive_limit``: most
+    messages that may wait here, for engines that wait themselves when there is no room; 0 is no limit.
+
+    An engine may have ``num_clients`` of them; this one is number ``index``, which shows in its request ids. The first
+    one orders the engine and ends it, the others have ``endpoints`` that the order names.
     """
 
     def __init__(
         self,
         *,
         silence_limit_s: float = 60.0,
+        receive_limit: int = 0,
+        endpoints: PrivateEndpoints | None = None,
+        index: int = 0,
+        num_clients: int = 1,
         on_progress: Callable[[str], None] | None = None,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._endpoints = PrivateEndpoints()
+        self._endpoints = endpoints or PrivateEndpoints()
+        self._is_first = index == 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._reader = make_reader(self._context, to_client(self.address), bind=True)
+        self._reader = make_reader(self._context, to_client(self.address), bind=True, limit=receive_limit)
         self._writer = Writer(self._context, to_engine(self.address), bind=True)
         self._requests = OpenRequests()
-        self._request_ids = itertools.count(1)
-        self._call_ids = itertools.count(1)
+        self._request_ids = itertools.count(index + 1, num_clients)
+        self._call_ids = itertools.count(index + 1, num_clients)
         self._calls: dict[int, asyncio.Future[ControlReply]] = {}
         self._hello: asyncio.Future[None] = self._loop.create_future()
         self._ready: asyncio.Future[EngineInfo] = self._loop.create_future()
@@ -74,6 +87,8 @@ class IpcClient:
         self._on_progress = on_progress or (lambda _text: None)
         self._on_close = on_close
         self._closed = False
+        self._turn_posted = False
+        self._unsent: list[GenerateRequest] = []
         self._silence_timer: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._reader.fileno(), self._on_readable)
         self._loop.call_soon(self._on_readable)  # the descriptor tells of changes only: read once without being told
@@ -81,6 +96,12 @@ class IpcClient:
     @property
     def address(self) -> str:
         return self._endpoints.address
+
+    async def attach(self) -> EngineInfo:
+        """Wait until the engine, which another client orders, is ready. Raises as ``start``."""
+        info = await asyncio.shield(self._ready)
+        self._watch_silence()
+        return info
 
     async def start(self, order: bytes) -> EngineInfo:
         """Shake hands, hand over the order, wait until the engine is ready.
@@ -112,12 +133,23 @@ class IpcClient:
         return next(self._request_ids)
 
     def submit(self, request: GenerateRequest, sink: Sink) -> None:
-        message = codec.encode(codec.Submit(request))
+        """Requests of one turn of the loop travel together, a few at a time, so that a burst of them wakes the engine's
+        reader less often, and the first ones do not wait for the last."""
         self._requests.add(request.request_id, sink)
-        self._send(message)
+        if not self._unsent:
+            self._loop.call_soon(self._send_requests)
+        self._unsent.append(request)
+        if len(self._unsent) >= _SENT_TOGETHER:
+            self._send_requests()
+
+    def _send_requests(self) -> None:
+        if self._unsent:
+            unsent, self._unsent = self._unsent, []
+            self._send(codec.encode(codec.Submit(tuple(unsent))))
 
     def abort(self, request_ids: Sequence[int]) -> None:
         if not self._requests.dead:
+            self._send_requests()
             self._send(codec.encode(codec.Abort(tuple(request_ids))))
 
     def stats(self) -> EngineStats:
@@ -139,6 +171,7 @@ class IpcClient:
         call_id = next(self._call_ids)
         call: asyncio.Future[ControlReply] = self._loop.create_future()
         self._calls[call_id] = call
+        self._send_requests()
         self._send(codec.encode(codec.make_control(call_id, command)))
         try:
             return await call
@@ -150,7 +183,9 @@ class IpcClient:
         if self._closed:
             return
         self._closed = True
-        self._writer.send(codec.encode(codec.Shutdown()))
+        self._send_requests()
+        if self._is_first:
+            self._writer.send(codec.encode(codec.Shutdown()))
         if self._on_close is not None:
             await self._on_close()
         self._read(limit=None)
@@ -175,24 +210,75 @@ class IpcClient:
             self._loop.call_soon(self._die, "The connection to the engine is lost.")
 
     def _on_readable(self) -> None:
-        if self._read(limit=_READS_PER_TURN):
-            self._loop.call_soon(self._on_readable)
+        # One turn is posted at a time, whoever tells of something to read: with more, a busy engine would take all of
+        # the loop's time.
+        if not self._turn_posted and self._read(limit=_READS_PER_TURN):
+            self._turn_posted = True
+            self._loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn_posted = False
+        self._on_readable()
 
     def _read(self, limit: int | None) -> bool:
-        """Handle what has arrived; True when the limit was reached and there may be more."""
+        """Handle what has arrived; True when the limit was reached and there may be more. A limited call also ends
+        when it has handed over as many tokens of one request as are merged."""
         if self._reader.closed:
             return False
-        for _ in range(limit) if limit else itertools.count():
+        news: News | None = None
+        num_merged = 0
+        more = False
+        for number in itertools.count():
+            if limit is not None and (number >= limit or num_merged >= MERGED_TOKENS):
+                more = True
+                break
             try:
                 data = self._reader.recv(zmq.NOBLOCK)
             except zmq.Again:
-                return False
+                break
             self._last_heard = time.monotonic()
-            if self._hello.done():
-                self._receive(data)
-            else:
+            if not self._hello.done():
                 self._greet(data)
-        return True
+                continue
+            message = self._understand(data)
+            if isinstance(message, codec.Batch):
+                length = _longest_update(message)
+                if news is not None and num_merged + length > MERGED_TOKENS:
+                    self._requests.deliver_news(news)
+                    news, num_merged = None, 0
+                news = news or News()
+                num_merged += length
+                self._collect(message, news)
+            elif message is not None:
+                if news is not None:  # what follows may be an end that must not overtake them
+                    self._requests.deliver_news(news)
+                    news, num_merged = None, 0
+                self._receive(message)
+        if news is not None:
+            self._requests.deliver_news(news)
+        return more
+
+    def _understand(self, data: bytes) -> codec.ToClient | None:
+        try:
+            return codec.decode_for_client(data)
+        except codec.MessageError as error:
+            log.error("a message of the engine was not understood and is lost: %s", error)
+            return None
+
+    def _collect(self, message: codec.Batch, news: News) -> None:
+        if message.stats is not None:
+            self._stats = message.stats
+        if message.updates:
+            news.add_updates(message.updates)
+        if message.request_ids:
+            try:
+                news.add_columns(*codec.read_columns(message))
+            except codec.MessageError as error:
+                log.error("tokens of the engine were not understood and are lost: %s", error)
+        for end in message.terminals:
+            if end.failure is FailureKind.ENGINE_DEAD:
+                self._last_words = end.message
+        news.terminals.extend(message.terminals)
 
     def _greet(self, data: bytes) -> None:
         version = codec.handshake_version(data)
@@ -204,20 +290,8 @@ class IpcClient:
             "two installations of Penstock are mixed."
         )
 
-    def _receive(self, data: bytes) -> None:
-        try:
-            message = codec.decode_for_client(data)
-        except codec.MessageError as error:
-            log.error("a message of the engine was not understood and is lost: %s", error)
-            return
+    def _receive(self, message: codec.ToClient) -> None:
         match message:
-            case codec.Batch(batch=batch):
-                if batch.stats is not None:
-                    self._stats = batch.stats
-                for end in batch.terminals:
-                    if end.failure is FailureKind.ENGINE_DEAD:
-                        self._last_words = end.message
-                self._requests.deliver(batch)
             case codec.Heartbeat(health=health):
                 self._engine_health = health
             case codec.Reply(call_id=call_id, reply=reply):
@@ -249,12 +323,25 @@ class IpcClient:
     def _watch_silence(self) -> None:
         if self._closed or self._requests.dead:
             return
-        self._read(limit=None)  # a loop that was stalled itself has not heard what lies in the socket
+        self._on_readable()  # a loop that was stalled itself has not heard what lies in the socket
         silence = time.monotonic() - self._last_heard
         if silence > self._silence_limit_s:
             self._die(f"The engine has been silent for {silence:.0f} seconds and counts as dead.")
             return
         self._silence_timer = self._loop.call_later(min(1.0, self._silence_limit_s / 4), self._watch_silence)
+
+
+def _longest_update(message: codec.Batch) -> int:
+    """An upper bound of the tokens that one request has in a batch."""
+    updates = message.updates
+    return max(1, sum(len(update.token_ids) for update in updates) if len(updates) < 2 else _most_tokens(updates))
+
+
+def _most_tokens(updates: Sequence[TokenUpdate]) -> int:
+    totals: dict[int, int] = {}
+    for update in updates:
+        totals[update.request_id] = totals.get(update.request_id, 0) + len(update.token_ids)
+    return max(totals.values())
 
 
 def _error_of(failed: codec.Failed) -> PenstockError:

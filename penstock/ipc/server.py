@@ -20,10 +20,11 @@ from penstock.ipc import codec
 from penstock.ipc.channel import Writer, make_reader, to_client, to_engine
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
-from penstock.types.output import OutputBatch
+from penstock.types.output import FailureKind, FinishReason, OutputBatch, Terminal
 from penstock.types.request import GenerateRequest
 
 HEARTBEAT_S = 1.0
+WAITING_MESSAGES = 16
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +42,21 @@ class EngineInbox(Protocol):
 
 
 class IpcServer:
-    """Order of calls: ``greet``, ``receive_order``, ``progress`` as wanted, ``ready`` or ``failed``, then ``listen``
-    and any number of ``emit`` (from one or more threads), in the end ``close``."""
+    """Order of calls: ``greet``, ``receive_order``, ``add_clients`` if there are more, ``progress`` as wanted,
+    ``ready`` or ``failed``, then ``listen`` and any number of ``emit`` (from one or more threads), last ``close``.
+
+    With several clients a request belongs to the one whose number its id has, counted around: (id - 1) modulo their
+    number. The limit on open requests of all of them together is kept here, where all of them are seen.
+    """
 
     def __init__(self, address: str) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._reader = make_reader(self._context, to_engine(address), bind=False)
-        self._writer = Writer(self._context, to_client(address), bind=False)
+        self._writers = [Writer(self._context, to_client(address), bind=False)]
+        self._addresses = [address]
+        self._waiting_writers: list[Writer] = []
+        self._open: set[int] = set()  # requests, where there is a limit on them
+        self._max_open = 0
         self._thread: threading.Thread | None = None
         self._closing = False
 
@@ -68,6 +77,17 @@ class IpcServer:
         assert isinstance(message, codec.Start)
         return message.order
 
+    def add_clients(self, addresses: Sequence[str], max_open: int) -> None:
+        """More frontends, which wait for ``ready``. ``max_open`` requests of all clients may be open; 0 is no limit."""
+        for address in addresses:
+            self._reader.connect(to_engine(address))
+            self._writers.append(Writer(self._context, to_client(address), bind=False))
+            self._addresses.append(address)
+        self._max_open = max_open
+        hello = codec.encode(codec.Hello(codec.PROTOCOL_VERSION, os.getpid()))
+        for writer in self._writers[1:]:
+            writer.send_waiting(hello)
+
     def progress(self, text: str) -> None:
         self._send(codec.Progress(text))
 
@@ -81,7 +101,28 @@ class IpcServer:
 
     def emit(self, batch: OutputBatch) -> None:
         """core.ports.OutputChannel. Never blocks; with nobody left to listen the batch is dropped."""
-        self._send(codec.Batch(batch))
+        for writer, message in zip(self._writers, self._messages(batch), strict=True):
+            writer.send(codec.encode(message))
+
+    def emit_waiting(self, batch: OutputBatch) -> None:
+        """The same through queues of a few messages: waits while a client is behind, until the end. For one thread; the
+        order against ``emit`` is open."""
+        if not self._waiting_writers:
+            self._waiting_writers = [
+                Writer(self._context, to_client(address), bind=False, limit=WAITING_MESSAGES)
+                for address in self._addresses
+            ]
+        for writer, message in zip(self._waiting_writers, self._messages(batch), strict=True):
+            data = codec.encode(message)
+            while not writer.send_waiting(data) and not self._closing:
+                pass
+
+    def _messages(self, batch: OutputBatch) -> Sequence[codec.Batch]:
+        """What each client hears of a batch."""
+        if self._max_open:
+            self._open.difference_update([end.request_id for end in batch.terminals])
+        message = codec.make_batch(batch)
+        return (message,) if len(self._writers) == 1 else codec.split_batch(message, len(self._writers))
 
     def listen(self, inbox: EngineInbox, health: Callable[[], str]) -> None:
         """Start the thread that feeds the inbox and sends heartbeats."""
@@ -95,12 +136,31 @@ class IpcServer:
             self._reader.close(linger=0)
         else:
             self._thread.join(2 * HEARTBEAT_S)
-        self._writer.close(linger_ms=2000)
+        for writer in self._writers:
+            writer.close(linger_ms=2000)
+        for writer in self._waiting_writers:
+            writer.close()
         if self._reader.closed:
             self._context.term()
 
     def _send(self, message: codec.ToClient) -> None:
-        self._writer.send(codec.encode(message))
+        data = codec.encode(message)
+        for writer in self._writers:
+            writer.send(data)
+
+    def _reply(self, call_id: int, reply: ControlReply) -> None:
+        writer = self._writers[(call_id - 1) % len(self._writers)]
+        writer.send(codec.encode(codec.Reply(call_id, reply)))
+
+    def _submit(self, request: GenerateRequest, inbox: EngineInbox) -> None:
+        if self._max_open:
+            if len(self._open) >= self._max_open:
+                told = f"The queue is full: {len(self._open)} sequences are open. Try again later."
+                end = Terminal(request.request_id, FinishReason.ERROR, FailureKind.OVERLOADED, told)
+                self.emit(OutputBatch(terminals=(end,)))
+                return
+            self._open.add(request.request_id)
+        inbox.submit(request)
 
     def _run(self, inbox: EngineInbox, health: Callable[[], str]) -> None:
         next_beat = 0.0
@@ -121,8 +181,9 @@ class IpcServer:
 
     def _dispatch(self, message: codec.ToEngine, inbox: EngineInbox) -> None:
         match message:
-            case codec.Submit(request=request):
-                inbox.submit(request)
+            case codec.Submit(requests=requests):
+                for request in requests:
+                    self._submit(request, inbox)
             case codec.Abort(request_ids=request_ids):
                 inbox.abort(request_ids)
             case codec.Control(call_id=call_id):
@@ -137,6 +198,6 @@ class IpcServer:
         try:
             command = codec.control_command(message)
         except codec.MessageError as error:
-            self._send(codec.Reply(call_id, ControlReply(ok=False, message=f"The engine does not understand: {error}")))
+            self._reply(call_id, ControlReply(ok=False, message=f"The engine does not understand: {error}"))
             return
-        inbox.control(command, lambda reply: self._send(codec.Reply(call_id, reply)))
+        inbox.control(command, lambda reply: self._reply(call_id, reply))

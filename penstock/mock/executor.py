@@ -42,6 +42,15 @@ def mock_token(seed: int, request_id: int, position: int) -> int:
     return _LETTERS[mix(seed, request_id, position) % len(_LETTERS)]
 
 
+def any_token(vocab_size: int) -> TokenFunction:
+    """Tokens spread evenly over a vocabulary."""
+
+    def token_of(seed: int, request_id: int, position: int) -> int:
+        return mix(seed, request_id, position) % vocab_size
+
+    return token_of
+
+
 def accept_one(request_id: int, position: int, num_drafts: int) -> int:
     """The default: every row gives one token."""
     return 1
@@ -122,7 +131,8 @@ def _allowed(token: int, mask: bytes) -> int | None:
 class MockExecutor:
     """Seats, advance rule and order as in StepPlan. ``clock`` real or virtual; ``depth`` plans may be in flight.
 
-    ``accept`` decides how many tokens a sampling row gives, 0 up to its drafts plus 1.
+    ``accept`` decides how many tokens a sampling row gives, 0 up to its drafts plus 1. With ``scripts``, requests say
+    one of them each, by their ids, and then ``end_id`` for as long as they are asked.
     """
 
     def __init__(
@@ -137,6 +147,8 @@ class MockExecutor:
         clock: WaitableClock | None = None,
         token_of: TokenFunction = mock_token,
         accept: AcceptFunction = accept_one,
+        scripts: Sequence[Sequence[int]] = (),
+        end_id: int | None = None,
         num_seats: int | None = None,
         verify: bool = False,
     ) -> None:
@@ -148,6 +160,10 @@ class MockExecutor:
         self._faults = faults
         self._token_of = token_of
         self._accept = accept
+        if scripts and end_id is None:
+            raise ValueError("scripts need a token that ends them")
+        self._scripts = scripts
+        self._end_id = end_id
         self._ledger = KvLedger(self._capacity, num_seats) if verify else None
         self._seats: dict[int, _SeatState] = {}
         self._transfers: deque[tuple[int, TransferJob]] = deque()  # (step that reports it, job)
@@ -277,10 +293,18 @@ class MockExecutor:
             raise ValueError(f"accept answered {accepted} tokens for {num_drafts} drafts")
         seed, request_id, known = self._seed, state.request_id, state.known
         allowed = state.sampling.allowed_token_ids
+        if self._scripts:
+            return tuple(self._scripted(state, known + index) for index in range(accepted))
         if accepted == 1 and not allowed:
             return (self._token_of(seed, request_id, known),)
         tokens = tuple(self._token_of(seed, request_id, known + index) for index in range(accepted))
         return tuple(allowed[token % len(allowed)] for token in tokens) if allowed else tokens
+
+    def _scripted(self, state: _SeatState, position: int) -> int:
+        script = self._scripts[state.request_id % len(self._scripts)]
+        index = position - state.num_prompt
+        assert self._end_id is not None
+        return script[index] if index < len(script) else self._end_id
 
     @staticmethod
     def _logprobs(token: int, num_top: int) -> TokenLogprobs:

@@ -73,6 +73,9 @@ class Metric(Generic[S]):
         return iter(self.samples.items())
 
 
+Counts = dict[str, dict[tuple[str, ...], list[float]]]
+"""By name and label values: a counter's value, or a histogram's total and the counts of its buckets."""
+
 AnyMetric = Metric[Number] | Metric[Distribution]
 
 
@@ -95,6 +98,14 @@ class MetricSet:
             raise ValueError(f"bounds of metric {name} must rise")
         return self._add(Metric(name, "histogram", text, lambda: Distribution(bounds), label_names))
 
+    def counts(self) -> Counts:
+        """All counters and histograms as plain data: what several processes can add up."""
+        return {
+            metric.name: {labels: _count_of(sample) for labels, sample in metric}
+            for metric in self
+            if metric.kind != "gauge"
+        }
+
     def _add(self, metric: Metric[S]) -> Metric[S]:
         if metric.name in self._metrics:
             raise ValueError(f"metric {metric.name} exists already")
@@ -103,3 +114,19 @@ class MetricSet:
 
     def __iter__(self) -> Iterator[AnyMetric]:
         return iter(self._metrics.values())
+
+
+def _count_of(sample: Number | Distribution) -> list[float]:
+    return [sample.value] if isinstance(sample, Number) else [sample.total, *sample.counts]
+
+
+def add_counts(sample: Number | Distribution, others: Sequence[Sequence[float]]) -> Number | Distribution:
+    """A new sample: ``sample`` and what other processes counted of the same."""
+    totals = [sum(column) for column in zip(_count_of(sample), *others, strict=True)]
+    if isinstance(sample, Number):
+        number = Number()
+        number.value = totals[0]
+        return number
+    distribution = Distribution(sample.bounds)
+    distribution.total, distribution.counts = totals[0], [int(count) for count in totals[1:]]
+    return distribution

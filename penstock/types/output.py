@@ -21,6 +21,7 @@ class FailureKind(Enum):
     TOO_LONG = "too_long"  # does not fit the KV cache even alone, or the model's context
     CONTRADICTION = "contradiction"  # the request's own parameters exclude every token
     CONSTRAINT = "constraint"  # what the answer must look like cannot be compiled, or cannot be followed
+    OVERLOADED = "overloaded"  # refused before anything was computed: the queue that several frontends share is full
     ENGINE_DEAD = "engine_dead"
 
 
@@ -32,6 +33,17 @@ class TokenUpdate:
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # positions 1.., in order, possibly over several updates
+
+
+@dataclass(frozen=True, slots=True)
+class TokenColumns:
+    """One new token each of many requests, none of which has anything else to say: the usual step, in two columns.
+
+    ``request_ids`` are int64 and ``token_ids`` int32 values in the machine's byte order, as many of both.
+    """
+
+    request_ids: bytes = b""
+    token_ids: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +101,12 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class OutputBatch:
-    """Everything one step produced, for one frontend. Updates of a request precede its terminal."""
+    """Everything one step produced, for one frontend. Updates of a request precede its terminal.
+
+    ``columns`` has what is one token and nothing else in the form that travels; a request in it is not in ``updates``.
+    """
 
     updates: tuple[TokenUpdate, ...] = ()
     terminals: tuple[Terminal, ...] = ()
     stats: EngineStats | None = field(default=None)
+    columns: TokenColumns | None = None

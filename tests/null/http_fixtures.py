@@ -18,7 +18,7 @@ from penstock.config.sections import ServerConfig
 from penstock.engine.constraining import decide_structured, make_constraints
 from penstock.engine.engine import Engine
 from penstock.engine.inproc import InProcessClient
-from penstock.engine.mock_engine import mock_assets
+from penstock.engine.mock_text import mock_assets
 from penstock.frontend.app import App
 from penstock.frontend.chat.template import ChatTemplate
 from penstock.frontend.dialects.select import select_dialect
@@ -74,6 +74,7 @@ class MockServer:
     compile_limits: CompileLimits = field(default_factory=CompileLimits)
     chat_template: str = CHATML
     tool_dialect: str = "auto"
+    structured: Decision = field(default_factory=lambda: decide_structured(None))
 
     def __enter__(self) -> MockServer:
         self._clients: list[openai.OpenAI] = []
@@ -139,7 +140,7 @@ class MockServer:
         capacity = executor.start()
         info = self._info()
         constraints = make_constraints(
-            decide_structured(None), mock_assets, info.model.vocab_size, info.platform, self.compile_limits
+            self.structured, mock_assets, info.model.vocab_size, info.platform, self.compile_limits
         )
         return Engine(executor, capacity, self._resolved(), channel, info, constraints)
 
@@ -185,7 +186,10 @@ class MockServer:
             max_num_seqs=self.max_num_seqs,
             num_blocks=(self.num_blocks,),
             block_tokens=(16,),
-            decisions=(Decision("executor", "mock", "asked for", (Rejection("local", ("no weights",)),)),),
+            decisions=(
+                Decision("executor", "mock", "asked for", (Rejection("local", ("no weights",)),)),
+                self.structured,
+            ),
             settings={
                 "dtype": "float32",
                 "enable_prefix_caching": "True",

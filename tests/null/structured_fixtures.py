@@ -6,7 +6,8 @@ import threading
 from dataclasses import dataclass, field
 
 from penstock.engine.constraining import vocabulary_of
-from penstock.engine.mock_engine import mock_assets, mock_facts
+from penstock.engine.mock_engine import mock_facts
+from penstock.engine.mock_text import mock_assets
 from penstock.mock.tokenizer import ByteTokenizer
 from penstock.structured.backends.llguidance import Llguidance
 from penstock.structured.constraints import Constraints

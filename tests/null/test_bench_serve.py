@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import sys
 import pytest
 
 from penstock.bench.http_load import Target
+from penstock.bench.load_process import LoadOrder, share_out
 from penstock.bench.serve import ServeWorkload, measure_serve
+from penstock.bench.server_process import read_cost
 from penstock.bench.workload import random_prompts, random_texts
 from penstock.errors import ConfigError
 
@@ -47,6 +50,43 @@ def test_counts_are_the_servers(url, chat):
         assert row["output_tokens_per_s"] == pytest.approx(12 * row["requests_per_s"], rel=0.01)
         assert 0 < row["ttft_ms_p50"] <= row["e2e_ms_p50"]
         assert row["itl_ms_p50"] >= 0
+
+
+def test_several_processes_do_the_same_work(url):
+    workload = ServeWorkload(concurrencies=(3,), num_prompts=7, input_len=8, output_len=6, processes=2)
+    target = Target(base_url=url, model="mock")
+    report = measure_serve(
+        target, workload, lambda n, s: random_prompts(n, 8, 250, s), "test", lambda _text: None, pid=os.getpid()
+    )
+    (row,) = report.rows
+    assert (row["requests"], row["failed"]) == (7, 0), report.notes
+    assert row["tokens_per_chunk"] >= 1
+    assert row["server_peak_mib"] > 0
+    assert row["children_cpu_s_per_mtok"] >= 0
+
+
+def test_the_load_is_shared_out_without_loss():
+    target = Target(base_url="http://127.0.0.1:9", model="m")
+    bodies = tuple(b"%d" % number for number in range(11))
+    order = LoadOrder(target=target, bodies=bodies, concurrency=5, request_rate=8.0)
+    shares = share_out(order, 3)
+    assert sorted(body for share in shares for body in share.bodies) == sorted(bodies)
+    assert [share.concurrency for share in shares] == [2, 2, 1]
+    assert sum(share.request_rate for share in shares) == pytest.approx(8.0)
+    assert len(share_out(order, 9)) == 5
+
+
+def test_an_open_loop_sends_at_its_rate(url):
+    workload = ServeWorkload(concurrencies=(8,), num_prompts=20, input_len=4, output_len=2, request_rate=100.0)
+    target = Target(base_url=url, model="mock")
+    report = measure_serve(target, workload, lambda n, s: random_prompts(n, 4, 250, s), "test", lambda _text: None)
+    assert report.rows[0]["failed"] == 0
+    assert report.rows[0]["requests_per_s"] < 400  # a closed loop of eight would do thousands
+
+
+def test_a_process_that_is_not_there_is_a_sentence():
+    with pytest.raises(ConfigError, match="--pid"):
+        read_cost(2**22 + 1)
 
 
 def test_refused_requests_are_failures_with_the_servers_words(url):

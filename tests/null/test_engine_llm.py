@@ -17,7 +17,8 @@ from penstock.engine import build
 from penstock.engine import llm as llm_module
 from penstock.engine.engine import log_decisions
 from penstock.engine.inproc import InProcessClient
-from penstock.engine.mock_engine import build_mock_engine, mock_assets
+from penstock.engine.mock_engine import build_mock_engine
+from penstock.engine.mock_text import mock_assets
 from penstock.errors import ConfigError, EngineDeadError, InvalidRequestError, RequestFailedError
 from penstock.mock.faults import MockFaults
 from penstock.types.control import ResetPrefixCache

@@ -109,7 +109,7 @@ def test_an_id_that_is_used_twice_on_the_wire_disturbs_nobody():
         stream = submit_endless(process.client)
         await stream.begun.wait()
         twin = GenerateRequest(request_id=1, prompt_token_ids=(1,), sampling=SamplingParams(max_tokens=1))
-        process.client._send(codec.encode(codec.Submit(twin)))
+        process.client._send(codec.encode(codec.Submit((twin,))))
         before = len(stream.tokens)
         while len(stream.tokens) < before + 100:
             await asyncio.sleep(0.001)

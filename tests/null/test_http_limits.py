@@ -19,7 +19,7 @@ from penstock.errors import ConfigError
 from penstock.frontend.app import App
 from penstock.frontend.exchange import CONGESTED_BYTES
 from penstock.frontend.protocol import MAX_HEAD_BYTES
-from penstock.frontend.server import bind
+from penstock.frontend.server import bind, make_server, run
 from penstock.mock.faults import MockFaults
 
 SLOW = {"prompt": "abc", "max_tokens": 2000}
@@ -299,7 +299,7 @@ def test_a_client_that_leaves_before_its_body_is_read_costs_nothing(server):
 
 def test_a_slow_reader_gets_everything_in_fewer_chunks_and_delays_nobody():
     with mock_server(max_model_len=8_000, num_blocks=1100, check_integrity=False) as server:
-        body = {"prompt": "abc", "max_tokens": 6_000, "stream": True, "logprobs": 5}
+        body = {"prompt": "abc", "max_tokens": 6_000, "stream": True, "logprobs": 20}  # more than a kernel buffers
         data = json.dumps(body).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(data)}\r\n\r\n"
         connection = socket.socket()
@@ -345,8 +345,7 @@ def _events(raw: str) -> list[str]:
 
 
 def test_an_application_without_engine_says_that_it_is_starting():
-    app = App(config(api_key=()))
-    with httpx.Client(transport=_Asgi(app), base_url="http://test") as http:
+    with _serving(App(config(api_key=()))) as url, httpx.Client(base_url=url) as http:
         assert http.get("/health").status_code == 200
         assert http.get("/").status_code == 200
         for method, path in (("GET", "/ready"), ("GET", "/v1/models"), ("POST", "/v1/completions")):
@@ -356,23 +355,30 @@ def test_an_application_without_engine_says_that_it_is_starting():
             assert "starting" in error_of(response)["message"]
 
 
-class _Asgi(httpx.BaseTransport):
-    """The asynchronous ASGI transport, for one request after another without a loop of one's own."""
+@contextlib.contextmanager
+def _serving(app: App):
+    """An application on a socket, whatever is attached to it."""
+    ready, urls = threading.Event(), []
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def on_ready(host: str, port: int) -> None:
+        urls.append(f"http://{host}:{port}")
+        ready.set()
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        import asyncio
+    servers = []
 
-        async def main() -> httpx.Response:
-            inner = httpx.ASGITransport(self._app)
-            answer = await inner.handle_async_request(
-                httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
-            )
-            return httpx.Response(answer.status_code, headers=answer.headers, content=await answer.aread())
+    async def main() -> None:
+        servers.append(make_server(app, app.server, on_ready=on_ready))
+        await servers[0].serve_bound()
 
-        return asyncio.run(main())
+    thread = threading.Thread(target=lambda: run(main()))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield urls[0]
+    finally:
+        servers[0].request_stop()
+        thread.join(20)
+    assert not thread.is_alive()
 
 
 def test_drain_finishes_what_is_open_and_refuses_what_is_new():
@@ -465,10 +471,10 @@ def test_a_taken_port_is_a_sentence():
 
 
 SERVE = """
-from penstock.config.sections import ServerConfig
+from penstock.config.sections import MockConfig, ServerConfig
 from penstock.engine.serve import run_server
 from penstock.config.flags import engine_config_from
-run_server(engine_config_from(), ServerConfig(port=0, drain_timeout=20), mock=True,
+run_server(engine_config_from(), ServerConfig(port=0, drain_timeout=20), mock=MockConfig(),
            announce=lambda url, name: print(url, flush=True))
 print("ended", flush=True)
 """

@@ -323,7 +323,7 @@ def test_a_failed_start_is_reported_in_the_engines_own_words(failed, expected):
 
 def test_unknown_messages_are_ignored(caplog):
     async def scenario(client, engine):
-        raw = engine.server._writer
+        raw = engine.server._writers[0]
         raw.send(b"\xc1 not msgpack")
         raw.send(msgspec.msgpack.encode(["newer", 1, 2]))
         client._writer.send(b"\xc1 not msgpack either")

@@ -57,6 +57,11 @@ FULL_BATCH = OutputBatch(
     stats=EngineStats(num_running=3, kv_usage=0.25),
 )
 
+PLAIN_BATCH = OutputBatch(
+    updates=(TokenUpdate(7, (5,)), TokenUpdate(2**40, (2**31 - 1,)), TokenUpdate(3, (4, 5))),
+    stats=EngineStats(num_running=3),
+)
+
 
 @pytest.mark.parametrize(
     "message",
@@ -66,7 +71,8 @@ FULL_BATCH = OutputBatch(
         codec.Ready(INFO),
         codec.Failed("NoBackendError", "why", Decision("s", None, "w", (Rejection("a", ("b",)),))),
         codec.Reply(3, ControlReply(ok=False, message="m")),
-        codec.Batch(FULL_BATCH),
+        codec.make_batch(FULL_BATCH),
+        codec.make_batch(PLAIN_BATCH),
         codec.Heartbeat(""),
     ],
 )
@@ -74,8 +80,30 @@ def test_messages_to_the_client_survive(message):
     assert codec.decode_for_client(codec.encode(message)) == message
 
 
+def test_tokens_with_nothing_else_travel_in_columns():
+    message = codec.decode_for_client(codec.encode(codec.make_batch(PLAIN_BATCH)))
+    ids, tokens = codec.read_columns(message)
+    assert list(ids) == [7, 2**40]
+    assert list(tokens) == [5, 2**31 - 1]
+    assert message.updates == (TokenUpdate(3, (4, 5)),)
+    assert codec.make_batch(FULL_BATCH).request_ids == b""
+
+
+def test_a_request_with_updates_of_both_kinds_keeps_their_order():
+    both = (TokenUpdate(1, (4,)), TokenUpdate(2, (9,)), TokenUpdate(1, (5, 6)))
+    assert codec.make_batch(OutputBatch(updates=both)).updates == both
+    many = codec.make_batch(OutputBatch(updates=(TokenUpdate(1, (4,)), TokenUpdate(1, (5,)))))
+    assert [list(column) for column in codec.read_columns(many)] == [[1, 1], [4, 5]]
+
+
+@pytest.mark.parametrize("columns", [(b"1234567", b"1234"), (b"12345678", b"123"), (b"12345678", b""), (b"", b"1234")])
+def test_columns_of_different_lengths_are_refused(columns):
+    with pytest.raises(codec.MessageError, match="columns"):
+        codec.read_columns(codec.Batch(*columns))
+
+
 @pytest.mark.parametrize(
-    "message", [codec.Start(1, b"\x00\xff"), codec.Submit(REQUEST), codec.Abort((1, 2)), codec.Shutdown()]
+    "message", [codec.Start(1, b"\x00\xff"), codec.Submit((REQUEST,)), codec.Abort((1, 2)), codec.Shutdown()]
 )
 def test_messages_to_the_engine_survive(message):
     assert codec.decode_for_engine(codec.encode(message)) == message

@@ -15,6 +15,7 @@ import pytest
 
 import penstock
 from penstock.mock import rig
+from penstock.platforms import probe
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
@@ -67,8 +68,14 @@ def test_everything_imported_is_a_declared_dependency():
     """A package that only the test extra brings must not be needed by a user."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = extras["reports"] + extras["xgrammar"]
+    optional = extras["reports"] + extras["xgrammar"] + extras["flashinfer"]
     declared = {re.match(r"[\w.-]+", line).group().lower() for line in project["dependencies"] + optional}
+    # No extra can bring what is compiled against the torch that is there: whoever has it may use it. The probe looks
+    # for it without an import, so that a backend can be refused, and only functions import it.
+    brought_by_users = {"flash-attn"}
+    assert brought_by_users <= set(probe.LIBRARIES)
+    assert _imported_at_module_level() & {name.replace("-", "_") for name in brought_by_users} == set()
+    declared |= brought_by_users
     owners = packages_distributions()
     found = {}
     for path in (ROOT / "penstock").rglob("*.py"):
@@ -88,6 +95,22 @@ def test_everything_imported_is_a_declared_dependency():
         & {line.replace("_", "-") for line in declared}
     }
     assert missing == {}
+
+
+def _imported_at_module_level() -> set[str]:
+    """Top-level names that importing some module of the package imports."""
+    found: set[str] = set()
+    for path in (ROOT / "penstock").rglob("*.py"):
+        waiting: list[ast.AST] = [ast.parse(path.read_text())]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, ast.Import):
+                found.update(alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+            elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                waiting.extend(ast.iter_child_nodes(node))
+    return found
 
 
 def test_the_mocks_rig_does_not_pass_the_core_on():

@@ -38,6 +38,7 @@ _FAILURE_STATUS = {
     FailureKind.TOO_LONG.value: 400,
     FailureKind.CONTRADICTION.value: 400,
     FailureKind.CONSTRAINT.value: 400,
+    FailureKind.OVERLOADED.value: 429,
     FailureKind.ENGINE_DEAD.value: 503,
 }
 
@@ -72,6 +73,11 @@ class HttpError(Exception):
         return encode_json({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
 
 
+def encode_problem(problem: HttpError, _request_id: str) -> bytes:
+    """The JSON body of an answer that is an error. Its request's id stands in a header."""
+    return problem.encode()
+
+
 def problem_of(error: PenstockError) -> HttpError:
     """Map an exception of the tree to its answer; unknown branches are the server's fault."""
     message = str(error)
@@ -86,7 +92,8 @@ def problem_of(error: PenstockError) -> HttpError:
         code = "rate_limit_exceeded" if error.status == 429 else "unavailable"
         return HttpError(error.status, message, code=code, headers=retry)
     if isinstance(error, RequestFailedError):
-        return HttpError(_FAILURE_STATUS.get(error.kind, 500), message, code=error.kind)
+        code = "rate_limit_exceeded" if error.kind == FailureKind.OVERLOADED.value else error.kind
+        return HttpError(_FAILURE_STATUS.get(error.kind, 500), message, code=code)
     if isinstance(error, EngineDeadError):
         return HttpError(503, message, code=FailureKind.ENGINE_DEAD.value)
     return HttpError(500, message, code="internal")

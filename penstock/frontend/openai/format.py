@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from penstock.frontend.openai.answers import (
     ChatChoice,
@@ -28,10 +28,12 @@ from penstock.frontend.openai.answers import (
     Usage,
 )
 from penstock.frontend.openai.encode import encode_json
+from penstock.frontend.openai.errors import HttpError
 from penstock.frontend.openai.reading import events_delta, events_message
 from penstock.frontend.text.stream import PositionScores, TextDelta, TokenScore
 
 DONE = b"data: [DONE]\n\n"
+_MARK = "@text@"  # stands for a text in a choice that has no other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,11 @@ class Shown:
     token_ids: bool = False
     prompt_logprobs: bool = False
     usage_in_chunks: bool = False  # each chunk carries "usage": null, because the last one has it
+
+    @property
+    def only_text(self) -> bool:
+        """Chunks have nothing that depends on single tokens."""
+        return not (self.logprobs or self.token_ids or self.prompt_logprobs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +67,17 @@ class Format(Protocol):
     shown: Shown
 
     def chunk(self, index: int, delta: TextDelta) -> bytes:
-        """One or more complete server-sent events."""
+        """Complete server-sent events; empty when the news say nothing that the protocol has an event for."""
 
-    def usage_chunk(self, usage: Usage) -> bytes: ...
+    def plain_frame(self, index: int) -> tuple[bytes, bytes] | None:
+        """What stands before and after the escaped text of a chunk that has text and nothing else to say; None when
+        the next chunk of this choice says more, or all of them do. Never used for a choice that a dialect reads."""
+
+    def last_events(self, usage: Usage) -> bytes:
+        """What ends a stream whose chunks have all been made."""
+
+    def error_events(self, problem: HttpError) -> bytes:
+        """What ends a stream that fails after it began."""
 
     def answer(self, deltas: Mapping[int, TextDelta], usage: Usage) -> bytes:
         """The JSON body; ``deltas`` has the fold of every choice."""
@@ -71,6 +86,12 @@ class Format(Protocol):
 def _event_frame(head: Head, kind: str, usage: bool) -> tuple[bytes, bytes]:
     fixed = encode_json({"id": head.id, "object": kind, "created": head.created, "model": head.model})
     return b"data: " + fixed[:-1] + b',"choices":[', b'],"usage":null}\n\n' if usage else b"]}\n\n"
+
+
+def _split_frame(frame: tuple[bytes, bytes], choice: Struct) -> tuple[bytes, bytes]:
+    """An event as the bytes around the text of its choice, where ``choice`` has the mark."""
+    before, after = encode_json(choice).split(_MARK.encode())
+    return frame[0] + before, after + frame[1]
 
 
 def _usage_event(head: Head, kind: str, usage: Usage) -> bytes:
@@ -130,8 +151,16 @@ class CompletionFormat:
         self._begun.add(index)
         return self._frame[0] + encode_json(self.choice(index, delta, first)) + self._frame[1]
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        return _usage_event(self.head, self.KIND, usage)
+    def plain_frame(self, index: int) -> tuple[bytes, bytes] | None:
+        if not self.shown.only_text or index not in self._begun:
+            return None
+        return _split_frame(self._frame, CompletionChoice(index=index, text=_MARK))
+
+    def last_events(self, usage: Usage) -> bytes:
+        return (_usage_event(self.head, self.KIND, usage) if self.shown.usage_in_chunks else b"") + DONE
+
+    def error_events(self, problem: HttpError) -> bytes:
+        return b"data: " + problem.encode() + b"\n\n"
 
     def answer(self, deltas: Mapping[int, TextDelta], usage: Usage) -> bytes:
         choices = [self.choice(index, delta, True) for index, delta in sorted(deltas.items())]
@@ -233,8 +262,16 @@ class ChatFormat:
             choice.token_ids = list(delta.token_ids)
         return choice
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        return _usage_event(self.head, self.CHUNK_KIND, usage)
+    def plain_frame(self, index: int) -> tuple[bytes, bytes] | None:
+        if not self.shown.only_text or index not in self._begun:
+            return None
+        return _split_frame(self._frame, self.chunk_choice(index, TextDelta(_MARK)))
+
+    def last_events(self, usage: Usage) -> bytes:
+        return (_usage_event(self.head, self.CHUNK_KIND, usage) if self.shown.usage_in_chunks else b"") + DONE
+
+    def error_events(self, problem: HttpError) -> bytes:
+        return b"data: " + problem.encode() + b"\n\n"
 
     def answer(self, deltas: Mapping[int, TextDelta], usage: Usage) -> bytes:
         choices = [self.answer_choice(index, delta) for index, delta in sorted(deltas.items())]

@@ -1,4 +1,4 @@
-"""What the two generation routes share: run a Generation and write it as a stream or as one answer."""
+"""What all generation routes share: run a Generation and write it as a stream or as one answer."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from penstock.errors import InvalidRequestError
 from penstock.frontend.dialects.contract import Reading
-from penstock.frontend.exchange import EventStream, Exchange
-from penstock.frontend.generation import Generation, delta_of
+from penstock.frontend.exchange import Exchange
+from penstock.frontend.generation import Generation, PlainWriter, delta_of
 from penstock.frontend.openai.errors import HttpError
-from penstock.frontend.openai.format import DONE, Format, Head, Shown
+from penstock.frontend.openai.format import Format, Head, Shown
 from penstock.frontend.openai.requests import SamplingFields
 from penstock.frontend.service import Service
 from penstock.frontend.text.requests import PreparedRequest, prepare_request
@@ -22,12 +22,15 @@ from penstock.frontend.text.stream import TextDelta, TextFold
 from penstock.observability.log import warn_once
 from penstock.types.request import SamplingParams
 
+MAX_CHUNK_TOKENS = 16
+"""Most tokens that are merged into one chunk for a client that is behind."""
+
 _LOG = logging.getLogger(__name__)
 
 
 def make_head(exchange: Exchange, prefix: str, model: str) -> Head:
-    """The identity of one answer; also its x-request-id."""
-    exchange.request_id = f"{prefix}-{secrets.token_hex(12)}"
+    """The identity of one answer, ``prefix`` and 24 hexadecimal digits; also its x-request-id."""
+    exchange.request_id = prefix + secrets.token_hex(12)
     return Head(id=exchange.request_id, created=int(time.time()), model=model)
 
 
@@ -98,101 +101,172 @@ async def write_generation(
     exchange: Exchange, service: Service, prepared: Sequence[PreparedRequest], form: Format, *, stream: bool
 ) -> None:
     """Run ``prepared`` and answer. A client that leaves ends its sequences in the engine."""
-    run = _StreamedAnswer(form) if stream else _WholeAnswer(form)
-    generation = Generation(service, prepared, run.deliver, run.on_problem)
-    generation.start()
-    watcher = asyncio.create_task(exchange.gone())
+    answer = _StreamedAnswer(exchange, form) if stream else _WholeAnswer(exchange, form)
+    generation = Generation(service, prepared, answer)
+    answer.generation = generation
 
-    def on_gone(_: asyncio.Task[None]) -> None:
+    def on_gone() -> None:
         generation.abort()
-        run.on_gone()
+        answer.end()
 
-    watcher.add_done_callback(on_gone)
+    if exchange.gone:
+        return
+    exchange.on_gone = on_gone
     try:
-        await run.write(exchange, generation)
+        generation.start()
+        await answer.ended
+        await answer.close()
     finally:
-        watcher.remove_done_callback(on_gone)
-        watcher.cancel()
+        exchange.on_gone = exchange.on_room = None
         generation.abort()
 
 
-class _WholeAnswer:
+class _Answer:
+    """What both kinds of answers share: they end once, by success, by a problem or because nobody listens."""
+
+    generation: Generation
+
+    def __init__(self, exchange: Exchange, form: Format) -> None:
+        self._exchange = exchange
+        self._form = form
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def plain_writer(self, index: int) -> PlainWriter | None:
+        return None
+
+    def on_problem(self, _: HttpError) -> None:
+        self.end()
+
+    def on_finished(self) -> None:
+        self.end()
+
+
+class _WholeAnswer(_Answer):
     """One JSON answer: a fold of the deltas per choice."""
 
-    def __init__(self, form: Format) -> None:
-        self._form = form
+    def __init__(self, exchange: Exchange, form: Format) -> None:
+        super().__init__(exchange, form)
         self._folds: dict[int, TextFold] = {}
-        self._ready = asyncio.Event()
 
     def deliver(self, index: int, delta: TextDelta) -> None:
         self._folds.setdefault(index, TextFold()).add(delta)
 
-    def on_problem(self, _: HttpError) -> None:
-        self._ready.set()
-
-    def on_gone(self) -> None:
-        self._ready.set()
-
-    async def write(self, exchange: Exchange, generation: Generation) -> None:
-        generation.finished.add_done_callback(lambda _: self._ready.set())
-        await self._ready.wait()
+    async def close(self) -> None:
+        generation = self.generation
         if generation.problem is not None:
             raise generation.problem
         if generation.silent:
             return
         deltas = {index: delta_of(fold) for index, fold in self._folds.items()}
-        await exchange.answer(200, self._form.answer(deltas, generation.usage()))
+        await self._exchange.answer(200, self._form.answer(deltas, generation.usage()))
 
 
-class _StreamedAnswer:
-    """Server-sent events. News that arrive while the reader is slow are folded and sent as one chunk later."""
+class _StreamedAnswer(_Answer):
+    """Server-sent events. News that arrive while the client is behind are folded, ``MAX_CHUNK_TOKENS`` to a chunk, and
+    sent when it has read."""
 
-    def __init__(self, form: Format) -> None:
-        self._form = form
-        self._stream = EventStream()
-        self._stream.on_room = self._write_pending
-        self._pending: dict[int, TextFold] = {}
+    def __init__(self, exchange: Exchange, form: Format) -> None:
+        super().__init__(exchange, form)
+        exchange.on_room = self._write_pending
+        self._pending: list[tuple[int, TextFold]] = []
 
     def deliver(self, index: int, delta: TextDelta) -> None:
-        if self._stream.congested:
-            self._pending.setdefault(index, TextFold()).add(delta)
+        if self._pending or self._exchange.congested:
+            self._hold(index, delta)
         else:
-            self._stream.write(self._form.chunk(index, delta))
+            self._write(self._form.chunk(index, delta))
+
+    def plain_writer(self, index: int) -> PlainWriter | None:
+        frame = self._form.plain_frame(index) if self._exchange.started else None
+        return _PlainEvents(self._exchange, *frame) if frame is not None else None
+
+    def _hold(self, index: int, delta: TextDelta) -> None:
+        for held_index, fold in reversed(self._pending):
+            if held_index == index:
+                if len(fold.token_ids) + len(delta.token_ids) <= MAX_CHUNK_TOKENS:
+                    fold.add(delta)
+                    return
+                break
+        fold = TextFold()
+        fold.add(delta)
+        self._pending.append((index, fold))
 
     def _write_pending(self) -> None:
-        if self._pending:
-            pending, self._pending = self._pending, {}
-            for index, fold in pending.items():
-                self._stream.write(self._form.chunk(index, delta_of(fold)))
+        """What was held, for as long as the client has room."""
+        pending = self._pending
+        written = 0
+        for index, fold in pending:
+            if self._exchange.congested:
+                break
+            self._write(self._form.chunk(index, delta_of(fold)))
+            written += 1
+        del pending[:written]
+        if not pending and self._after_pending is not None:
+            self._after_pending()
+
+    def _write(self, piece: bytes) -> None:
+        if not piece:  # an empty piece would end the body
+            return
+        if not self._exchange.started:
+            self._exchange.start_stream()
+        self._exchange.write_piece(piece)
 
     def on_problem(self, problem: HttpError) -> None:
-        if self._stream.has_written:
-            self._write_pending()
-            self._stream.write(error_event(problem))
-        self._stream.close()
+        if self._exchange.started:
+            self._finish(lambda: self._form.error_events(problem))
+        else:
+            self.end()
 
-    def on_gone(self) -> None:
-        self._pending.clear()
-        self._stream.close()
+    def on_finished(self) -> None:
+        generation = self.generation
+        if generation.silent:
+            self.end()
+            return
+        usage = generation.usage()
+        self._finish(lambda: self._form.last_events(usage))
 
-    async def write(self, exchange: Exchange, generation: Generation) -> None:
-        stream = self._stream
-        generation.finished.add_done_callback(lambda _: self._end(generation))
-        await stream.opened()
-        problem = generation.problem
-        if problem is not None and not stream.has_written:
+    _after_pending: Callable[[], None] | None = None
+
+    def _finish(self, make_last: Callable[[], bytes]) -> None:
+        """The last piece, made after all that is held."""
+
+        def finish() -> None:
+            self._after_pending = None
+            try:
+                self._write(make_last())
+                self._exchange.end_stream()
+            except Exception:  # noqa: BLE001 - the boundary of one request: the stream is left incomplete
+                _LOG.exception("the end of a stream could not be written")
+            self.end()
+
+        if self._pending:
+            self._after_pending = finish
+        else:
+            finish()
+
+    async def close(self) -> None:
+        problem = self.generation.problem
+        if problem is not None and not self._exchange.started:
             raise problem
-        await exchange.answer_stream(stream)
-
-    def _end(self, generation: Generation) -> None:
-        if not generation.silent:
-            self._write_pending()
-            if self._form.shown.usage_in_chunks:
-                self._stream.write(self._form.usage_chunk(generation.usage()))
-            self._stream.write(DONE)
-        self._stream.close()
 
 
-def error_event(problem: HttpError) -> bytes:
-    """The last event of a stream that failed after it began."""
-    return b"data: " + problem.encode() + b"\n\n"
+class _PlainEvents:
+    """The short way of one choice: text between two fixed pieces."""
+
+    __slots__ = ("_after", "_before", "_exchange")
+
+    def __init__(self, exchange: Exchange, before: bytes, after: bytes) -> None:
+        self._exchange = exchange
+        self._before = before
+        self._after = after
+
+    @property
+    def congested(self) -> bool:
+        return self._exchange.congested
+
+    def write(self, text: bytes) -> None:
+        self._exchange.write_event(self._before, text, self._after)

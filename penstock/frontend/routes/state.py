@@ -39,7 +39,8 @@ async def show_version(exchange: Exchange, _: Service | None, __: Admission) -> 
 
 
 async def show_metrics(exchange: Exchange, service: Service) -> None:
-    await exchange.answer(200, service.metrics.expose(service.client.stats()), METRICS_TYPE)
+    others = [snapshot.counts for snapshot in await service.peer_snapshots()]
+    await exchange.answer(200, service.metrics.expose(service.client.stats(), others), METRICS_TYPE)
 
 
 async def show_decisions(exchange: Exchange, service: Service) -> None:
@@ -60,14 +61,19 @@ def _server_settings(service: Service) -> dict[str, object]:
 async def show_load(exchange: Exchange, service: Service) -> None:
     """Gauges and counters of this moment, for the page; rates are differences of two answers."""
     stats = dataclasses.asdict(service.client.stats())
+    others = await service.peer_snapshots()
+
+    def counted(name: str, own: float) -> float:
+        return own + sum(sum(other.counts[name][()]) for other in others)
+
     body = {
         **stats,
         "time": time.monotonic(),
-        "num_open": service.admission.num_open,
+        "num_open": service.admission.num_open + sum(other.num_open for other in others),
         "max_queue": service.admission.max_queue,
-        "num_refused": service.admission.num_refused,
-        "sent_tokens": service.metrics.generation_tokens.value,
-        "received_tokens": service.metrics.prompt_tokens.value,
+        "num_refused": service.admission.num_refused + sum(other.num_refused for other in others),
+        "sent_tokens": counted("generation_tokens", service.metrics.generation_tokens.value),
+        "received_tokens": counted("prompt_tokens", service.metrics.prompt_tokens.value),
         "health": service.client.health(),
     }
     await exchange.answer(200, encode_json(body), headers=(("cache-control", "no-store"),))

@@ -9,19 +9,25 @@ import codecs
 from collections.abc import Sequence
 from functools import lru_cache
 
+import msgspec
+
 from penstock.frontend.text.tokenizer import Tokenizer
+
+_encode = msgspec.json.Encoder().encode
 
 
 class PieceTable:
     """Bytes and, where they are whole characters, text of every token, filled on first use; shared by all requests.
 
-    ``texts[id]`` is None for an id not seen yet and for a token that is not UTF-8 by itself.
+    ``texts[id]`` is None for an id not seen yet and for a token that is not UTF-8 by itself; ``escaped[id]`` is the
+    same as UTF-8 inside a JSON string. Escaping knows single characters only, so pieces can be joined.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool, visible: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_token_ids - visible if skip_special_tokens else frozenset()
         self.texts: list[str | None] = [None] * tokenizer.vocab_size
+        self.escaped: list[bytes | None] = [None] * tokenizer.vocab_size
         self._bytes: dict[int, bytes] = {}
 
     def bytes_of(self, token_id: int) -> bytes:
@@ -33,10 +39,17 @@ class PieceTable:
             data = b"" if token_id in self._skipped else self._tokenizer.token_bytes(token_id)
             self._bytes[token_id] = data
             try:
-                self.texts[token_id] = data.decode("utf-8")
+                text = data.decode("utf-8")
             except UnicodeDecodeError:
-                self.texts[token_id] = None
+                return data
+            self.texts[token_id] = text
+            self.escaped[token_id] = escape(text)
         return data
+
+
+def escape(text: str) -> bytes:
+    """``text`` as it stands between the quotes of a JSON string, in UTF-8. It must have no lone surrogates."""
+    return _encode(text)[1:-1]
 
 
 @lru_cache(maxsize=16)
@@ -54,7 +67,7 @@ class Detokenizer:
     Constant work per token, whatever came before.
     """
 
-    __slots__ = ("_at_start", "_decoder", "_pending", "_table", "_texts")
+    __slots__ = ("_at_start", "_decoder", "_escaped", "_pending", "_table", "_texts")
 
     def __init__(
         self,
@@ -66,6 +79,7 @@ class Detokenizer:
     ) -> None:
         self._table = piece_table(tokenizer, skip_special_tokens, visible)
         self._texts = self._table.texts
+        self._escaped = self._table.escaped
         self._at_start = at_start and tokenizer.drops_first_space
         self._pending = False  # the decoder holds the beginning of a character
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -83,6 +97,20 @@ class Detokenizer:
             except (IndexError, TypeError):  # outside the vocabulary, or a token that needs its bytes
                 pass
         return self._push_bytes(b"".join([self._table.bytes_of(token_id) for token_id in ids]))
+
+    def push_escaped(self, ids: Sequence[int]) -> bytes:
+        """``escape(push(ids))``, without a text in between where every token is whole characters."""
+        if not (self._pending or self._at_start):
+            try:
+                if len(ids) == 1:
+                    piece = self._escaped[ids[0]]
+                    if piece is not None:
+                        return piece
+                else:
+                    return b"".join([self._escaped[token_id] for token_id in ids])  # type: ignore[misc]
+            except (IndexError, TypeError):  # as in push
+                pass
+        return escape(self._push_bytes(b"".join([self._table.bytes_of(token_id) for token_id in ids])))
 
     def flush(self) -> str:
         """The end. A character that stayed incomplete is dropped: a length limit cut it off, and U+FFFD would say that

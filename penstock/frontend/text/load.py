@@ -96,7 +96,7 @@ def load_text_assets(
     shown = other if other.templates else own
     templates = shown.templates
     if chat_template is not None:
-        templates = {"default": _read_template(chat_template)}
+        templates = {"default": read_template(chat_template)}
     template = ChatTemplate(templates, shown.special_tokens) if templates else None
     wanted = own.generation if generation_config == "auto" else {}
     return TextAssets(
@@ -140,7 +140,8 @@ def _other_source(name: str) -> ModelSource:
     return resolve_source(name)
 
 
-def _read_template(path: str) -> str:
+def read_template(path: str) -> str:
+    """The text of a chat template file. Raises ConfigError."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

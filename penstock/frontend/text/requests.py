@@ -64,7 +64,11 @@ def encode_prompt(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) 
 
     A text that already begins with that token's text gets no second one from the tokenizer.
     """
-    ids = tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    return one_bos(tokenizer, text, tokenizer.encode(text, add_special_tokens=add_special_tokens), add_special_tokens)
+
+
+def one_bos(tokenizer: Tokenizer, text: str, ids: list[int], add_special_tokens: bool) -> tuple[int, ...]:
+    """``ids`` of ``text`` without a second beginning-of-sequence token."""
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos] and add_special_tokens:
         plain = tokenizer.encode(text, add_special_tokens=False)
@@ -153,11 +157,19 @@ def _resolve_sampling(sampling: SamplingParams, assets: TextAssets, max_tokens: 
     stop_ids = frozenset(sampling.stop_token_ids)
     if not sampling.ignore_eos:
         stop_ids |= assets.stop_token_ids
+    ends = tuple(sorted(stop_ids))
+    if (
+        sampling.max_tokens == max_tokens
+        and sampling.min_tokens <= max_tokens
+        and sampling.stop_token_ids == ends
+        and not sampling.bad_words
+    ):
+        return sampling  # nothing to resolve: a copy would be checked all over again
     return dataclasses.replace(
         sampling,
         max_tokens=max_tokens,
         min_tokens=min(sampling.min_tokens, max_tokens),
-        stop_token_ids=tuple(sorted(stop_ids)),
+        stop_token_ids=ends,
         bad_token_ids=sampling.bad_token_ids + bad_word_ids(assets.tokenizer, sampling.bad_words),
     )
 

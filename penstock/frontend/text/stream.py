@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from penstock.frontend.dialects.events import Event, merged
-from penstock.frontend.text.detokenizer import Detokenizer, piece_table
+from penstock.frontend.text.detokenizer import Detokenizer, escape, piece_table
 from penstock.frontend.text.stops import StopFinder
 from penstock.frontend.text.tokenizer import Tokenizer
 from penstock.types.output import FinishReason, Terminal, TokenUpdate
@@ -127,6 +127,19 @@ class TextStream:
             return TextDelta(text, ids, scores, prompt_scores)
         self.finish_reason = "stop"
         return TextDelta(text, ids[:num_taken], scores, prompt_scores, "stop", self._finder.matched, abort=True)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether ``push_plain`` may be used: nothing depends on single tokens."""
+        return not self._finder.is_active
+
+    def push_plain(self, ids: Sequence[int]) -> bytes:
+        """``on_update`` for tokens that come with nothing else, when only the text is wanted: as UTF-8, escaped for a
+        JSON string. Only while ``is_plain`` and before the end."""
+        if self._held_stop_id is None and ids[-1] not in self._stop_ids:
+            self.num_output_tokens += len(ids)
+            return self._detokenizer.push_escaped(ids)
+        return escape(self._take_batch(ids))
 
     def on_terminal(self, terminal: Terminal) -> TextDelta:
         """The rest of the text and the finish reason; empty when a stop string has already ended the stream."""

@@ -102,13 +102,18 @@ class HubTokenizer:
         return self._pieces.drops_first_space
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return self.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+
+    def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        """``encode`` of several texts, side by side on the machine's cores."""
+        # This call leaves out offsets into the text, which nobody asks for: a quarter of the time.
+        encode = self._backend.encode_batch_fast
         try:
-            encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
+            encodings = encode(texts, add_special_tokens=add_special_tokens)
         except TypeError:  # surrogates, which JSON can carry: pairs become their character, lone ones U+FFFD
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
-        ids: list[int] = encoding.ids
-        return ids
+            whole = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
+            encodings = encode(whole, add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         special = self._special if skip_special_tokens else frozenset()

@@ -1,0 +1,156 @@
+"""Several frontend processes on one port: one engine, one limit, one set of counts, one end."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import psutil
+import pytest
+
+NUM_CONNECTIONS = 24  # the system spreads them by hash: that one process gets all has odds of one in eight million
+
+
+@contextlib.contextmanager
+def two_frontends(*options: str):
+    command = [sys.executable, "-m", "penstock.cli", "serve", "--mock", "--frontends", "2", "--port", "0", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            url = None
+            for line in process.stderr:
+                url = url or re.search(r"http://127\.0\.0\.1:\d+", line)
+                if line.startswith("Any OpenAI client"):
+                    break
+            assert url, "the server did not start"
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield process, url.group()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+
+
+def connections_by_process(process, url) -> list[int]:
+    port = int(url.rpartition(":")[2])
+    counts = []
+    for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children()):
+        established = [c for c in each.net_connections("tcp") if c.status == "ESTABLISHED" and c.laddr.port == port]
+        counts.append(len(established))
+    return [count for count in counts if count]
+
+
+def test_both_answer_and_count_together():
+    with two_frontends() as (process, url), contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False)) for _ in range(NUM_CONNECTIONS)
+        ]
+        for client in clients:
+            answer = client.post("/v1/completions", json={"prompt": "abc", "max_tokens": 3, "ignore_eos": True})
+            assert answer.json()["usage"]["completion_tokens"] == 3
+        spread = connections_by_process(process, url)
+        assert len(spread) == 2
+        assert sum(spread) == NUM_CONNECTIONS
+        shown = {
+            (
+                re.search(r"penstock:generation_tokens_total\{[^}]*\} (\S+)", text := client.get("/metrics").text)[1],
+                re.search(r'penstock:request_success_total\{[^}]*"length"[^}]*\} (\S+)', text)[1],
+                client.get("/debug/load").json()["sent_tokens"],
+            )
+            for client in clients
+        }
+        assert shown == {(f"{3.0 * NUM_CONNECTIONS}", f"{1.0 * NUM_CONNECTIONS}", 3 * NUM_CONNECTIONS)}
+
+
+def test_the_queue_is_one_whoever_answers():
+    with two_frontends("--max-queue", "4", "--mock-time", "20ms") as (_, url), contextlib.ExitStack() as stack:
+        body = {"prompt": "abc", "max_tokens": 200, "stream": True, "ignore_eos": True}
+        streams, refused = [], []
+        for _ in range(12):
+            client = stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False))
+            answer = stack.enter_context(client.stream("POST", "/v1/completions", json=body))
+            (streams if answer.status_code == 200 else refused).append(answer)
+        assert len(streams) == 4
+        for answer in refused:
+            assert answer.status_code == 429
+            assert int(answer.headers["retry-after"]) >= 1
+            assert "queue is full" in answer.read().decode()
+        for answer in streams:
+            assert [line for line in answer.iter_lines() if line][-1] == "data: [DONE]"
+        client = stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False))
+        assert client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2}).status_code == 200
+
+
+def test_responses_that_only_one_of_them_could_store_are_not_stored():
+    with two_frontends() as (_, url), contextlib.ExitStack() as stack:
+        answers = set()
+        for _ in range(NUM_CONNECTIONS):
+            client = stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False))
+            body = {"input": "abc", "max_output_tokens": 3}
+            response = client.post("/v1/responses", json=body).json()
+            assert response["store"] is False
+            for refused in ({"store": True}, {"previous_response_id": response["id"]}):
+                error = client.post("/v1/responses", json={**body, **refused}).json()["error"]
+                answers.add((error["param"], "--frontends" in error["message"]))
+        assert answers == {("store", True), ("previous_response_id", True)}
+
+
+def test_a_signal_drains_all_of_them():
+    with two_frontends("--mock-time", "10ms") as (process, url), contextlib.ExitStack() as stack:
+        children = psutil.Process(process.pid).children()
+        body = {"prompt": "abc", "max_tokens": 150, "stream": True, "ignore_eos": True}
+        streams = []
+        for _ in range(NUM_CONNECTIONS):
+            client = stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False))
+            streams.append(stack.enter_context(client.stream("POST", "/v1/completions", json=body)))
+        process.send_signal(signal.SIGTERM)
+        for answer in streams:
+            assert [line for line in answer.iter_lines() if line][-1] == "data: [DONE]"
+        assert process.wait(30) == 0
+        assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_frontend_that_is_lost_ends_the_server_with_a_sentence():
+    with two_frontends() as (process, _):
+        frontend = next(
+            child for child in psutil.Process(process.pid).children() if "frontends" in " ".join(child.cmdline())
+        )
+        frontend.kill()
+        assert process.wait(30) == 1
+
+
+def test_the_death_of_the_engine_is_known_to_all():
+    with two_frontends("--mock-fault", "die=3") as (_, url), contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False)) for _ in range(NUM_CONNECTIONS)
+        ]
+        assert clients[0].post("/v1/completions", json={"prompt": "abc", "max_tokens": 50}).status_code == 503
+        end = time.monotonic() + 20
+        for client in clients:
+            while client.get("/health").status_code != 503:
+                assert time.monotonic() < end, "a frontend does not know that the engine is dead"
+                time.sleep(0.02)
+
+
+def test_a_taken_port_is_refused_although_it_is_shared():
+    with two_frontends() as (_, url):
+        port = url.rpartition(":")[2]
+        command = [sys.executable, "-m", "penstock.cli", "serve", "--mock", "--frontends", "2", "--port", port]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert "--port" in done.stderr
+
+
+@pytest.mark.parametrize("number", ["0", "65", "x"])
+def test_the_number_of_frontends_is_checked(number):
+    command = [sys.executable, "-m", "penstock.cli", "serve", "--mock", "--frontends", number]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60).returncode == 2
