@@ -141,7 +141,7 @@ class ServerConfig:
     frontends: int = flag(
         1,
         "Processes that answer on this port, one engine behind them all. The limit on open requests and the metrics "
-        "are those of all of them together.",
+        "are those of all of them together; responses are stored only where there is one.",
         minimum=1,
         maximum=64,
     )
@@ -150,6 +150,10 @@ class ServerConfig:
     max_n: int = flag(128, "Largest n of one request.", minimum=1)
     request_timeout: float | None = flag(None, "Seconds after which a request ends with a deadline error.", minimum=0)
     drain_timeout: float = flag(30.0, "Seconds that SIGTERM waits for open requests.", minimum=0)
+    max_stored_responses: int = flag(
+        1024, "Responses kept in memory for previous_response_id; 0 keeps none.", minimum=0
+    )
+    max_stored_bytes: int = flag(64 << 20, "Bytes of all responses kept, with their input.", size=True, minimum=0)
     metrics_prefix: str = flag("penstock", "Prefix of metric names; vllm serves existing dashboards.")
 
 

@@ -65,8 +65,9 @@ def compile_kernels(
     """Compile what steps of every kind launch: each meets kernels that others do not. On a CUDA device nothing of ours
     is launched, and the kernels are compiled by ``num_threads`` threads at once (``kernels/triton/ahead.py``); torch's
     libraries take part as in any step, so that they are loaded meanwhile."""
-    rows = [1 << power for power in range(max_num_seqs.bit_length())]
-    kinds = [[1] * count for count in rows]
+    powers = [1 << power for power in range(max_num_seqs.bit_length())]
+    halfway = [3 * power for power in powers if 3 * power <= max_num_seqs]  # some rungs are narrow
+    kinds = [[1] * count for count in (*powers, *halfway)]
     prefill = even_lengths(max_num_batched_tokens, max_num_seqs)
     if max_num_batched_tokens > LONG_ROW:
         kinds += [[LONG_ROW, 1], [LONG_ROW - 1] * min(2, max_num_batched_tokens // LONG_ROW)]

@@ -43,12 +43,11 @@ class App:
             summary="This document.", documented=False,
         )  # fmt: skip
         self._exact: dict[str, dict[str, Route]] = {}
-        self._prefixes: list[tuple[str, dict[str, Route]]] = []
+        self._patterns: dict[tuple[str, str], dict[str, Route]] = {}  # by what is before and after {id}
         for route in (*ROUTES, document):
-            if route.path.endswith("{id}"):
-                self._prefixes.append((route.path.removesuffix("{id}"), {route.method: route}))
-            else:
-                self._exact.setdefault(route.path, {})[route.method] = route
+            before, hole, after = route.path.partition("{id}")
+            methods = self._patterns.setdefault((before, after), {}) if hole else self._exact.setdefault(before, {})
+            methods[route.method] = route
         self._cors = Cors(server.cors_origins) if server.cors_origins else None
 
     def attach(
@@ -108,6 +107,7 @@ class App:
 
     async def _serve(self, exchange: Exchange) -> None:
         route = self._route(exchange)
+        exchange.encode_problem = route.encode_problem
         if route.access == KEYED:
             self._check_key(exchange)
         if route.early:
@@ -123,7 +123,7 @@ class App:
         body = await exchange.read_body(self.server.max_request_bytes)
         record, unknown = decode_body(body, route.body)
         if unknown:
-            refuse_removed(unknown)
+            refuse_removed(unknown, route.removed)
             warning = warning_header(unknown)
             warn_once(_LOG, f"{route.path}: {warning}")
             exchange.extra_headers.append(("penstock-warning", warning))
@@ -133,13 +133,12 @@ class App:
         path = exchange.path
         methods = self._exact.get(path)
         if methods is None:
-            methods = next(
-                (found for prefix, found in self._prefixes if path.startswith(prefix) and path != prefix), None
-            )
+            methods = self._match(path)
         if methods is None:
             raise HttpError(404, f"There is no route {path[:200]!r}; /openapi.json lists them.", code="unknown_route")
         method = "GET" if exchange.method == "HEAD" else exchange.method
         if method not in methods:
+            exchange.encode_problem = next(iter(methods.values())).encode_problem
             allowed = ", ".join(sorted({*methods, *({"HEAD"} if "GET" in methods else ())}))
             raise HttpError(
                 405,
@@ -149,17 +148,27 @@ class App:
             )
         return methods[method]
 
+    def _match(self, path: str) -> dict[str, Route] | None:
+        """Routes whose path has a hole; those with more after it first."""
+        for before, after in sorted(self._patterns, key=lambda pattern: -len(pattern[1])):
+            if path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after):
+                return self._patterns[before, after]
+        return None
+
     def _check_key(self, exchange: Exchange) -> None:
         if not self._key_digests:
             return
-        scheme, _, key = exchange.headers.get("authorization", "").partition(" ")
-        presented = _digest(key.strip().encode("latin-1", "replace"))
+        scheme, _, bearer = exchange.headers.get("authorization", "").partition(" ")
+        presented = [exchange.headers.get("x-api-key", "")]
+        if scheme.lower() == "bearer":
+            presented.append(bearer.strip())
+        digests = [_digest(key.encode("latin-1", "replace")) for key in presented if key]
         # All keys are compared, in constant time each, so that timing tells nothing.
-        matches = [hmac.compare_digest(presented, expected) for expected in self._key_digests]
-        if scheme.lower() != "bearer" or not any(matches):
+        matches = [hmac.compare_digest(digest, key) for digest in digests for key in self._key_digests]
+        if not any(matches):
             raise HttpError(
                 401,
-                "This server needs an API key: send it as 'Authorization: Bearer KEY'.",
+                "This server needs an API key: send it as 'Authorization: Bearer KEY' or as 'x-api-key: KEY'.",
                 code="invalid_api_key",
                 headers=(("www-authenticate", "Bearer"),),
             )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from penstock.frontend.exchange import Exchange
 
-_METHODS = "GET, POST"
-_EXPOSED = "x-request-id, retry-after, penstock-warning"
+_METHODS = "GET, POST, DELETE"
+_EXPOSED = "x-request-id, request-id, retry-after, penstock-warning"
 _MAX_AGE_S = 600
 
 

@@ -12,9 +12,10 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
 
-from penstock.frontend.openai.errors import HttpError
+from penstock.frontend.openai.errors import HttpError, encode_problem
 
 Headers = Iterable[tuple[str, str]]
+ProblemEncoder = Callable[[HttpError, str], bytes]
 
 CONGESTED_BYTES = 64 << 10
 """Unsent bytes of one connection above which the writer of a stream should merge instead of append."""
@@ -45,7 +46,8 @@ class Exchange:
     """What a route handler gets. ``headers`` keys are lower case; a repeated header keeps its last value.
 
     ``on_gone`` is called once when the client disconnects before the answer is complete; ``on_room`` when a stream
-    that was ``congested`` has been read.
+    that was ``congested`` has been read. ``encode_problem`` makes the body of an answer that is an error, from the
+    error and the request's id.
     """
 
     __slots__ = (
@@ -55,9 +57,11 @@ class Exchange:
         "_chunked",
         "_connection",
         "_max_body",
+        "_target",
         "_waiter",
         "_write",
         "complete",
+        "encode_problem",
         "extra_headers",
         "gone",
         "headers",
@@ -82,6 +86,7 @@ class Exchange:
     ) -> None:
         self.method = method
         self.path = _path_of(target)
+        self._target = target
         self.headers = headers
         self.extra_headers: list[tuple[str, str]] = []
         self.request_id = ""
@@ -89,6 +94,7 @@ class Exchange:
         self.started = False
         self.complete = False
         self.gone = False
+        self.encode_problem: ProblemEncoder = encode_problem
         self.on_gone: Callable[[], None] | None = None
         self.on_room: Callable[[], None] | None = None
         self._connection = connection
@@ -99,6 +105,15 @@ class Exchange:
         self._body_ended = False
         self._max_body: int | None = None  # known once somebody reads
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Parameters behind the path; a repeated one keeps its last value."""
+        if b"?" not in self._target:
+            return {}
+        from urllib.parse import parse_qsl
+
+        return dict(parse_qsl(self._target.partition(b"?")[2].decode("latin-1"), keep_blank_values=True))
 
     # -- the connection's calls ----------------------------------------------------------------------------------
 
@@ -180,7 +195,7 @@ class Exchange:
         self.complete = True
 
     async def answer_problem(self, problem: HttpError) -> None:
-        await self.answer(problem.status, problem.encode(), headers=problem.headers)
+        await self.answer(problem.status, self.encode_problem(problem, self.request_id), headers=problem.headers)
 
     @property
     def congested(self) -> bool:

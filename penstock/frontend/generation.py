@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from msgspec import UNSET
+
 from penstock.errors import PenstockError
-from penstock.frontend.openai.answers import TokensDetails, Usage
+from penstock.frontend.openai.answers import OutputDetails, TokensDetails, Usage
 from penstock.frontend.openai.errors import HttpError, failure_of, problem_of
 from penstock.frontend.service import Service
 from penstock.frontend.text.answer_stream import AnswerStream
@@ -121,11 +123,15 @@ class Generation:
             for sequence in self._sequences
             if sequence.leads_prompt and sequence.terminal is not None
         )
+        read = [sequence.text for sequence in self._sequences if isinstance(sequence.text, AnswerStream)]
         return Usage(
             prompt_tokens=prompt,
             completion_tokens=completion,
             total_tokens=prompt + completion,
             prompt_tokens_details=TokensDetails(cached_tokens=cached),
+            completion_tokens_details=OutputDetails(reasoning_tokens=sum(text.num_reasoning_tokens for text in read))
+            if read
+            else UNSET,
         )
 
 

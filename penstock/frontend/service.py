@@ -15,6 +15,7 @@ from penstock.frontend.client import EngineClient
 from penstock.frontend.metrics import ServerMetrics
 from penstock.frontend.openai.errors import HttpError
 from penstock.frontend.peers import Peers, Snapshot
+from penstock.frontend.responses.store import ResponseStore
 from penstock.frontend.text.load import TextAssets
 from penstock.frontend.text.requests import encode_prompt, one_bos
 
@@ -53,6 +54,7 @@ class Service:
         self.served_names = served_names
         self.admission = admission
         self.peers = peers
+        self.responses = ResponseStore(server.max_stored_responses, server.max_stored_bytes)
         self.created = int(time.time())
         self.generations: set[OpenGeneration] = set()
         self.metrics = ServerMetrics(

@@ -40,7 +40,7 @@ GROUNDS: Mapping[str, str] = {
     "native_neon": "reads a sixth of the bytes that dense reads for Q4_1; not yet timed on a machine",
     "cuda_fp8": "half the memory of a dense copy, and with activations in float8 two thirds of its time (H200)",
     "cuda_skinny": "the weights of an 8B model take one row 3.68 ms, with torch 3.86 (H200); more rows are as fast",
-    "cuda_invariant": "its sums have one order for every number of rows, which torch's have not; not yet timed itself",
+    "cuda_invariant": "its sums have one order for all row counts; one row of an 8B model 5.06 ms, else 4.18 (H200)",
     "dense": "1 row times 3072x576 takes 90 us, plain C++ on Q4_1 270 us (2 CPU cores); 64 rows 1.6 and 12 ms",
     "native_baseline": "1 row times 3072x576 in Q4_1 takes 270 us, with the reference 2,000 us (2 CPU cores)",
 }

@@ -119,6 +119,10 @@ def test_answers_in_company_are_those_alone(llm: LLM, truth: Truth) -> None:
 
 
 def test_capital_of_france(llm: LLM) -> None:
+    """In bfloat16 this model's first two candidates are equally likely, on the CPU as well, and the other one is of
+    another answer."""
+    if dtype_of(llm) != "float32":
+        pytest.skip("the first token is a tie in bfloat16")
     question = [{"role": "user", "content": "What is the capital of France?"}]
     (answer,) = llm.chat(question, SamplingParams(temperature=0.0, max_tokens=32))
     assert "Paris" in answer.text

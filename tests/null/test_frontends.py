@@ -91,6 +91,20 @@ def test_the_queue_is_one_whoever_answers():
         assert client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2}).status_code == 200
 
 
+def test_responses_that_only_one_of_them_could_store_are_not_stored():
+    with two_frontends() as (_, url), contextlib.ExitStack() as stack:
+        answers = set()
+        for _ in range(NUM_CONNECTIONS):
+            client = stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False))
+            body = {"input": "abc", "max_output_tokens": 3}
+            response = client.post("/v1/responses", json=body).json()
+            assert response["store"] is False
+            for refused in ({"store": True}, {"previous_response_id": response["id"]}):
+                error = client.post("/v1/responses", json={**body, **refused}).json()["error"]
+                answers.add((error["param"], "--frontends" in error["message"]))
+        assert answers == {("store", True), ("previous_response_id", True)}
+
+
 def test_a_signal_drains_all_of_them():
     with two_frontends("--mock-time", "10ms") as (process, url), contextlib.ExitStack() as stack:
         children = psutil.Process(process.pid).children()

@@ -7,54 +7,14 @@ import json
 import jsonschema
 import pytest
 from http_fixtures import CHATML, error_of, mock_server
+from tool_fixtures import CALL, OTHER, TEMPLATE, USER, WEATHER, says
 
-from penstock.frontend.chat.template import ChatTemplate
 from penstock.frontend.dialects.events import ContentText, ReasoningText
 from penstock.frontend.text.answer_stream import AnswerStream
 from penstock.mock.executor import mock_token
 from penstock.mock.tokenizer import ByteTokenizer
 from penstock.structured.select import installed_packages
 from penstock.types.decision import Decision, Rejection
-
-# In the style of Qwen 3: calls in tags, thinking that the prompt can open or close.
-TEMPLATE = """{% if tools %}<|im_start|>system
-{% for tool in tools %}{{ tool | tojson }}
-{% endfor %}<|im_end|>
-{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
-{% if m.reasoning_content %}<think>
-{{ m.reasoning_content }}
-</think>
-
-{% endif %}{{ m.content }}{% for c in m.tool_calls or [] %}
-<tool_call>
-{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}
-</tool_call>{% endfor %}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% if enable_thinking is defined and enable_thinking %}<think>
-{% elif enable_thinking is defined %}<think>
-
-</think>
-
-{% endif %}{% endif %}"""
-USER = {"role": "user", "content": "What is the weather in Köln?"}
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
-CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln 🦊"}}\n</tool_call>'
-OTHER = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rom"}}\n</tool_call>'
-
-
-def says(text, *, tools=(WEATHER,), messages=(USER,), **kwargs):
-    """A token function of a model that answers this conversation with ``text`` and stops."""
-    prompt = ChatTemplate(TEMPLATE, {}).render(messages, tools=tools, **kwargs)
-    ids = [*ByteTokenizer().encode(text), ByteTokenizer.eos_token_id]
-    start = len(ByteTokenizer().encode(prompt))
-    return lambda _seed, _request, position: ids[min(position - start, len(ids) - 1)]
 
 
 def both(server, **fields):

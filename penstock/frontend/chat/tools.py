@@ -18,7 +18,7 @@ _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolUse:
     """What may be called. ``shown`` is what the chat template prints, as the request gave it. ``tools`` are those that
-    a call may name: all that are shown, or the one that the request names. No tools: no call is read.
+    a call may name: all that are shown, or those that the request names. No tools: no call is read.
 
     ``required`` asks for a call, ``single`` for at most one.
     """
@@ -58,13 +58,17 @@ def read_tool_use(
                 raise InvalidRequestError("tool_choice required needs tools.", param="tool_choice")
             return NO_TOOLS
         wanted = read
+        required, single = choice == REQUIRED, False
+    elif choice.get("type") == "allowed_tools":
+        wanted, required = _allowed_tools(choice.get("allowed_tools"), read)
+        single = False
     else:
-        wanted = (_named_tool(choice, read),)
+        wanted, required, single = (_named_tool(choice, read),), True, True
     return ToolUse(
         shown=tuple(_shown(tool) for tool in tools or ()),
         tools=wanted,
-        required=choice != AUTO,
-        single=parallel_tool_calls is False or not isinstance(choice, str),
+        required=required,
+        single=single or parallel_tool_calls is False,
     )
 
 
@@ -110,9 +114,26 @@ def _named_tool(choice: Mapping[str, Any], tools: Sequence[Tool]) -> Tool:
     name = function.get("name") if isinstance(function, Mapping) else None
     if choice.get("type") != "function" or not isinstance(name, str):
         raise InvalidRequestError(
-            "tool_choice must be auto, none, required or {'type': 'function', 'function': {'name': NAME}}.",
+            "tool_choice must be auto, none, required, {'type': 'function', 'function': {'name': NAME}} or of type "
+            "allowed_tools.",
             param="tool_choice",
         )
+    return _find(name, tools)
+
+
+def _allowed_tools(allowed: Any, tools: Sequence[Tool]) -> tuple[tuple[Tool, ...], bool]:
+    """The tools that a call may name, and whether one must come."""
+    mode = allowed.get("mode") if isinstance(allowed, Mapping) else None
+    named = allowed.get("tools") if isinstance(allowed, Mapping) else None
+    if mode not in (AUTO, REQUIRED) or not isinstance(named, Sequence) or isinstance(named, str) or not named:
+        raise InvalidRequestError(
+            "tool_choice of type allowed_tools needs a mode, auto or required, and tools, a list of functions.",
+            param="tool_choice",
+        )
+    return tuple(_named_tool(one if isinstance(one, Mapping) else {}, tools) for one in named), mode == REQUIRED
+
+
+def _find(name: str, tools: Sequence[Tool]) -> Tool:
     found = next((tool for tool in tools if tool.name == name), None)
     if found is None:
         raise InvalidRequestError(

@@ -14,11 +14,18 @@ class TokensDetails(Struct, kw_only=True):
     cached_tokens: int = 0
 
 
+class OutputDetails(Struct, kw_only=True):
+    reasoning_tokens: int = 0
+
+
 class Usage(Struct, kw_only=True):
+    """``completion_tokens_details`` is there when somebody reads what the output means."""
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
     prompt_tokens_details: TokensDetails | None = None
+    completion_tokens_details: OutputDetails | UnsetType = UNSET
 
 
 class CompletionLogprobs(Struct, kw_only=True):

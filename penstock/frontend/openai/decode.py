@@ -20,7 +20,8 @@ _MAX_WARNED = 8
 
 
 def decode_body(body: bytes, kind: type[T]) -> tuple[T, tuple[str, ...]]:
-    """Read ``body`` as JSON into ``kind``; also answer the names of fields that ``kind`` does not have.
+    """Read ``body`` as JSON into ``kind``; also answer the names of fields that ``kind`` does not have, but for those
+    that are null, which means the default of anything.
 
     Raises InvalidRequestError for malformed JSON, nesting too deep for the parser, wrong types and missing fields.
     """
@@ -43,7 +44,8 @@ def _unknown(raw: dict[str, Any], record: Struct, prefix: str = "") -> Iterator[
     known = field_names(type(record))
     for name, value in raw.items():
         if name not in known:
-            yield prefix + name
+            if value is not None:
+                yield prefix + name
         elif isinstance(inner := getattr(record, name), Struct):
             yield from _unknown(value, inner, f"{prefix}{name}.")
 

@@ -73,6 +73,11 @@ class HttpError(Exception):
         return encode_json({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
 
 
+def encode_problem(problem: HttpError, _request_id: str) -> bytes:
+    """The JSON body of an answer that is an error. Its request's id stands in a header."""
+    return problem.encode()
+
+
 def problem_of(error: PenstockError) -> HttpError:
     """Map an exception of the tree to its answer; unknown branches are the server's fault."""
     message = str(error)

@@ -28,6 +28,7 @@ from penstock.frontend.openai.answers import (
     Usage,
 )
 from penstock.frontend.openai.encode import encode_json
+from penstock.frontend.openai.errors import HttpError
 from penstock.frontend.openai.reading import events_delta, events_message
 from penstock.frontend.text.stream import PositionScores, TextDelta, TokenScore
 
@@ -66,13 +67,17 @@ class Format(Protocol):
     shown: Shown
 
     def chunk(self, index: int, delta: TextDelta) -> bytes:
-        """One or more complete server-sent events."""
+        """Complete server-sent events; empty when the news say nothing that the protocol has an event for."""
 
     def plain_frame(self, index: int) -> tuple[bytes, bytes] | None:
         """What stands before and after the escaped text of a chunk that has text and nothing else to say; None when
         the next chunk of this choice says more, or all of them do. Never used for a choice that a dialect reads."""
 
-    def usage_chunk(self, usage: Usage) -> bytes: ...
+    def last_events(self, usage: Usage) -> bytes:
+        """What ends a stream whose chunks have all been made."""
+
+    def error_events(self, problem: HttpError) -> bytes:
+        """What ends a stream that fails after it began."""
 
     def answer(self, deltas: Mapping[int, TextDelta], usage: Usage) -> bytes:
         """The JSON body; ``deltas`` has the fold of every choice."""
@@ -151,8 +156,11 @@ class CompletionFormat:
             return None
         return _split_frame(self._frame, CompletionChoice(index=index, text=_MARK))
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        return _usage_event(self.head, self.KIND, usage)
+    def last_events(self, usage: Usage) -> bytes:
+        return (_usage_event(self.head, self.KIND, usage) if self.shown.usage_in_chunks else b"") + DONE
+
+    def error_events(self, problem: HttpError) -> bytes:
+        return b"data: " + problem.encode() + b"\n\n"
 
     def answer(self, deltas: Mapping[int, TextDelta], usage: Usage) -> bytes:
         choices = [self.choice(index, delta, True) for index, delta in sorted(deltas.items())]
@@ -259,8 +267,11 @@ class ChatFormat:
             return None
         return _split_frame(self._frame, self.chunk_choice(index, TextDelta(_MARK)))
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        return _usage_event(self.head, self.CHUNK_KIND, usage)
+    def last_events(self, usage: Usage) -> bytes:
+        return (_usage_event(self.head, self.CHUNK_KIND, usage) if self.shown.usage_in_chunks else b"") + DONE
+
+    def error_events(self, problem: HttpError) -> bytes:
+        return b"data: " + problem.encode() + b"\n\n"
 
     def answer(self, deltas: Mapping[int, TextDelta], usage: Usage) -> bytes:
         choices = [self.answer_choice(index, delta) for index, delta in sorted(deltas.items())]

@@ -10,7 +10,6 @@ import msgspec
 from msgspec import Struct
 
 from penstock.config.version import __version__
-from penstock.frontend.openai.answers import ChatChunk, Completion, ErrorAnswer
 from penstock.frontend.openai.encode import encode_json
 
 _REFS = "#/components/schemas/{name}"
@@ -43,6 +42,10 @@ class DocumentedRoute(Protocol):
     @property
     def answer(self) -> Any: ...
     @property
+    def event(self) -> type[Struct] | None: ...
+    @property
+    def problem(self) -> type[Struct]: ...
+    @property
     def media(self) -> str: ...
     @property
     def documented(self) -> bool: ...
@@ -61,8 +64,8 @@ def openapi_document(routes: tuple[DocumentedRoute, ...], *, keyed: bool) -> byt
 def make_document(routes: Iterable[DocumentedRoute], *, keyed: bool) -> dict[str, Any]:
     """OpenAPI 3.1 of the documented routes."""
     shown = [route for route in routes if route.documented]
-    kinds: list[Any] = [ErrorAnswer, ChatChunk, Completion]
-    kinds += [kind for route in shown for kind in (route.body, route.answer) if kind is not None]
+    records = [(route.body, route.answer, route.event, route.problem) for route in shown]
+    kinds: list[Any] = [kind for kinds in records for kind in kinds if kind is not None]
     _, components = msgspec.json.schema_components(dict.fromkeys(kinds), ref_template=_REFS)
     paths: dict[str, dict[str, Any]] = {}
     for route in shown:
@@ -74,7 +77,10 @@ def make_document(routes: Iterable[DocumentedRoute], *, keyed: bool) -> dict[str
         "components": {"schemas": components},
     }
     if keyed:
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["components"]["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        }
     return document
 
 
@@ -85,7 +91,7 @@ def _operation(route: DocumentedRoute, keyed: bool) -> dict[str, Any]:
         "responses": _responses(route, keyed),
     }
     if keyed and route.access == "keyed":
-        operation["security"] = [{"key": []}]
+        operation["security"] = [{"key": []}, {"header": []}]
     if "{id}" in route.path:
         operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
     if route.body is not None:
@@ -100,11 +106,10 @@ def _responses(route: DocumentedRoute, keyed: bool) -> dict[str, Any]:
     elif route.media != "application/json":
         schema = {"type": "string"}
     content: dict[str, Any] = {route.media: {"schema": schema}}
-    if route.generates:
-        chunk = Completion if route.answer is Completion else ChatChunk
-        content["text/event-stream"] = {"schema": _ref(chunk), "x-event": "data: JSON, last data: [DONE]"}
+    if route.event is not None:
+        content["text/event-stream"] = {"schema": _ref(route.event)}
     responses: dict[str, Any] = {"200": {"description": "Success.", "content": content}}
-    error = {"application/json": {"schema": _ref(ErrorAnswer)}}
+    error = {"application/json": {"schema": _ref(route.problem)}}
     for status in _statuses(route, keyed):
         responses[str(status)] = {"description": _ERRORS.get(status, "A key is needed."), "content": error}
     return responses

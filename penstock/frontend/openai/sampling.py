@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock.errors import InvalidRequestError
+from penstock.frontend.openai.removed import CHAT_REMOVED, refuse_removed
 from penstock.frontend.openai.requests import ChatRequest, CompletionRequest, SamplingFields
 from penstock.frontend.openai.structured import constraint_of
 from penstock.frontend.text.requests import merge_sampling
@@ -52,6 +53,11 @@ def chat_sampling(request: ChatRequest, defaults: Mapping[str, Any], max_n: int)
         _checked_logprobs(request.top_logprobs, "top_logprobs")
     asked = _asked(request, max_n)
     if request.max_completion_tokens is not None:
+        if request.max_tokens not in (None, request.max_completion_tokens):
+            raise InvalidRequestError(
+                "max_completion_tokens has replaced max_tokens, and the two differ: give max_completion_tokens alone.",
+                param="max_tokens",
+            )
         if request.max_completion_tokens < 0:
             raise InvalidRequestError(
                 f"max_completion_tokens must be at least 0, got {request.max_completion_tokens}.",
@@ -63,9 +69,10 @@ def chat_sampling(request: ChatRequest, defaults: Mapping[str, Any], max_n: int)
 
 
 def _refuse_unsupported(request: ChatRequest) -> None:
-    for name, successor in (("functions", "tools"), ("function_call", "tool_choice")):
-        if getattr(request, name) not in (None, [], "none", "auto"):
-            raise InvalidRequestError(f"{name} was replaced by {successor}: use that.", param=name)
+    given = [
+        name for name in ("functions", "function_call") if getattr(request, name) not in (None, [], "none", "auto")
+    ]
+    refuse_removed(given, CHAT_REMOVED)
     if request.audio is not None or (request.modalities is not None and set(request.modalities) - {"text"}):
         name = "audio" if request.audio is not None else "modalities"
         raise InvalidRequestError(f"{name} is not supported: this model answers with text only.", param=name)

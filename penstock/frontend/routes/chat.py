@@ -20,6 +20,7 @@ from penstock.frontend.openai.requests import ChatRequest
 from penstock.frontend.openai.sampling import chat_sampling
 from penstock.frontend.routes.generate import make_head, make_shown, prepare, warn, warn_of_ignored, write_generation
 from penstock.frontend.service import Service
+from penstock.frontend.text.requests import PreparedRequest
 from penstock.types.request import SamplingParams
 
 _RESERVED = frozenset(
@@ -30,14 +31,45 @@ _RESERVED = frozenset(
 async def post_chat(exchange: Exchange, service: Service, request: ChatRequest) -> None:
     arrival = time.monotonic()
     model = service.model_name(request.model)
+    prepared = await prepare_chat(exchange, service, request, arrival=arrival)
+    last_role = request.messages[-1].get("role") if request.continue_final_message else None
+    form = ChatFormat(
+        head=make_head(exchange, "chatcmpl-", model),
+        shown=make_shown(request, logprobs=bool(request.logprobs), max_top=request.top_logprobs or 0),
+        role=last_role if isinstance(last_role, str) else "assistant",
+        prompts=(prepared.prompt_token_ids,),
+        include_reasoning=request.include_reasoning is not False,
+    )
+    await write_generation(exchange, service, [prepared], form, stream=bool(request.stream))
+
+
+async def prepare_chat(
+    exchange: Exchange, service: Service, request: ChatRequest, *, arrival: float, fit_context: bool = False
+) -> PreparedRequest:
+    """From a conversation to what the engine gets; what all chat protocols share. Raises InvalidRequestError.
+
+    ``fit_context``: where the context has no room for the asked tokens, ask for as many as it has room for.
+    """
     warn_of_ignored(exchange, service, request)
     sampling = chat_sampling(request, service.assets.sampling_defaults, service.server.max_n)
     use = read_tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
     check_tools(service, use)
+    text = render_request(exchange, service, request, use)
+    reading = plan_reading(service, text, use, request)
+    sampling = constrain_calls(service, sampling, use, reading)
+    ids = await service.encode(text, add_special_tokens=bool(request.add_special_tokens))
+    room = service.client.info.max_model_len - len(ids)
+    if fit_context and sampling.max_tokens is not None and 0 < room < sampling.max_tokens:
+        sampling = dataclasses.replace(sampling, max_tokens=room)
+    return prepare(service, request, ids, sampling, arrival=arrival, param="messages", reading=reading)
+
+
+def render_request(exchange: Exchange, service: Service, request: ChatRequest, use: ToolUse) -> str:
+    """The prompt text of a request, with the tools that it shows and the effort that it asks for."""
     template = service.assets.chat_template
     if request.reasoning_effort is not None and template is not None and not knows_effort(template.sources.values()):
         warn(exchange, "reasoning_effort ignored: the model's chat template does not look at it")
-    text = render_chat(
+    return render_chat(
         service,
         request.messages,
         add_generation_prompt=request.add_generation_prompt,
@@ -45,19 +77,6 @@ async def post_chat(exchange: Exchange, service: Service, request: ChatRequest) 
         chat_template_kwargs=effort_variables(request.reasoning_effort, request.chat_template_kwargs or {}),
         tools=use.shown,
     )
-    reading = plan_reading(service, text, use, request)
-    sampling = constrain_calls(service, sampling, use, reading)
-    ids = await service.encode(text, add_special_tokens=bool(request.add_special_tokens))
-    prepared = prepare(service, request, ids, sampling, arrival=arrival, param="messages", reading=reading)
-    last_role = request.messages[-1].get("role") if request.continue_final_message else None
-    form = ChatFormat(
-        head=make_head(exchange, "chatcmpl", model),
-        shown=make_shown(request, logprobs=bool(request.logprobs), max_top=request.top_logprobs or 0),
-        role=last_role if isinstance(last_role, str) else "assistant",
-        prompts=(prepared.prompt_token_ids,),
-        include_reasoning=request.include_reasoning is not False,
-    )
-    await write_generation(exchange, service, [prepared], form, stream=bool(request.stream))
 
 
 def check_tools(service: Service, use: ToolUse) -> None:

@@ -47,7 +47,7 @@ async def post_completion(exchange: Exchange, service: Service, request: Complet
     tokenizer = service.assets.tokenizer
     all_ids = [one.prompt_token_ids for one in prepared]
     form = CompletionFormat(
-        head=make_head(exchange, "cmpl", model),
+        head=make_head(exchange, "cmpl-", model),
         shown=make_shown(request, logprobs=request.logprobs is not None, max_top=request.logprobs),
         n=sampling.n,
         echoes=[_echo(tokenizer, *pair) for pair in zip(prompts, all_ids, strict=True)] if request.echo else (),

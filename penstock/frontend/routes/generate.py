@@ -1,4 +1,4 @@
-"""What the two generation routes share: run a Generation and write it as a stream or as one answer."""
+"""What all generation routes share: run a Generation and write it as a stream or as one answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from penstock.frontend.dialects.contract import Reading
 from penstock.frontend.exchange import Exchange
 from penstock.frontend.generation import Generation, PlainWriter, delta_of
 from penstock.frontend.openai.errors import HttpError
-from penstock.frontend.openai.format import DONE, Format, Head, Shown
+from penstock.frontend.openai.format import Format, Head, Shown
 from penstock.frontend.openai.requests import SamplingFields
 from penstock.frontend.service import Service
 from penstock.frontend.text.requests import PreparedRequest, prepare_request
@@ -29,8 +29,8 @@ _LOG = logging.getLogger(__name__)
 
 
 def make_head(exchange: Exchange, prefix: str, model: str) -> Head:
-    """The identity of one answer; also its x-request-id."""
-    exchange.request_id = f"{prefix}-{secrets.token_hex(12)}"
+    """The identity of one answer, ``prefix`` and 24 hexadecimal digits; also its x-request-id."""
+    exchange.request_id = prefix + secrets.token_hex(12)
     return Head(id=exchange.request_id, created=int(time.time()), model=model)
 
 
@@ -209,13 +209,15 @@ class _StreamedAnswer(_Answer):
             self._after_pending()
 
     def _write(self, piece: bytes) -> None:
+        if not piece:  # an empty piece would end the body
+            return
         if not self._exchange.started:
             self._exchange.start_stream()
         self._exchange.write_piece(piece)
 
     def on_problem(self, problem: HttpError) -> None:
         if self._exchange.started:
-            self._finish(error_event(problem))
+            self._finish(lambda: self._form.error_events(problem))
         else:
             self.end()
 
@@ -224,18 +226,21 @@ class _StreamedAnswer(_Answer):
         if generation.silent:
             self.end()
             return
-        usage = self._form.usage_chunk(generation.usage()) if self._form.shown.usage_in_chunks else b""
-        self._finish(usage + DONE)
+        usage = generation.usage()
+        self._finish(lambda: self._form.last_events(usage))
 
     _after_pending: Callable[[], None] | None = None
 
-    def _finish(self, last: bytes) -> None:
-        """The last piece, after all that is held."""
+    def _finish(self, make_last: Callable[[], bytes]) -> None:
+        """The last piece, made after all that is held."""
 
         def finish() -> None:
             self._after_pending = None
-            self._write(last)
-            self._exchange.end_stream()
+            try:
+                self._write(make_last())
+                self._exchange.end_stream()
+            except Exception:  # noqa: BLE001 - the boundary of one request: the stream is left incomplete
+                _LOG.exception("the end of a stream could not be written")
             self.end()
 
         if self._pending:
@@ -265,8 +270,3 @@ class _PlainEvents:
 
     def write(self, text: bytes) -> None:
         self._exchange.write_event(self._before, text, self._after)
-
-
-def error_event(problem: HttpError) -> bytes:
-    """The last event of a stream that failed after it began."""
-    return b"data: " + problem.encode() + b"\n\n"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import Struct
 
-from penstock.frontend.openai import answers, requests
-from penstock.frontend.routes import chat, completions, models, page, state, tokens
+from penstock.frontend.anthropic import answers as message_answers
+from penstock.frontend.anthropic import errors as message_errors
+from penstock.frontend.anthropic import requests as message_requests
+from penstock.frontend.exchange import ProblemEncoder
+from penstock.frontend.openai import answers, errors, removed, requests
+from penstock.frontend.responses import answers as response_answers
+from penstock.frontend.responses import requests as response_requests
+from penstock.frontend.routes import chat, completions, messages, models, page, responses, state, tokens
 
 PUBLIC = "public"  # no key
 KEYED = "keyed"  # needs a key when the server has keys
@@ -19,7 +25,8 @@ KEYED = "keyed"  # needs a key when the server has keys
 class Route:
     """``handler`` is called with (exchange, service, body) when ``body`` is set, with (exchange, service) when not, and
     with (exchange, service or None, admission) when the route also answers before an engine is attached (``early``).
-    A path that ends in ``{id}`` matches every non-empty rest, slashes included.
+    ``{id}`` in a path matches every text that is not empty, slashes included. ``event`` is a record of streamed events,
+    for routes that can stream. ``removed`` has the fields that are refused with an instruction.
     """
 
     method: str
@@ -31,6 +38,10 @@ class Route:
     generates: bool = False
     body: type[Struct] | None = None
     answer: Any = None  # a record, or None for a free JSON object
+    event: type[Struct] | None = None
+    removed: Mapping[str, str] = field(default_factory=dict, hash=False)
+    encode_problem: ProblemEncoder = errors.encode_problem
+    problem: type[Struct] = answers.ErrorAnswer
     media: str = "application/json"
     documented: bool = True
 
@@ -38,11 +49,52 @@ class Route:
 ROUTES: tuple[Route, ...] = (
     Route(
         method="POST", path="/v1/completions", handler=completions.post_completion, generates=True,
-        body=requests.CompletionRequest, answer=answers.Completion, summary="Continue texts.",
+        body=requests.CompletionRequest, answer=answers.Completion, event=answers.Completion,
+        removed=removed.COMPLETION_REMOVED, summary="Continue texts.",
     ),
     Route(
         method="POST", path="/v1/chat/completions", handler=chat.post_chat, generates=True,
-        body=requests.ChatRequest, answer=answers.ChatCompletion, summary="Answer a conversation.",
+        body=requests.ChatRequest, answer=answers.ChatCompletion, event=answers.ChatChunk,
+        removed=removed.CHAT_REMOVED, summary="Answer a conversation.",
+    ),
+    Route(
+        method="POST", path="/v1/responses", handler=responses.post_response, generates=True,
+        body=response_requests.ResponsesRequest, answer=response_answers.Response,
+        event=response_answers.ResponseEvent, removed=response_requests.REMOVED,
+        summary="Answer a conversation, by OpenAI's Responses API.",
+    ),
+    Route(
+        method="POST", path="/v1/responses/input_tokens", handler=responses.count_response_tokens,
+        body=response_requests.ResponsesRequest, answer=response_answers.InputTokens,
+        removed=response_requests.REMOVED, summary="Count the tokens of a response's prompt.",
+    ),
+    Route(
+        method="GET", path="/v1/responses/{id}", handler=responses.show_response, answer=response_answers.Response,
+        summary="Show a stored response.",
+    ),
+    Route(
+        method="DELETE", path="/v1/responses/{id}", handler=responses.delete_response,
+        answer=response_answers.DeletedResponse, summary="Forget a stored response.",
+    ),
+    Route(
+        method="GET", path="/v1/responses/{id}/input_items", handler=responses.list_input_items,
+        answer=response_answers.ItemList, summary="List the input of a stored response.",
+    ),
+    Route(
+        method="POST", path="/v1/responses/{id}/cancel", handler=responses.cancel_response,
+        summary="Always an error: responses are not made in the background.",
+    ),
+    Route(
+        method="POST", path="/v1/messages", handler=messages.post_message, generates=True,
+        body=message_requests.MessagesRequest, answer=message_answers.Message, event=message_answers.MessageEvent,
+        removed=message_requests.REMOVED, encode_problem=message_errors.encode_problem,
+        problem=message_answers.MessageError, summary="Answer a conversation, by Anthropic's Messages API.",
+    ),
+    Route(
+        method="POST", path="/v1/messages/count_tokens", handler=messages.post_count_tokens,
+        body=message_requests.CountTokensRequest, answer=message_answers.TokenCount,
+        removed=message_requests.REMOVED, encode_problem=message_errors.encode_problem,
+        problem=message_answers.MessageError, summary="Count the tokens of a message's prompt.",
     ),
     Route(
         method="GET", path="/v1/models", handler=models.list_models, answer=answers.ModelList,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from penstock.frontend.dialects.contract import Dialect, Reading
+from penstock.frontend.dialects.events import ReasoningText
 from penstock.frontend.dialects.machine import Machine
 from penstock.frontend.text.stream import TextDelta, TextStream
 from penstock.types.output import Terminal, TokenUpdate
@@ -16,16 +17,20 @@ from penstock.types.output import Terminal, TokenUpdate
 class AnswerStream:
     """Same use as TextStream; every delta has ``events``. Its ``text``, token ids and scores stay those of the model.
 
+    ``num_reasoning_tokens`` counts the tokens after which the text was reasoning, with the tag that ends it.
+
     A stream that stops becomes "tool_calls" when at least one call is complete. When the request has all the calls
     that it wants, the stream ends like one whose stop string has come.
     """
 
-    __slots__ = ("_machine", "_text", "finish_reason")
+    __slots__ = ("_machine", "_reasons", "_text", "finish_reason", "num_reasoning_tokens")
 
     def __init__(self, text: TextStream, dialect: Dialect, reading: Reading) -> None:
         self._text = text
         self._machine = Machine(dialect, reading)
+        self._reasons = reading.in_reasoning  # the last that was read is reasoning
         self.finish_reason: str | None = None
+        self.num_reasoning_tokens = 0
 
     @property
     def num_output_tokens(self) -> int:
@@ -46,6 +51,10 @@ class AnswerStream:
     def _read(self, delta: TextDelta) -> TextDelta:
         machine = self._machine
         events = machine.push(delta.text)
+        if events:
+            self._reasons = isinstance(events[-1], ReasoningText)
+        if self._reasons:
+            self.num_reasoning_tokens += len(delta.token_ids)
         if machine.is_done:
             self.finish_reason = "tool_calls"
             return dataclasses.replace(

@@ -1,0 +1,1 @@
+"""OpenAI's Responses API as records and pure functions: requests, items, events, stored responses. Knows no socket."""
