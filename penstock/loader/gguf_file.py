@@ -105,6 +105,8 @@ class GgufFile:
             raise self._damaged(f"tensor {name} is listed twice")
         block = GGML_TYPES.get(type_number)
         if block is None:
+            if offset > len(self.data):
+                raise self._damaged(f"tensor {name} begins at byte {offset:,}, but the file has {len(self.data):,}")
             self.tensors[name] = GgufTensor(name, shape, f"type number {type_number}", offset, 0)
             return
         if shape and shape[-1] % block.columns:

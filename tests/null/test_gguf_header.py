@@ -111,6 +111,19 @@ def test_damaged_header_is_read_or_refused_with_a_user_error(model, data):
     assert all(tensor.offset + tensor.nbytes <= len(damaged) for tensor in file.tensors.values())
 
 
+def test_an_unknown_type_beyond_the_end_is_damage(model):
+    """Its size is not known, its beginning is."""
+    damaged = bytearray(model.read_bytes())
+    entry = damaged.index(b"output_norm.weight") + len("output_norm.weight") + 4 + 8  # one dimension and its size
+    damaged[entry : entry + 4] = (99).to_bytes(4, "little")
+    model.write_bytes(damaged)
+    assert GgufFile(model).tensors["output_norm.weight"].type_name == "type number 99"
+    damaged[entry + 4 : entry + 12] = len(damaged).to_bytes(8, "little")
+    model.write_bytes(damaged)
+    with pytest.raises(ModelSourceError, match=r"output_norm\.weight begins at byte"):
+        GgufFile(model)
+
+
 def test_wild_counts_do_not_allocate(tmp_path):
     path = tmp_path / "wild.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2**62, 2**62) + bytes(64))
