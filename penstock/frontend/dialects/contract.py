@@ -35,9 +35,9 @@ class Evidence:
         return text in self.templates
 
     def prints_call(self, pattern: str) -> bool:
-        """Whether the rendered call matches, where TOOL, KEY and VALUE in ``pattern`` stand for the probe's."""
+        """Whether the rendered call matches, where the words TOOL, KEY and VALUE in ``pattern`` stand for the probe's."""
         for word, probe in (("TOOL", PROBE_TOOL), ("KEY", PROBE_KEY), ("VALUE", PROBE_VALUE)):
-            pattern = pattern.replace(word, probe)
+            pattern = re.sub(rf"\b{word}\b", probe, pattern)
         return re.search(pattern, self.call_text) is not None
 
 
