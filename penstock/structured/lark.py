@@ -18,6 +18,11 @@ WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 
 ANY_TEXT = r"/(.|\n)*/"
 
+_LITERAL_OR_SCHEMA = re.compile(
+    r'\w+\[lazy\][^\n]*|(?P<literal>"(?:[^"\\\n]|\\.)*")|(?P<schema>%json\s*)(?=[{])|/(?:[^/\\\n]|\\.)+/|//[^\n]*'
+)
+_DECODER = json.JSONDecoder()
+
 ContentOf = Callable[[StructuredKind, str], "Content"]
 
 
@@ -93,7 +98,14 @@ class _TagWriter:
         self._spec = spec
         self._vocabulary = vocabulary
         self._grammar = grammar
-        self._contents = [grammar.place(content_of(tag.kind, tag.text)) for tag in spec.tags]
+        self._contents = [
+            grammar.place(
+                Content(lark=_bound(tag.text, vocabulary, content_of))
+                if tag.kind is StructuredKind.LARK
+                else content_of(tag.kind, tag.text)
+            )
+            for tag in spec.tags
+        ]
 
     def group(self) -> str:
         """One group and nothing else."""
@@ -109,16 +121,16 @@ class _TagWriter:
         spec, grammar = self._spec, self._grammar
         self._write_tags()
         specials = {trigger: _split(trigger, self._vocabulary) for trigger in spec.triggers}
-        texts = _free_texts(grammar, self._vocabulary, {p[0] for p in specials.values() if isinstance(p[0], int)})
+        texts = _free_texts(grammar, self._vocabulary, {p[-1] for p in specials.values() if isinstance(p[-1], int)})
         groups = []
         for index, (trigger, pieces) in enumerate(specials.items()):
-            if len(pieces) > 1:
+            if len(pieces) > 2 or (len(pieces) == 2 and isinstance(pieces[0], int)):
                 raise ConstraintError(
-                    f"The trigger {trigger!r} mixes a special token with text. Use the special token alone, or "
+                    f"The trigger {trigger!r} has text behind a special token. End it with the special token, or "
                     "write the whole format as a Lark grammar."
                 )
-            if isinstance(pieces[0], int):
-                head = f"{texts} <[{pieces[0]}]>"
+            if isinstance(pieces[-1], int):  # it tells by itself; text before it is free text like any other
+                head = f"{texts} <[{pieces[-1]}]>"
             else:
                 grammar.rule(f"trigger_{index}[lazy]: FREE {quoted(pieces[0])}")
                 head = f"{texts.removesuffix(' FREE')} trigger_{index}" if texts != "FREE" else f"trigger_{index}"
@@ -161,6 +173,26 @@ class _TagWriter:
 
     def _literal(self, text: str) -> str:
         return " ".join(_terms(_split(text, self._vocabulary))) if text else ""
+
+
+def _bound(text: str, vocabulary: Vocabulary, content_of: ContentOf) -> str:
+    """The Lark rules of a tag's content with its embedded schemas checked as others are, and with special tokens for
+    their texts in literals. Not in lazy rules: they match text alone, so there the model spells such a text."""
+    parts: list[str] = []
+    at = 0
+    while (found := _LITERAL_OR_SCHEMA.search(text, at)) is not None:
+        parts.append(text[at : found.start()])
+        at = found.end()
+        if found["literal"] is not None:
+            pieces = _split(found["literal"][1:-1], vocabulary)
+            terms = [f"<[{piece}]>" if isinstance(piece, int) else f'"{piece}"' for piece in pieces]
+            parts.append(" ".join(terms) or found["literal"])
+        elif found["schema"] is not None:
+            schema, at = _DECODER.raw_decode(text, at)
+            parts.append(content_of(StructuredKind.JSON_SCHEMA, json.dumps(schema)).inline)
+        else:
+            parts.append(found.group())
+    return "".join(parts) + text[at:]
 
 
 def quoted(text: str) -> str:

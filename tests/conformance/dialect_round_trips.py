@@ -29,8 +29,10 @@ class RoundTrip:
 
     ``stop`` is the text with which the template ends an assistant's turn. ``thinking`` has the template's variables for
     thinking on, off and by default; a variant that is not there does not exist. ``reasons`` are the variants
-    in which the template prints reasoning. ``tokenizer`` is the folder of a tokenizer to stream with. ``skipped`` names
-    messages of ``MESSAGES`` that the template cannot hold, each with the reason.
+    in which the template prints reasoning. ``unprinted`` are those in which the model writes reasoning that the
+    template does not print again: what the prompt ends with for it, and what the model writes, with {} for the reasoning.
+    ``tokenizer`` is the folder of a tokenizer to stream with. ``call_id`` is the form of ids, of {name} and {index}.
+    ``skipped`` names messages of ``MESSAGES`` that the template cannot hold, each with the reason.
     """
 
     source: str
@@ -38,13 +40,23 @@ class RoundTrip:
     stop: str
     thinking: dict[str, dict[str, Any]] = field(default_factory=lambda: {"default": {}})
     reasons: frozenset[str] = frozenset()
+    unprinted: dict[str, tuple[str, str]] = field(default_factory=dict)
     tokenizer: str | None = None
+    call_id: str = "call0000{index}"
     skipped: dict[str, str] = field(default_factory=dict)
 
 
 QWEN_THINKING = {"on": {"enable_thinking": True}, "off": {"enable_thinking": False}, "default": {}}
 THINKS = frozenset({"on", "default"})
 IM_END = "<|im_end|>"
+
+SWITCHED = {"on": {"thinking": True}, "off": {"thinking": False}, "default": {}}
+DEEPSEEK_END = "<｜end▁of▁sentence｜>"
+ONE_CALL = "the template closes a message only behind its second call"
+NO_CONTENT = "the template prints the content alone"
+DEEPSEEK_SKIPPED = dict.fromkeys(
+    ("one call", "no arguments", "all types", "code", "false and zero", "strings like other types"), ONE_CALL
+) | dict.fromkeys(("content and a call", "many calls"), NO_CONTENT)
 
 ROUND_TRIPS: tuple[RoundTrip, ...] = (
     RoundTrip(source="qwen-2.5", dialect="hermes", stop=IM_END, tokenizer="qwen-2.5"),
@@ -70,6 +82,54 @@ ROUND_TRIPS: tuple[RoundTrip, ...] = (
             "many calls": "the template refuses two calls in one message",
         },
     ),
+    RoundTrip(source="mistral_v7.jinja", dialect="mistral_v7", stop="</s>"),
+    RoundTrip(source="mistral_v11.jinja", dialect="mistral_v11", stop="</s>"),
+    RoundTrip(source="mistral_v13.jinja", dialect="mistral_v13", stop="</s>", reasons=frozenset({"default"})),
+    RoundTrip(source="deepseek-v2.5", dialect="deepseek_v3", stop=DEEPSEEK_END, skipped=DEEPSEEK_SKIPPED),
+    RoundTrip(
+        source="deepseek-v3", dialect="deepseek_v3", stop=DEEPSEEK_END, skipped=DEEPSEEK_SKIPPED,
+        tokenizer="deepseek-v3",
+    ),
+    RoundTrip(
+        source="deepseek-r1", dialect="deepseek_v3", stop=DEEPSEEK_END, tokenizer="deepseek-r1",
+        unprinted={"default": ("<think>\n", "{}\n</think>\n\n")},
+    ),
+    RoundTrip(
+        source="deepseek-r1-distill-qwen-7b", dialect="deepseek_v3", stop=DEEPSEEK_END, skipped=DEEPSEEK_SKIPPED,
+        unprinted={"default": ("<think>\n", "{}\n</think>\n\n")},
+    ),
+    RoundTrip(
+        source="deepseek-r1-distill-llama-8b", dialect="deepseek_v3", stop=DEEPSEEK_END, skipped=DEEPSEEK_SKIPPED,
+        unprinted={"default": ("<think>\n", "{}\n</think>\n\n")},
+    ),
+    RoundTrip(
+        source="deepseek-r1-0528-qwen3-8b", dialect="deepseek_v3", stop=DEEPSEEK_END,
+        unprinted={"default": ("", "<think>\n{}\n</think>\n\n")},
+    ),
+    RoundTrip(
+        source="deepseek-v3.1", dialect="deepseek_v31", stop=DEEPSEEK_END, thinking=SWITCHED,
+        tokenizer="deepseek-v3.1", unprinted={"on": ("<think>", "{}")},
+    ),
+    RoundTrip(
+        source="deepseek_v32.jinja", dialect="deepseek_v32", stop="</s>", thinking=SWITCHED,
+        reasons=frozenset({"on"}), tokenizer="deepseek-v3.2",
+    ),
+    RoundTrip(
+        source="deepseek_v4.jinja", dialect="deepseek_v4", stop="</s>", thinking=SWITCHED, reasons=frozenset({"on"}),
+        tokenizer="deepseek-v4",
+    ),
+    RoundTrip(
+        source="kimi_k2.jinja", dialect="kimi_k2", stop=IM_END, thinking=SWITCHED, reasons=THINKS,
+        call_id="functions.{name}:{index}",
+    ),
+    RoundTrip(
+        source="gpt_oss.jinja", dialect="gpt_oss", stop="<|", reasons=frozenset({"default", "high"}),
+        thinking={"default": {}, "high": {"reasoning_effort": "high"}},
+        skipped=dict.fromkeys(
+            ("content and a call", "two calls", "many calls"), "the template refuses more than one call in a message"
+        ),
+    ),
+    RoundTrip(source="llama_pythonic.jinja", dialect="llama_pythonic", stop="<|eot|>"),
 )  # fmt: skip
 
 WEATHER = {

@@ -40,14 +40,20 @@ def selected(trip: RoundTrip) -> SelectedDialect:
     return select_dialect(template.sources, template.render, tokenizer)
 
 
-def message_of(content: str, calls: list[tuple[str, Any]], reasoning: str | None) -> dict[str, Any]:
+def message_of(
+    trip: RoundTrip, content: str, calls: list[tuple[str, Any]], reasoning: str | None
+) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if reasoning:
         message["reasoning_content"] = reasoning
     if calls:
         message["tool_calls"] = [
-            {"type": "function", "id": f"call0000{position}", "function": {"name": name, "arguments": arguments}}
-            for position, (name, arguments) in enumerate(calls)
+            {
+                "type": "function",
+                "id": trip.call_id.format(name=name, index=index),
+                "function": {"name": name, "arguments": arguments},
+            }
+            for index, (name, arguments) in enumerate(calls)
         ]
     return message
 
@@ -106,7 +112,7 @@ def fold_tokens(trip: RoundTrip, choice: SelectedDialect, reading, prompt: str, 
 def test_the_template_is_recognised(trip):
     choice = selected(trip)
     assert choice.decision.chosen == trip.dialect, choice.decision
-    assert (choice.dialect.reasoning is not None) == bool(trip.reasons)
+    assert (choice.dialect.reasoning is not None) == bool(trip.reasons or trip.unprinted)
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -121,12 +127,14 @@ def test_round_trip(trip, variant, name):
         return
     content, calls = MESSAGES[name]
     choice = selected(trip)
-    for reasoning in (REASONING, None) if variant in trip.reasons else (None,):
-        message = message_of(content, calls, reasoning)
+    opened, written = trip.unprinted.get(variant, ("", ""))
+    for reasoning in (REASONING, None) if variant in trip.reasons else (REASONING,) if written else (None,):
+        message = message_of(trip, content, calls, reasoning)
         prompt, full = render(trip, [USER], variant, prompt=True), render(trip, [USER, message], variant)
-        assert full.startswith(prompt)
-        completion = full[len(prompt) :]
-        completion = completion[: completion.rindex(trip.stop)]
+        assert prompt.endswith(opened)
+        head = prompt.removesuffix(opened)
+        assert full.startswith(head)
+        completion = written.replace("{}", REASONING) + full[len(head) : full.rindex(trip.stop)]
         reading = make_reading(choice.dialect, prompt, tools=TOOLS)
         folds = [fold_pieces(choice.dialect, reading, pieces) for pieces in byte_cuts(completion)]
         if trip.tokenizer:
@@ -138,7 +146,7 @@ def test_round_trip(trip, variant, name):
             read = [(call.name, json.loads(call.arguments)) for call in fold.calls]
             assert read == calls
             assert [list(arguments) for _, arguments in read] == [list(arguments) for _, arguments in calls]
-            assert render(trip, [USER, message_of(fold.content, read, fold.reasoning)], variant) == full
+            assert render(trip, [USER, message_of(trip, fold.content, read, fold.reasoning)], variant) == full
 
 
 def test_every_dialect_makes_a_round_trip():

@@ -86,7 +86,11 @@ def test_when_there_is_something_to_read():
     assert not make_reading(hermes, "user <think>\nassistant\n", tools={}).in_reasoning
 
 
-@pytest.mark.parametrize("dialect", [one for one in DIALECTS if one.reads_calls], ids=lambda one: one.name)
+def test_every_dialect_has_one_form_of_constraint():
+    assert all((one.structure is None) != (one.constrain is None) for one in DIALECTS if one.reads_calls)
+
+
+@pytest.mark.parametrize("dialect", [one for one in DIALECTS if one.structure is not None], ids=lambda one: one.name)
 def test_every_dialect_can_be_constrained(dialect):
     schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}, "required": ["a"]}
     tools = [Tool(name="weather", parameters=schema), Tool(name="clock", parameters=TOOLS["clock"])]

@@ -16,6 +16,8 @@ def call_constraint(
     ``required`` asks for a call: then the answer is calls alone, behind reasoning that the prompt has opened. Where a
     model may open reasoning by itself, text stays free before the first call, because its reasoning is such text.
     """
+    if dialect.constrain is not None:
+        return dialect.constrain(tools, reading, required)
     if dialect.structure is None:
         return None
     group = dialect.structure(tools)
@@ -31,3 +33,12 @@ def call_constraint(
         single=single,
         after=reasoning.end if reasoning is not None and reading.in_reasoning else "",
     )
+
+
+def content_begins_behind(dialect: Dialect | None, reading: Reading | None) -> str:
+    """The text behind which a constraint on content holds; empty when it holds from the first token on."""
+    if dialect is None or reading is None:
+        return ""
+    if dialect.content_opening and (reading.in_reasoning or reading.reads_reasoning):
+        return dialect.content_opening
+    return dialect.reasoning.end if dialect.reasoning is not None and reading.in_reasoning else ""

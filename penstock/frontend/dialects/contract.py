@@ -14,7 +14,7 @@ from typing import Any
 from penstock.frontend.dialects.cursor import Cursor, Steps
 from penstock.frontend.dialects.writer import Writer, openai_call_id
 from penstock.types.decision import YES, Verdict
-from penstock.types.structured import StructuralTag
+from penstock.types.structured import StructuralTag, StructuredSpec
 
 PROBE_TOOL = "penstock_probe"
 PROBE_KEY = "penstock_key"
@@ -35,9 +35,9 @@ class Evidence:
         return text in self.templates
 
     def prints_call(self, pattern: str) -> bool:
-        """Whether the rendered call matches, where TOOL, KEY and VALUE in ``pattern`` stand for the probe's."""
+        """Whether the rendered call matches, where the words TOOL, KEY and VALUE in ``pattern`` stand for the probe's."""
         for word, probe in (("TOOL", PROBE_TOOL), ("KEY", PROBE_KEY), ("VALUE", PROBE_VALUE)):
-            pattern = pattern.replace(word, probe)
+            pattern = re.sub(rf"\b{word}\b", probe, pattern)
         return re.search(pattern, self.call_text) is not None
 
 
@@ -105,6 +105,7 @@ Raises Malformed (most primitives of the cursor do) when the text is something e
 has been written stays, a call that is open becomes incomplete, everything that was read since comes back as content.
 """
 
+Constrain = Callable[[Sequence[Tool], "Reading", bool], StructuredSpec | None]
 ReadAnswer = Callable[[Cursor, Writer, "Reading"], Steps[None]]
 
 
@@ -126,8 +127,10 @@ class Dialect:
     everything up to the next of ``resync`` is content, with that text; without ``resync`` reading goes on at once.
     ``markers`` are further texts that may be special tokens of the tokenizer and must not be hidden from the parser;
     triggers, resync texts and reasoning tags are markers by themselves. ``gap`` is what the template writes between
-    content and the first call. ``read`` replaces the whole tagged reading, for a dialect in which content
-    and reasoning are not text with calls in it.
+    content and the first call. ``content_opening`` is the text behind which content begins, where it does not begin with
+    the answer; a constraint on content holds behind it. ``read`` replaces the whole tagged reading, for a dialect in
+    which content and reasoning are not text with calls in it; ``constrain`` replaces ``structure`` there: a constraint
+    on the whole answer, from the tools, the reading and whether a call is required.
     """
 
     name: str
@@ -140,8 +143,10 @@ class Dialect:
     markers: tuple[str, ...] = ()
     reasoning: Reasoning | None = None
     gap: str = "\n"
+    content_opening: str = ""
     new_call_id: Callable[[str, int], str] = openai_call_id
     structure: Callable[[Sequence[Tool]], TagGroup] | None = None
+    constrain: Constrain | None = None
     read: ReadAnswer | None = None
     samples: tuple[Sample, ...] = ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 from penstock.frontend.dialects.contract import Tool
@@ -11,6 +12,8 @@ from penstock.frontend.dialects.writer import Writer
 from penstock.types.structured import StructuralTag, StructuredKind, schema_text
 
 ARGUMENT_KEYS = ("arguments", "parameters")
+NAME_CHARACTER = re.compile(r"[\w.:/-]")
+"""Of a tool's name, as a request may have it."""
 
 
 def read_json_call(
@@ -98,6 +101,25 @@ def _object_text(value: str) -> str:
     if not isinstance(decoded, dict):
         raise Malformed("arguments are no object")
     return value
+
+
+def read_arguments(text: Cursor, out: Writer, name: str, call_id: str | None = None) -> Steps[None]:
+    """The arguments of a call whose name came before them, and with them the whole call. What is written instead of
+    an object is taken as by ``read_json_call``."""
+    out.schema(name)
+    if (yield from text.peek()) == "{":
+        out.begin(name, call_id)
+        yield from text.json_value(out.arguments)
+    else:
+        arguments = _object_text((yield from text.json_text()))
+        out.begin(name, call_id)
+        out.arguments(arguments)
+    out.end()
+
+
+def arguments_tag(tool: Tool, begin: str, end: str) -> StructuralTag:
+    """``begin``, the arguments of one call of ``tool``, ``end``."""
+    return StructuralTag(begin=begin, kind=StructuredKind.JSON_SCHEMA, text=schema_text(tool.parameters), end=end)
 
 
 def json_call_tag(tool: Tool, begin: str, end: str, *, arguments_key: str = "arguments") -> StructuralTag:

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from penstock.frontend.dialects import hermes, llama3_json, qwen3_coder, think
+from penstock.frontend.dialects import (
+    deepseek_v3,
+    deepseek_v4,
+    deepseek_v31,
+    deepseek_v32,
+    gpt_oss,
+    hermes,
+    kimi_k2,
+    llama3_json,
+    llama_pythonic,
+    mistral_v7,
+    mistral_v11,
+    mistral_v13,
+    qwen3_coder,
+    think,
+)
 from penstock.frontend.dialects.contract import Dialect
 
 DIALECTS: tuple[Dialect, ...] = (
     qwen3_coder.DIALECT,
     hermes.DIALECT,
+    mistral_v7.DIALECT,
+    mistral_v11.DIALECT,
+    mistral_v13.DIALECT,
+    deepseek_v3.DIALECT,
+    deepseek_v31.DIALECT,
+    deepseek_v32.DIALECT,
+    deepseek_v4.DIALECT,
+    kimi_k2.DIALECT,
+    gpt_oss.DIALECT,
     llama3_json.DIALECT,
+    llama_pythonic.DIALECT,
     think.DIALECT,  # the last: it takes what thinks and calls nothing
 )

@@ -10,15 +10,22 @@ from penstock.frontend.dialects.values import kinds_of
 
 _NOTHING = '""'
 _ANY_TEXT = r"/(.|\n)*/"
+_CONSTANTS = {"boolean": '"True" | "False"', "null": '"None"'}
 
 
 def parameters_grammar(
-    schema: Mapping[str, Any], *, before: str, after: str, quoted: tuple[str, str] = ("", "")
+    schema: Mapping[str, Any],
+    *,
+    before: str,
+    after: str,
+    quoted: tuple[str, str] = ("", ""),
+    plain: tuple[str, str] = ("", ""),
 ) -> str:
     """Lark rules, from ``start`` on, for all parameters in the order of the schema; those not required may be missing.
 
-    ``before`` and ``after`` surround each value, ``quoted`` a string besides; ``{key}`` in ``before`` is the name of
-    the parameter. Strings are any text without what ends them, or one of the ``enum``; all else is JSON.
+    ``before`` and ``after`` surround each value, ``quoted`` a string besides, ``plain`` a value that is none; ``{key}``
+    in ``before`` is the name of the parameter. Strings are any text without what ends them, or one of the ``enum``; all
+    else is JSON.
     """
     properties = schema.get("properties")
     required = schema.get("required")
@@ -28,16 +35,47 @@ def parameters_grammar(
     for position, (key, one) in enumerate(properties.items() if isinstance(properties, Mapping) else ()):
         head = _text(before.replace("{key}", str(key)))
         rules.append(f"p{position}:{head} v{position}")
-        rules.append(_value(f"v{position}", one, schema, quoted, after))
+        rules.append(_value(f"v{position}", one, schema, quoted, plain, after))
         names.append(f"p{position}" if key in needed else f"p{position}?")
     return "\n".join([f"start: {' '.join(names) or _NOTHING}", *rules]) + "\n"
 
 
-def _value(name: str, schema: Any, root: Mapping[str, Any], quoted: tuple[str, str], after: str) -> str:
+def keywords_grammar(schema: Mapping[str, Any]) -> str:
+    """Lark rules, from ``start`` on, for parameters as Python's keyword arguments, in the order of the schema.
+
+    Values are JSON, which is Python but for the names of constants; those that are constants alone have Python's.
+    """
+    properties = schema.get("properties")
+    items = list(properties.items()) if isinstance(properties, Mapping) else []
+    required = schema.get("required")
+    needed = frozenset(required) if isinstance(required, list) else frozenset()
+    count = len(items)
+    # none_I: parameters from I on, with none before them; more_I: the same behind others.
+    rules = ["start: none_0", f"none_{count}: {_NOTHING}", f"more_{count}: {_NOTHING}"]
+    for position, (key, one) in enumerate(items):
+        after = position + 1
+        skipped = ("", "") if key in needed else (f" | none_{after}", f" | more_{after}")
+        rules.append(f"none_{position}: p{position} more_{after}{skipped[0]}")
+        rules.append(f'more_{position}: ", " p{position} more_{after}{skipped[1]}')
+        rules.append(f"p{position}:{_text(f'{key}=')} {_python_value(one, schema)}")
+    return "\n".join(rules) + "\n"
+
+
+def _python_value(schema: Any, root: Mapping[str, Any]) -> str:
+    kinds = kinds_of(schema, root)
+    if kinds and kinds <= _CONSTANTS.keys() and not {"enum", "const"} & schema.keys():
+        return f"({' | '.join(_CONSTANTS[kind] for kind in sorted(kinds))})"
+    return f"%json {json.dumps(_with_definitions(schema, root), ensure_ascii=False)}"
+
+
+def _value(
+    name: str, schema: Any, root: Mapping[str, Any], quoted: tuple[str, str], plain: tuple[str, str], after: str
+) -> str:
     """The rule of one value with what follows it."""
     kinds = kinds_of(schema, root)
     if "string" not in kinds:
-        return f"{name}: %json {json.dumps(_with_definitions(schema, root), ensure_ascii=False)}{_text(after)}"
+        value = json.dumps(_with_definitions(schema, root), ensure_ascii=False)
+        return f"{name}:{_text(plain[0])} %json {value}{_text(plain[1] + after)}"
     lead, end = _text(quoted[0]), _text(quoted[1] + after)
     options = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if isinstance(options, list) and options:

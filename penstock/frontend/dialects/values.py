@@ -144,6 +144,10 @@ class ArgumentsWriter:
         """A whole value, as JSON text."""
         self._out.arguments(self._lead(key) + value)
 
+    def begin_value(self, key: str) -> None:
+        """A value follows as JSON text, which goes into the call directly."""
+        self._out.arguments(self._lead(key))
+
     def begin_string(self, key: str) -> None:
         self._out.arguments(self._lead(key) + '"')
 

@@ -32,7 +32,7 @@ class Writer:
     """
 
     __slots__ = (
-        "_content_begun", "_cursor", "_events", "_gap", "_held", "_held_newlines", "_max_calls", "_new_id", "_open",
+        "_content_begun", "_cursor", "_events", "_gap", "_held", "_held_newlines", "_ids", "_max_calls", "_new_id", "_open",
         "_reasoning_begun", "_skips_newlines", "num_begun", "num_completed", "tools",
     )  # fmt: skip
 
@@ -53,12 +53,18 @@ class Writer:
         self._new_id = new_id
         self._max_calls = max_calls
         self._events: list[Event] = []
+        self._ids: set[str] = set()
         self._open = False
         self._held: list[str] = []  # white space that is content unless a call follows
         self._content_begun = False  # since the beginning or the last call
         self._held_newlines: list[str] = []
         self._reasoning_begun = False
         self._skips_newlines = False  # behind reasoning
+
+    @property
+    def has_content(self) -> bool:
+        """Whether content stands since the beginning or the last call."""
+        return self._content_begun
 
     def take_events(self) -> tuple[Event, ...]:
         events = tuple(self._events)
@@ -119,7 +125,10 @@ class Writer:
             raise Malformed(f"there is no tool {name[:64]!r}") from None
 
     def begin(self, name: str, call_id: str | None = None) -> None:
-        """A call whose name is certain. Raises Malformed for an unknown tool, and when a call is open."""
+        """A call whose name is certain, with the id that the model wrote, if it wrote one.
+
+        Raises Malformed for an unknown tool, and when a call is open.
+        """
         self.schema(name)
         if self._open:
             raise Malformed("a call begins inside a call")
@@ -128,7 +137,7 @@ class Writer:
         index = self.num_begun
         self.num_begun += 1
         self._open = True
-        self._events.append(CallBegun(index, call_id or self._new_id(name, index), name))
+        self._events.append(CallBegun(index, self._id_of(call_id or self._new_id(name, index)), name))
 
     def arguments(self, text: str) -> None:
         """The next piece of the open call's arguments, which together are one JSON object."""
@@ -160,6 +169,13 @@ class Writer:
             self._held_newlines.clear()
         if self._content_begun or not self.num_begun:
             self._emit_held()
+
+    def _id_of(self, call_id: str) -> str:
+        """``call_id``, or another one where the answer has it already: clients tell calls apart by it."""
+        if call_id in self._ids:
+            call_id = openai_call_id("", 0)
+        self._ids.add(call_id)
+        return call_id
 
     def _settle_held(self) -> None:
         if self._content_begun:

@@ -11,7 +11,7 @@ from penstock.errors import InvalidRequestError
 from penstock.frontend.chat.effort import effort_variables, knows_effort
 from penstock.frontend.chat.messages import normalize_messages
 from penstock.frontend.chat.tools import NO_TOOLS, ToolUse, read_tool_use
-from penstock.frontend.dialects.constrain import call_constraint
+from penstock.frontend.dialects.constrain import call_constraint, content_begins_behind
 from penstock.frontend.dialects.contract import Dialect, Reading
 from penstock.frontend.dialects.select import make_reading
 from penstock.frontend.exchange import Exchange
@@ -121,10 +121,10 @@ def constrain_calls(
     """
     dialect = served_dialect(service)
     if not use.is_constrained:
-        structured, reasoning = sampling.structured, dialect.reasoning if dialect is not None else None
-        if structured is None or reasoning is None or reading is None or not reading.in_reasoning:
+        after = content_begins_behind(dialect, reading)
+        if sampling.structured is None or not after:
             return sampling
-        return dataclasses.replace(sampling, structured=dataclasses.replace(structured, after=reasoning.end))
+        return dataclasses.replace(sampling, structured=dataclasses.replace(sampling.structured, after=after))
     param = "tool_choice" if use.required else "tools"
     asked = "tool_choice" if use.required else "strict of a function"
     if not service.constrains_output:
