@@ -1,5 +1,5 @@
-"""Broken output in each dialect of the frontend's table: what a model that lost the thread writes. Knows markers,
-parses nothing.
+"""Broken output in dialects of the frontend's table: what a model that lost the thread writes. Knows markers, parses
+nothing.
 
 Calls are damaged in the same ways in every dialect, in this order: a call that is cut off, arguments that are no JSON
 (or have no end), a tool that nobody offered, an end without a beginning, and a marker that the text stops in the midst
@@ -31,6 +31,35 @@ GARBAGE: dict[str, tuple[str, ...]] = {
     "hermes": _broken("<tool_call>\n", "\n</tool_call>", _JSON_CALL, _JSON_CUT, _JSON_BAD),
     "qwen3_coder": _broken("<tool_call>\n", "</tool_call>", _XML_CALL, _XML_CUT, _XML_BAD),
     "llama3_json": _broken("<|python_tag|>", "", _JSON_CALL, _JSON_CUT, _JSON_BAD),
+    "mistral_v7": _broken("[TOOL_CALLS]", "", f"[{_JSON_CALL}]", f"[{_JSON_CUT}", f"[{_JSON_BAD}]"),
+    "deepseek_v3": _broken(
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        'no_such_tool\n```json\n{"city": "Paris"}\n```',
+        'get_weather\n```json\n{"city": "Par',
+        'get_weather\n```json\n{"city": Paris,,}\n```',
+    ),
+    "kimi_k2": _broken(
+        "<|tool_calls_section_begin|><|tool_call_begin|>",
+        "<|tool_call_end|><|tool_calls_section_end|>",
+        'functions.no_such_tool:0<|tool_call_argument_begin|>{"city": "Paris"}',
+        'functions.get_weather:0<|tool_call_argument_begin|>{"city": "Par',
+        'functions.get_weather:0<|tool_call_argument_begin|>{"city": Paris,,}',
+    ),
+    "gpt_oss": _broken(
+        "<|channel|>commentary to=functions.",
+        "<|call|>",
+        'no_such_tool <|constrain|>json<|message|>{"city": "Paris"}',
+        'get_weather <|constrain|>json<|message|>{"city": "Par',
+        'get_weather <|constrain|>json<|message|>{"city": Paris,,}',
+    ),
+    "llama_pythonic": _broken(
+        "<|python_start|>[",
+        "]<|python_end|>",
+        'no_such_tool(city="Paris")',
+        'get_weather(city="Par',
+        "get_weather(city=Paris,,)",
+    ),
     "think": (
         "Let me think.</think>The answer is</think> four.",
         "<think>Four, because",

@@ -13,6 +13,8 @@ from penstock.config.sections import MockConfig
 from penstock.engine.mock_engine import build_ceiling_engine, build_mock_engine, mock_info
 from penstock.engine.mock_text import mock_assets, mock_order
 from penstock.errors import ConfigError
+from penstock.frontend.dialects.contract import Reading
+from penstock.frontend.dialects.machine import Machine
 from penstock.frontend.dialects.table import DIALECTS
 from penstock.mock.ceiling import CeilingEngine
 from penstock.mock.garbage import GARBAGE
@@ -82,9 +84,21 @@ def test_garbage_needs_a_known_dialect():
         parse_faults(["garbage=klingon"])
 
 
-def test_every_dialect_of_the_frontend_has_its_garbage():
-    """Frontend and mock do not know each other: the names agree because of this."""
-    assert set(GARBAGE) == {dialect.name for dialect in DIALECTS}
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage_is_broken_in_the_dialect_that_it_names(name):
+    """Frontend and mock do not know each other: names and marks agree because of this. A tool that nobody offered is
+    whole, and the only broken thing that would be a call if somebody had."""
+    dialect = next(one for one in DIALECTS if one.name == name)
+    for text in GARBAGE[name]:
+        machine = Machine(dialect, Reading(tools={"get_weather": {}}, in_reasoning=False))
+        events = (*machine.push(text), *machine.finish())
+        assert machine.num_completed == 0
+        assert events
+    if dialect.reads_calls:
+        machine = Machine(dialect, Reading(tools={"no_such_tool": {}}, in_reasoning=False))
+        machine.push(GARBAGE[name][2])
+        machine.finish()
+        assert machine.num_completed == 1
 
 
 @pytest.mark.parametrize("dialect", GARBAGE)
