@@ -129,10 +129,12 @@ class _TagWriter:
                     f"The trigger {trigger!r} has text behind a special token. End it with the special token, or "
                     "write the whole format as a Lark grammar."
                 )
-            if isinstance(pieces[-1], int):  # it tells by itself; text before it is free text like any other
-                head = f"{texts} <[{pieces[-1]}]>"
+            first, last = pieces[0], pieces[-1]
+            if isinstance(last, int):  # it tells by itself; text before it is free text like any other
+                head = f"{texts} <[{last}]>"
             else:
-                grammar.rule(f"trigger_{index}[lazy]: FREE {quoted(pieces[0])}")
+                assert isinstance(first, str)
+                grammar.rule(f"trigger_{index}[lazy]: FREE {quoted(first)}")
                 head = f"{texts.removesuffix(' FREE')} trigger_{index}" if texts != "FREE" else f"trigger_{index}"
             grammar.rule(f"group_{index}: {head} ({self._behind(trigger)})")
             groups.append(f"group_{index}")

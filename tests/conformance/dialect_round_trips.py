@@ -30,7 +30,7 @@ class RoundTrip:
     ``stop`` is the text with which the template ends an assistant's turn. ``thinking`` has the template's variables for
     thinking on, off and by default; a variant that is not there does not exist. ``reasons`` are the variants
     in which the template prints reasoning. ``unprinted`` are those in which the model writes reasoning that the
-    template does not print again: what the prompt ends with for it, and what the model writes, with {} for the reasoning.
+    template does not print again: what the prompt ends with for it, and what the model writes, with {} for it.
     ``tokenizer`` is the folder of a tokenizer to stream with. ``call_id`` is the form of ids, of {name} and {index}.
     ``skipped`` names messages of ``MESSAGES`` that the template cannot hold, each with the reason.
     """

@@ -1,5 +1,5 @@
-"""DeepSeek V4 has no template: its makers publish code that writes prompts and reads answers. The dialect reads what that
-code reads, and our template of the tests writes what it writes."""
+"""DeepSeek V4 has no template: its makers publish code that writes prompts and reads answers. The dialect reads what
+that code reads, and our template of the tests writes what it writes."""
 
 from __future__ import annotations
 

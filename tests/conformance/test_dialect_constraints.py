@@ -81,7 +81,9 @@ def write(spec: StructuredSpec, vocabulary: Vocabulary, seed: int) -> str:
 def ids_of(text: str, vocabulary: Vocabulary) -> list[int]:
     ids = {name: token_id for token_id, name in vocabulary.names.items()}
     pattern = "|".join(map(re.escape, ids))
-    return [one for piece in re.split(f"({pattern})", text) for one in ([ids[piece]] if piece in ids else piece.encode())]
+    return [
+        one for piece in re.split(f"({pattern})", text) for one in ([ids[piece]] if piece in ids else piece.encode())
+    ]
 
 
 def read(dialect: Dialect, text: str, reading: Reading) -> AnswerFold:
@@ -139,7 +141,7 @@ def test_gpt_oss_thinks_before_it_calls_or_answers():
     vocabulary = vocabulary_of(dialect, special=True)
     compiler = BACKENDS["llguidance"].prepare(vocabulary)
     thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
-    call = '<|channel|>commentary to=functions.clock <|constrain|>json<|message|>{}'
+    call = "<|channel|>commentary to=functions.clock <|constrain|>json<|message|>{}"
     final = "<|channel|>final<|message|>Noon."
     reading = Reading(tools=TOOLS)
 
@@ -154,8 +156,14 @@ def test_gpt_oss_thinks_before_it_calls_or_answers():
     assert not takes(required, thought + final)
     assert not takes(strict, thought + call.replace("clock", "fly"))
     thinking = Reading(tools=TOOLS, in_reasoning=True)
-    assert takes(call_constraint(dialect, TOOL_LIST, thinking, required=True, single=False), "Hm.<|end|><|start|>assistant" + call)
-    assert call_constraint(dialect, TOOL_LIST, Reading(tools=TOOLS, reads_reasoning=False), required=True, single=True) is None
+    assert takes(
+        call_constraint(dialect, TOOL_LIST, thinking, required=True, single=False),
+        "Hm.<|end|><|start|>assistant" + call,
+    )
+    assert (
+        call_constraint(dialect, TOOL_LIST, Reading(tools=TOOLS, reads_reasoning=False), required=True, single=True)
+        is None
+    )
     opening = content_begins_behind(dialect, reading)
     assert takes(StructuredSpec.choice(["Noon."], after=opening), final)
     assert not takes(StructuredSpec.choice(["Noon."], after=opening), final + "!")

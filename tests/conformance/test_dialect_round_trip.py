@@ -40,9 +40,7 @@ def selected(trip: RoundTrip) -> SelectedDialect:
     return select_dialect(template.sources, template.render, tokenizer)
 
 
-def message_of(
-    trip: RoundTrip, content: str, calls: list[tuple[str, Any]], reasoning: str | None
-) -> dict[str, Any]:
+def message_of(trip: RoundTrip, content: str, calls: list[tuple[str, Any]], reasoning: str | None) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if reasoning:
         message["reasoning_content"] = reasoning

@@ -157,3 +157,22 @@ def test_cost_per_character_does_not_grow(dialect):
     assert medium_calls <= 1.2 * small_calls
     assert max(small_held, medium_held, large_held) <= 64
     assert small_work < 8
+
+
+def ids_of(dialect_name: str, text: str) -> list[str]:
+    dialect = next(one for one in DIALECTS if one.name == dialect_name)
+    machine = Machine(dialect, Reading(tools=TOOLS))
+    events = [*machine.push(text), *machine.finish()]
+    return [event.id for event in events if isinstance(event, CallBegun)]
+
+
+def test_ids_that_a_model_writes_are_kept_and_never_come_twice():
+    call = "<|tool_call_begin|>functions.clock:7<|tool_call_argument_begin|>{}<|tool_call_end|>"
+    first, second = ids_of("kimi_k2", f"<|tool_calls_section_begin|>{call}{call}<|tool_calls_section_end|>")
+    assert first == "functions.clock:7"
+    assert second != first
+    assert ids_of("kimi_k2", call.replace("functions.clock:7", "clock")) == ["functions.clock:0"]
+    assert ids_of("mistral_v11", "[TOOL_CALLS]clock[CALL_ID]a1b2c3d4e[ARGS]{}") == ["a1b2c3d4e"]
+    (own,) = ids_of("mistral_v13", "[TOOL_CALLS]clock[ARGS]{}")
+    assert len(own) == 9
+    assert own.isalnum()

@@ -35,7 +35,7 @@ class Evidence:
         return text in self.templates
 
     def prints_call(self, pattern: str) -> bool:
-        """Whether the rendered call matches, where the words TOOL, KEY and VALUE in ``pattern`` stand for the probe's."""
+        """Whether the rendered call matches; the words TOOL, KEY and VALUE in ``pattern`` stand for the probe's."""
         for word, probe in (("TOOL", PROBE_TOOL), ("KEY", PROBE_KEY), ("VALUE", PROBE_VALUE)):
             pattern = re.sub(rf"\b{word}\b", probe, pattern)
         return re.search(pattern, self.call_text) is not None
@@ -127,10 +127,10 @@ class Dialect:
     everything up to the next of ``resync`` is content, with that text; without ``resync`` reading goes on at once.
     ``markers`` are further texts that may be special tokens of the tokenizer and must not be hidden from the parser;
     triggers, resync texts and reasoning tags are markers by themselves. ``gap`` is what the template writes between
-    content and the first call. ``content_opening`` is the text behind which content begins, where it does not begin with
-    the answer; a constraint on content holds behind it. ``read`` replaces the whole tagged reading, for a dialect in
-    which content and reasoning are not text with calls in it; ``constrain`` replaces ``structure`` there: a constraint
-    on the whole answer, from the tools, the reading and whether a call is required.
+    content and the first call. ``content_opening`` is the text behind which content begins, where it does not begin
+    with the answer; a constraint on content holds behind it. ``read`` replaces the whole tagged reading, for a dialect
+    in which content and reasoning are not text with calls in it; ``constrain`` replaces ``structure`` there: a
+    constraint on the whole answer, from the tools, the reading and whether a call is required.
     """
 
     name: str

@@ -21,7 +21,7 @@ _FENCE = "```"
 def detect(evidence: Evidence) -> Verdict:
     return needs(
         the_template_prints_a_call_as_fenced_JSON_between_tool_call_marks=evidence.prints_call(
-            CALL + r'\w+' + SEPARATOR + r'TOOL\n```json\n\{"KEY": ?"VALUE"\}\n```' + CALL_END
+            CALL + r"\w+" + SEPARATOR + r'TOOL\n```json\n\{"KEY": ?"VALUE"\}\n```' + CALL_END
         )
     )
 
@@ -82,7 +82,8 @@ DIALECT = Dialect(
     samples=(
         Sample(
             title="reasoning that the prompt has opened, content and two calls",
-            text="Both.\n</think>\n\nLet me see.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n"
+            text="Both.\n</think>\n\nLet me see."
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n"
             '```json\n{"city": "Köln"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>clock\n'
             "```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
             in_reasoning=True,

@@ -50,7 +50,8 @@ DIALECT = Dialect(
     samples=(
         Sample(
             title="content and two calls",
-            text='Let me see.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": "Köln"}<｜tool▁call▁end｜>'
+            text="Let me see.<｜tool▁calls▁begin｜>"
+            '<｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": "Köln"}<｜tool▁call▁end｜>'
             "<｜tool▁call▁begin｜>clock<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
             content="Let me see.",
             calls=(("weather", '{"city": "Köln"}'), ("clock", "{}")),

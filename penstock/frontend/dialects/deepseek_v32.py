@@ -58,7 +58,8 @@ DIALECT = Dialect(
         ),
         Sample(
             title="a type that only the schema knows",
-            text='<｜DSML｜function_calls><｜DSML｜invoke name="weather"><｜DSML｜parameter name="days">3</｜DSML｜parameter>'
+            text='<｜DSML｜function_calls><｜DSML｜invoke name="weather">'
+            '<｜DSML｜parameter name="days">3</｜DSML｜parameter>'
             "</｜DSML｜invoke></｜DSML｜function_calls>",
             calls=(("weather", '{"days": 3}'),),
         ),

@@ -27,7 +27,7 @@ def new_call_id(_name: str, _index: int) -> str:
 
 def prints_named_call(evidence: Evidence, between: str) -> bool:
     """Whether the template prints the name, ``between`` (a pattern), and the arguments."""
-    return evidence.prints_call(r'\[TOOL_CALLS\]\s?TOOL' + between + r'\s?\{"KEY": ?"VALUE"\}')
+    return evidence.prints_call(r"\[TOOL_CALLS\]\s?TOOL" + between + r'\s?\{"KEY": ?"VALUE"\}')
 
 
 def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:

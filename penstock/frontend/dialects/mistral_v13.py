@@ -1,4 +1,4 @@
-"""Mistral v13: each call behind its own ``[TOOL_CALLS]``, with name and arguments. Tokenizers of version 13 and later."""
+"""Mistral v13: each call behind its own ``[TOOL_CALLS]``, with name and arguments. Tokenizers from version 13 on."""
 
 from __future__ import annotations
 

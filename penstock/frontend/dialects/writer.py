@@ -32,8 +32,8 @@ class Writer:
     """
 
     __slots__ = (
-        "_content_begun", "_cursor", "_events", "_gap", "_held", "_held_newlines", "_ids", "_max_calls", "_new_id", "_open",
-        "_reasoning_begun", "_skips_newlines", "num_begun", "num_completed", "tools",
+        "_content_begun", "_cursor", "_events", "_gap", "_held", "_held_newlines", "_ids", "_max_calls", "_new_id",
+        "_open", "_reasoning_begun", "_skips_newlines", "num_begun", "num_completed", "tools",
     )  # fmt: skip
 
     def __init__(

@@ -3,12 +3,12 @@ from __future__ import annotations
 from dialect_cases import Case
 
 B, E = "<｜DSML｜function_calls>", "</｜DSML｜function_calls>"
-I, J, P, Q = '<｜DSML｜invoke name="', "</｜DSML｜invoke>", '<｜DSML｜parameter name="', "</｜DSML｜parameter>"
+CALL, DONE, P, Q = '<｜DSML｜invoke name="', "</｜DSML｜invoke>", '<｜DSML｜parameter name="', "</｜DSML｜parameter>"
 
 
 def invoke(name: str, **values: str) -> str:
     parts = "\n".join(f'{P}{key}" string="true">{value}{Q}' for key, value in values.items())
-    return f'{I}{name}">\n{parts}\n{J}'
+    return f'{CALL}{name}">\n{parts}\n{DONE}'
 
 
 def call(name: str, **values: str) -> str:
@@ -20,32 +20,32 @@ ROME = ("weather", '{"city": "Rome"}', True)
 
 CASES = {
     "unfinished_call": Case(
-        text=f'Well.\n\n{B}\n{I}weather">\n{P}city" string="true">Ro</｜DS',
+        text=f'Well.\n\n{B}\n{CALL}weather">\n{P}city" string="true">Ro</｜DS',
         content="Well.",
         calls=(("weather", '{"city": "Ro</｜DS', False),),
     ),
-    "unfinished_name": Case(text=f"{B}\n{I}wea", content=f"{B}\n{I}wea"),
+    "unfinished_name": Case(text=f"{B}\n{CALL}wea", content=f"{B}\n{CALL}wea"),
     # The rest of the broken call is content up to its end; the end of the block stays behind.
     "bad_payload": Case(
-        text=f'{B}\n{I}weather">\n{P}days" string="false">three{Q}\n{J}\n{E} Sorry.',
-        content=f'\n{P}days" string="false">three{Q}\n{J}\n{E} Sorry.',
+        text=f'{B}\n{CALL}weather">\n{P}days" string="false">three{Q}\n{DONE}\n{E} Sorry.',
+        content=f'\n{P}days" string="false">three{Q}\n{DONE}\n{E} Sorry.',
         calls=(("weather", "", False),),
     ),
     "bad_payload_before_name": Case(text=f"{B}\nweather(Rome)\n{E}", content=f"{B}\nweather(Rome)\n{E}"),
     "unknown_tool": Case(text=call("fly", to="Rome"), content=call("fly", to="Rome")),
     # The model says itself what is a string: validation is the caller's.
     "wrong_types": Case(
-        text=f'{B}\n{I}weather">\n{P}city" string="false">5{Q}\n{P}days" string="true">3{Q}\n{J}\n{E}',
+        text=f'{B}\n{CALL}weather">\n{P}city" string="false">5{Q}\n{P}days" string="true">3{Q}\n{DONE}\n{E}',
         calls=(("weather", '{"city": 5, "days": "3"}', True),),
     ),
     "marker_in_string": Case(
-        text=call("note", text=f"{E}{J}{B}<think>"), calls=(("note", f'{{"text": "{E}{J}{B}<think>"}}', True),)
+        text=call("note", text=f"{E}{DONE}{B}<think>"), calls=(("note", f'{{"text": "{E}{DONE}{B}<think>"}}', True),)
     ),
     "marker_cut_at_end": Case(text="So <｜DSML｜func", content="So <｜DSML｜func"),
     # The next call of the same block is read.
     "call_after_broken_call": Case(
-        text=f"{B}\n{I}weather Rome{J}\n{invoke('weather', city='Rome')}\n{E}",
-        content=f"{B}\n{I}weather Rome{J}\n",
+        text=f"{B}\n{CALL}weather Rome{DONE}\n{invoke('weather', city='Rome')}\n{E}",
+        content=f"{B}\n{CALL}weather Rome{DONE}\n",
         calls=(ROME,),
     ),
     "text_after_call": Case(text=f"{WHOLE}\nDone.", content="\nDone.", calls=(ROME,)),

@@ -47,7 +47,9 @@ CASES = {
     ),
     "unfinished_reasoning": Case(text="<think>\nHm, \n", reasoning="Hm, \n"),
     # A call ends reasoning that the model forgot to close.
-    "call_inside_reasoning": Case(text=f"Hm.{WHOLE}No.", in_reasoning=True, reasoning="Hm.", content="No.", calls=(ROME,)),
+    "call_inside_reasoning": Case(
+        text=f"Hm.{WHOLE}No.", in_reasoning=True, reasoning="Hm.", content="No.", calls=(ROME,)
+    ),
 }
 
 

@@ -28,9 +28,7 @@ CASES = {
     "text_after_call": Case(text=f"{WHOLE}\nDone.", content="\nDone.", calls=(ROME,)),
     "no_end_marker": "There is no end marker.",
     "empty_arguments": Case(text=f"{B}clock{A}null", calls=(("clock", "{}", True),)),
-    "control_characters": Case(
-        text=f'{B}note{A}{{"text": "a\n\tb"}}', calls=(("note", '{"text": "a\\n\\tb"}', True),)
-    ),
+    "control_characters": Case(text=f'{B}note{A}{{"text": "a\n\tb"}}', calls=(("note", '{"text": "a\\n\\tb"}', True),)),
     "unfinished_reasoning": Case(text="[THINK]Hm, \n", reasoning="Hm, \n"),
     "call_inside_reasoning": Case(text=f"{WHOLE}[/THINK]No.", in_reasoning=True, reasoning=WHOLE, content="No."),
 }
