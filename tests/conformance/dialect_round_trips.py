@@ -33,6 +33,8 @@ class RoundTrip:
     template does not print again: what the prompt ends with for it, and what the model writes, with {} for it.
     ``tokenizer`` is the folder of a tokenizer to stream with. ``call_id`` is the form of ids, of {name} and {index}.
     ``skipped`` names messages of ``MESSAGES`` that the template cannot hold, each with the reason.
+    ``always_reasons``: where the prompt has opened reasoning, the template holds no message without it. ``sorts_keys``:
+    it prints arguments by name.
     """
 
     source: str
@@ -44,6 +46,8 @@ class RoundTrip:
     tokenizer: str | None = None
     call_id: str = "call0000{index}"
     skipped: dict[str, str] = field(default_factory=dict)
+    always_reasons: bool = False
+    sorts_keys: bool = False
 
 
 QWEN_THINKING = {"on": {"enable_thinking": True}, "off": {"enable_thinking": False}, "default": {}}
@@ -57,6 +61,7 @@ NO_CONTENT = "the template prints the content alone"
 DEEPSEEK_SKIPPED = dict.fromkeys(
     ("one call", "no arguments", "all types", "code", "false and zero", "strings like other types"), ONE_CALL
 ) | dict.fromkeys(("content and a call", "many calls"), NO_CONTENT)
+HY_THINKING = {"on": {"reasoning_effort": "high"}, "off": {"reasoning_effort": "no_think"}, "default": {}}
 
 ROUND_TRIPS: tuple[RoundTrip, ...] = (
     RoundTrip(source="qwen-2.5", dialect="hermes", stop=IM_END, tokenizer="qwen-2.5"),
@@ -74,6 +79,44 @@ ROUND_TRIPS: tuple[RoundTrip, ...] = (
         tokenizer="qwen-3.5",
     ),
     RoundTrip(source="qwen-3.6", dialect="qwen3_coder", stop=IM_END, thinking=QWEN_THINKING, reasons=THINKS),
+    *(
+        RoundTrip(source=source, dialect="glm4_5", stop="", thinking=QWEN_THINKING, reasons=THINKS, tokenizer=tokenizer)
+        for source, tokenizer in (("glm-4.5v", "glm-4.5v"), ("glm-4.6v", None), ("glm-4.6v-flash", None))
+    ),
+    *(
+        RoundTrip(
+            source=source, dialect="glm4_7", stop="", thinking=QWEN_THINKING, reasons=THINKS, tokenizer=tokenizer,
+            always_reasons=source != "glm-5.1",
+        )
+        for source, tokenizer in (("glm-4.7-flash", "glm-4.7-flash"), ("glm-5", None), ("glm-5.1", None))
+    ),
+    RoundTrip(source="glm-5.2", dialect="glm4_7", stop="", thinking=QWEN_THINKING, reasons=THINKS),
+    RoundTrip(
+        source="minimax", dialect="minimax_m2", stop="[e~[", reasons=THINKS, tokenizer="minimax", always_reasons=True
+    ),
+    RoundTrip(
+        source="hy3.jinja", dialect="hy_v3", stop="<｜hy_eos", thinking=HY_THINKING, reasons=frozenset({"on"})
+    ),
+    RoundTrip(
+        source="hy3_preview.jinja", dialect="hy_v3_preview", stop="<｜hy_eos", thinking=HY_THINKING,
+        reasons=frozenset({"on"}),
+    ),
+    RoundTrip(source="minicpm5.jinja", dialect="minicpm5", stop=IM_END, thinking=QWEN_THINKING, reasons=THINKS),
+    RoundTrip(
+        source="gemma4.jinja", dialect="gemma4", stop="<turn|>", thinking=QWEN_THINKING, reasons=frozenset({"on"}),
+        sorts_keys=True,
+    ),
+    RoundTrip(
+        source="granite3.jinja", dialect="granite", stop="<|end_of_text|>",
+        thinking={"on": {"thinking": True}, "off": {"thinking": False}, "default": {}}, reasons=frozenset({"on"}),
+        skipped={
+            "content and a call": "the template prints calls alone",
+            "many calls": "the template prints calls alone",
+        },
+    ),
+    RoundTrip(source="granite4.jinja", dialect="hermes", stop="<|end_of_text|>"),
+    RoundTrip(source="phi4.jinja", dialect="phi4", stop="<|end|>"),
+    RoundTrip(source="step3.jinja", dialect="step3_5", stop=IM_END, reasons=THINKS),
     RoundTrip(
         source="llama3.jinja", dialect="llama3_json", stop="<|eot_id|>",
         skipped={

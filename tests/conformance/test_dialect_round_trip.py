@@ -126,7 +126,8 @@ def test_round_trip(trip, variant, name):
     content, calls = MESSAGES[name]
     choice = selected(trip)
     opened, written = trip.unprinted.get(variant, ("", ""))
-    for reasoning in (REASONING, None) if variant in trip.reasons else (REASONING,) if written else (None,):
+    always = bool(written) or (trip.always_reasons and variant in trip.reasons)
+    for reasoning in (REASONING,) if always else (REASONING, None) if variant in trip.reasons else (None,):
         message = message_of(trip, content, calls, reasoning)
         prompt, full = render(trip, [USER], variant, prompt=True), render(trip, [USER, message], variant)
         assert prompt.endswith(opened)
@@ -143,7 +144,8 @@ def test_round_trip(trip, variant, name):
             assert all(call.complete for call in fold.calls)
             read = [(call.name, json.loads(call.arguments)) for call in fold.calls]
             assert read == calls
-            assert [list(arguments) for _, arguments in read] == [list(arguments) for _, arguments in calls]
+            order = sorted if trip.sorts_keys else list
+            assert [list(arguments) for _, arguments in read] == [order(arguments) for _, arguments in calls]
             assert render(trip, [USER, message_of(trip, fold.content, read, fold.reasoning)], variant) == full
 
 

@@ -1,4 +1,4 @@
-"""Hermes: JSON objects in ``<tool_call>`` tags, one per call. Hermes 2 and 3, Qwen 2.5 and Qwen 3, QwQ."""
+"""Hermes: JSON objects in ``<tool_call>`` tags, one per call. Hermes 2 and 3, Qwen 2.5 and Qwen 3, QwQ, Granite 4."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def structure(tools: Sequence[Tool]) -> TagGroup:
 
 DIALECT = Dialect(
     name="hermes",
-    models="Qwen 2.5, Qwen 3, QwQ, Hermes 2 and 3",
+    models="Qwen 2.5, Qwen 3, QwQ, Granite 4, Hermes 2 and 3",
     detect=detect,
     triggers=(BEGIN,),
     parse=parse,

@@ -62,6 +62,49 @@ def read_json_call(
     out.end()
 
 
+def read_json_calls(text: Cursor, out: Writer, opened: str, *, wrapper: str | None = None) -> Steps[None]:
+    """Calls from behind ``opened``, which was read: ``[`` of a list of objects, or ``{`` of the only one.
+
+    With ``wrapper`` a call may be the value of that key in an object of its own, as requests have calls.
+    """
+    if opened == "{":
+        yield from _wrapped_call(text, out, wrapper)
+        return
+    yield from text.skip_space()
+    if (yield from text.expect("{", "]")) == "]":
+        return
+    while True:
+        yield from _wrapped_call(text, out, wrapper)
+        yield from text.skip_space()
+        if (yield from text.expect(",", "]")) == "]":
+            return
+        yield from text.skip_space()
+        yield from text.expect("{")
+
+
+def _wrapped_call(text: Cursor, out: Writer, wrapper: str | None) -> Steps[None]:
+    """One call, in the object of ``wrapper`` or not. What stands beside it in the wrapping object is passed over."""
+    found: str | None = None
+    if wrapper is not None:
+        yield from text.skip_space()
+        found = yield from text.accept(f'"{wrapper}"', '"type"')
+    if found is None:
+        yield from read_json_call(text, out)
+        return
+    yield from _colon(text)
+    while found != f'"{wrapper}"':
+        yield from text.json_value(lambda _: None)
+        yield from text.skip_space()
+        yield from text.expect(",")
+        yield from text.skip_space()
+        found = yield from text.expect(f'"{wrapper}"', '"type"', '"id"')
+        yield from _colon(text)
+    yield from text.expect("{")
+    yield from read_json_call(text, out)
+    while (yield from _next_key(text)) is not None:
+        yield from text.json_value(lambda _: None)
+
+
 def _first_key(text: Cursor) -> Steps[str | None]:
     """The first key, read with its colon; None behind an empty object."""
     yield from text.skip_space()
@@ -81,10 +124,14 @@ def _next_key(text: Cursor) -> Steps[str | None]:
 
 def _key(text: Cursor) -> Steps[str]:
     key = yield from text.json_string()
+    yield from _colon(text)
+    return key
+
+
+def _colon(text: Cursor) -> Steps[None]:
     yield from text.skip_space()
     yield from text.expect(":")
     yield from text.skip_space()
-    return key
 
 
 def _object_text(value: str) -> str:
