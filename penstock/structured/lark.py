@@ -19,8 +19,10 @@ WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 ANY_TEXT = r"/(.|\n)*/"
 
 _LITERAL_OR_SCHEMA = re.compile(
-    r'\w+\[lazy\][^\n]*|(?P<literal>"(?:[^"\\\n]|\\.)*")|(?P<schema>%json\s*)(?=[{])|/(?:[^/\\\n]|\\.)+/|//[^\n]*'
+    r'(?P<lazy>\w+\[lazy\][^\n]*)|(?P<literal>"(?:[^"\\\n]|\\.)*")|(?P<schema>%json\s*)(?=[{])|/(?:[^/\\\n]|\\.)+/|//[^\n]*'
 )
+_LAZY_UNTIL = re.compile(r'(?P<name>\w+)\[lazy\]: */\(\.\|\\n\)\*/ *(?P<end>"(?:[^"\\]|\\.)*") *')
+_SIGNS = re.compile(r"([\\.+*?()|\[\]{}^$/])")
 _DECODER = json.JSONDecoder()
 
 ContentOf = Callable[[StructuredKind, str], "Content"]
@@ -179,22 +181,44 @@ class _TagWriter:
 
 def _bound(text: str, vocabulary: Vocabulary, content_of: ContentOf) -> str:
     """The Lark rules of a tag's content with its embedded schemas checked as others are, and with special tokens for
-    their texts in literals. Not in lazy rules: they match text alone, so there the model spells such a text."""
+    their texts in literals. Of lazy rules only those for any text up to a literal can have special tokens; in others,
+    which match text alone, the model spells such a text."""
     parts: list[str] = []
     at = 0
     while (found := _LITERAL_OR_SCHEMA.search(text, at)) is not None:
         parts.append(text[at : found.start()])
         at = found.end()
         if found["literal"] is not None:
-            pieces = _split(found["literal"][1:-1], vocabulary)
-            terms = [f"<[{piece}]>" if isinstance(piece, int) else f'"{piece}"' for piece in pieces]
-            parts.append(" ".join(terms) or found["literal"])
+            pieces = _split_literal(found["literal"], vocabulary)
+            parts.append(" ".join(_terms(pieces)) if any(isinstance(one, int) for one in pieces) else found["literal"])
         elif found["schema"] is not None:
             schema, at = _DECODER.raw_decode(text, at)
             parts.append(content_of(StructuredKind.JSON_SCHEMA, json.dumps(schema)).inline)
+        elif found["lazy"] is not None:
+            parts.append(_bound_lazy(found["lazy"], vocabulary))
         else:
             parts.append(found.group())
     return "".join(parts) + text[at:]
+
+
+def _bound_lazy(rule: str, vocabulary: Vocabulary) -> str:
+    """A rule for any text up to a literal: a special token in that literal ends the text by itself, since no text
+    matches it."""
+    found = _LAZY_UNTIL.fullmatch(rule)
+    pieces = _split_literal(found["end"], vocabulary) if found is not None else []
+    first = next((position for position, one in enumerate(pieces) if isinstance(one, int)), None)
+    if found is None or first is None:
+        return rule
+    before = _SIGNS.sub(r"\\\1", "".join(map(str, pieces[:first]))).replace("\n", r"\n")
+    return rf"{found['name']}: /(.|\n)*{before}/ {' '.join(_terms(pieces[first:]))}"
+
+
+def _split_literal(literal: str, vocabulary: Vocabulary) -> list[str | int]:
+    """A Lark string literal as texts and ids of special tokens; empty for one that is not written as in JSON."""
+    try:
+        return _split(json.loads(literal), vocabulary)
+    except ValueError:
+        return []
 
 
 def quoted(text: str) -> str:

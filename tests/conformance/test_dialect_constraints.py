@@ -38,7 +38,15 @@ END_ID = 256
 CALLING = [dialect for dialect in DIALECTS if dialect.reads_calls]
 BY_NAME = pytest.mark.parametrize("dialect", CALLING, ids=lambda dialect: dialect.name)
 # The texts that are special tokens of the models' tokenizers; all that stand between signs, where it does not say.
-SPECIAL = {"deepseek_v32": ("｜DSML｜",), "deepseek_v4": ()}
+SPECIAL = {
+    "deepseek_v32": ("｜DSML｜",),
+    "deepseek_v4": (),
+    "gemma4": ("<|tool_call>", "<tool_call|>", '<|"|>'),
+    "hy_v3": tuple(
+        f"<{end}{name}:opensource>" for name in ("tool_calls", "tool_call", "arg_key", "arg_value") for end in ("", "/")
+    ),
+    "minicpm5": ("<function", "</function>", "<param", "</param>"),
+}
 _MARK = re.compile(r"<[|｜][^<>|｜]+[|｜]>|\[/?[A-Z_]+\]")
 
 
@@ -62,7 +70,7 @@ def write(spec: StructuredSpec, vocabulary: Vocabulary, seed: int) -> str:
     """A text under the masks: ends and special tokens soon, white space seldom."""
     session = BACKENDS["llguidance"].prepare(vocabulary).compile(spec).open()
     chance, data = random.Random(seed), b""
-    for _ in range(1200):
+    for _ in range(3000):
         allowed = allowed_by(session.fill(), vocabulary)
         rare = [token_id for token_id in allowed if token_id >= 256]
         if END_ID in allowed and chance.random() < 0.5:
@@ -134,6 +142,38 @@ def test_calls_stand_within_free_text(dialect, special):
         accepted = [session.accept(token_id) for token_id in ids_of(wrong, vocabulary)]
         # Python's notation opens a call with its name, so the name of no tool is text.
         assert all(accepted) == (dialect.name == "llama_pythonic"), wrong
+
+
+WRITTEN = {
+    "glm4_5": "<tool_call>note\n<arg_key>text</arg_key>\n<arg_value>TEXT</arg_value>\n</tool_call>",
+    "glm4_7": "<tool_call>note<arg_key>text</arg_key><arg_value>TEXT</arg_value></tool_call>",
+    "minimax_m2": '<minimax:tool_call>\n<invoke name="note">\n<parameter name="text">TEXT</parameter>\n</invoke>\n'
+    "</minimax:tool_call>",
+    "step3_5": "<tool_call>\n<function=note>\n<parameter=text>\nTEXT\n</parameter>\n</function>\n</tool_call>",
+    "minicpm5": '<function name="note"><param name="text"><![CDATA[TEXT]]></param></function>',
+    "gemma4": '<|tool_call>call:note{text:<|"|>TEXT<|"|>}<tool_call|>',
+    "hy_v3": "<tool_calls:opensource>\n<tool_call:opensource>note<tool_sep:opensource>\n"
+    "<arg_key:opensource>text</arg_key:opensource>\n<arg_value:opensource>TEXT</arg_value:opensource>\n"
+    "</tool_call:opensource>\n</tool_calls:opensource>",
+}
+
+
+@pytest.mark.parametrize("special", [True, False], ids=["special tokens", "plain text"])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_any_string_can_be_an_argument(name, special):
+    """Strings that no enum names: they end at their end tag, whether it is a special token or not."""
+    dialect = next(one for one in DIALECTS if one.name == name)
+    vocabulary = vocabulary_of(dialect, special=special)
+    tool = Tool(name="note", parameters={"type": "object", "properties": {"text": {"type": "string"}}})
+    reading = Reading(tools={"note": tool.parameters}, reads_reasoning=False)
+    spec = call_constraint(dialect, [tool], reading, required=True, single=True)
+    compiler = BACKENDS["llguidance"].prepare(vocabulary)
+    for text in ("", "a < b && 'c'\n\n\"d\"", "é🦊 </", "x: {1}, ]"):
+        session = compiler.compile(spec).open()
+        whole = WRITTEN[name].replace("TEXT", text)
+        assert all(session.accept(token_id) for token_id in [*ids_of(whole, vocabulary), END_ID]), whole
+        fold = read(dialect, whole, reading)
+        assert [json.loads(call.arguments) for call in fold.calls] == [{"text": text}]
 
 
 def test_gpt_oss_thinks_before_it_calls_or_answers():

@@ -52,7 +52,7 @@ def test_the_user_decides():
     named = select(HERMES, "llama3_json")
     assert named.dialect.name == "llama3_json"
     assert "named by --tool-dialect, although" in named.decision.why
-    with pytest.raises(ConfigError, match="one of auto, none, qwen3_coder"):
+    with pytest.raises(ConfigError, match="one of auto, none, step3_5, qwen3_coder"):
         select(HERMES, "hermez")
 
 

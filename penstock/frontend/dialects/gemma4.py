@@ -1,5 +1,5 @@
-"""Gemma 4: a notation of its own for arguments, with keys without quotes and strings between ``<|"|>``, and thoughts in a
-channel."""
+"""Gemma 4: a notation of its own for arguments, with keys without quotes and strings between ``<|"|>``, and thoughts in
+a channel."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A grammar of arguments in Gemma 4's notation: the other direction of ``gemma4``.
 
-Objects have the declared properties, in the order of their names, as the template prints them. Bounds of numbers, lengths
-and patterns are not enforced.
+Objects have the declared properties, in the order of their names, as the template prints them. Lengths and patterns of
+strings and the number of items are not enforced.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _KINDS = {
     "string": "string", "number": "NUMBER", "integer": "INTEGER", "boolean": "BOOLEAN", "null": "NULL",
     "object": "any_object", "array": "any_array",
 }  # fmt: skip
+_SCALARS = frozenset({"number", "integer", "boolean", "null"})  # written as in JSON
 
 
 def arguments_grammar(schema: Mapping[str, Any], quote: str) -> str:
@@ -90,7 +91,8 @@ class _Rules:
             return f'"[" ({item} ("," {item})*)? "]"'
         if schema.get("type") == "object" and schema.get("properties"):
             return f'"{{" {self.members(schema, depth)} "}}"'
-        return self._kinds(schema)
+        kinds = kinds_of(schema, self._root)
+        return f"%json {json.dumps(schema, ensure_ascii=False)}" if kinds and kinds <= _SCALARS else self._kinds(schema)
 
     def _kinds(self, schema: Mapping[str, Any]) -> str:
         kinds = kinds_of(schema, self._root)

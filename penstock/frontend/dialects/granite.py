@@ -80,7 +80,8 @@ DIALECT = Dialect(
     samples=(
         Sample(
             title="two calls",
-            text='<|tool_call|>[{"name": "weather", "arguments": {"city": "Köln"}}, {"name": "clock", "arguments": {}}]',
+            text='<|tool_call|>[{"name": "weather", "arguments": {"city": "Köln"}}, '
+            '{"name": "clock", "arguments": {}}]',
             calls=(("weather", '{"city": "Köln"}'), ("clock", "{}")),
         ),
         Sample(

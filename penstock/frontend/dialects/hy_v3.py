@@ -1,5 +1,5 @@
-"""Hunyuan 3: names and pairs of key and value, all calls in one section. The tokens of the preview are plain tags; those
-of the release carry a suffix in every tag's name."""
+"""Hunyuan 3: names and pairs of key and value, all calls in one section. The tokens of the preview are plain tags;
+those of the release carry a suffix in every tag's name."""
 
 from __future__ import annotations
 

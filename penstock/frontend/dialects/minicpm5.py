@@ -97,7 +97,7 @@ def structure(tools: Sequence[Tool]) -> TagGroup:
         )
         for tool in tools
     )
-    return TagGroup(tags=tags, triggers=FUNCTIONS[:1])
+    return TagGroup(tags=tags, triggers=("<function",))  # where it is a token, no text may follow in a trigger
 
 
 DIALECT = Dialect(
@@ -120,7 +120,8 @@ DIALECT = Dialect(
         ),
         Sample(
             title="reasoning, then two calls: CDATA, entities, quotes of the other kind",
-            text='<think>\nA note.\n</think>\n\n<function name="note"><param name="text"><![CDATA[if a < b:\n  c]]></param>'
+            text="<think>\nA note.\n</think>\n\n"
+            '<function name="note"><param name="text"><![CDATA[if a < b:\n  c]]></param>'
             "</function><function name='note'><param name='text'>a &lt; b</param></function>",
             reasoning="A note.",
             calls=(("note", '{"text": "if a < b:\\n  c"}'), ("note", '{"text": "a < b"}')),

@@ -1,5 +1,5 @@
-"""Phi 4: a list of JSON objects between markers, or behind the word ``functools``, as prompts ask for it. Phi-4-mini and
-Phi-4-multimodal."""
+"""Phi 4: a list of JSON objects between markers, or behind the word ``functools``, as prompts ask for it. Phi-4-mini
+and Phi-4-multimodal."""
 
 from __future__ import annotations
 
