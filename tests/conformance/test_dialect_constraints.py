@@ -176,6 +176,20 @@ def test_any_string_can_be_an_argument(name, special):
         assert [json.loads(call.arguments) for call in fold.calls] == [{"text": text}]
 
 
+def test_minicpm5_needs_no_cdata_where_nothing_is_reserved():
+    dialect = next(one for one in DIALECTS if one.name == "minicpm5")
+    vocabulary = vocabulary_of(dialect, special=True)
+    tool = Tool(name="note", parameters={"type": "object", "properties": {"text": {"type": "string"}}})
+    spec = call_constraint(
+        dialect, [tool], Reading(tools={"note": tool.parameters}, reads_reasoning=False), required=True, single=True
+    )
+    compiler = BACKENDS["llguidance"].prepare(vocabulary)
+    for text, fits in (("", True), ("Köln > x", True), ("a < b", False), ("R&amp;D", False)):
+        session = compiler.compile(spec).open()
+        call = f'<function name="note"><param name="text">{text}</param></function>'
+        assert all(session.accept(token_id) for token_id in [*ids_of(call, vocabulary), END_ID]) == fits
+
+
 def test_gpt_oss_thinks_before_it_calls_or_answers():
     dialect = next(one for one in DIALECTS if one.name == "gpt_oss")
     vocabulary = vocabulary_of(dialect, special=True)

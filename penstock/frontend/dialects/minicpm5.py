@@ -92,6 +92,7 @@ def structure(tools: Sequence[Tool]) -> TagGroup:
                 before='<param name="{key}">',
                 after=PARAMETER_END,
                 quoted=(CDATA, CDATA_END),
+                bare="[^<&]",
             ),
             end=FUNCTION_END,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +21,14 @@ def parameters_grammar(
     after: str,
     quoted: tuple[str, str] = ("", ""),
     plain: tuple[str, str] = ("", ""),
+    bare: str = "",
 ) -> str:
     """Lark rules, from ``start`` on, for all parameters in the order of the schema; those not required may be missing.
 
     ``before`` and ``after`` surround each value, ``quoted`` a string besides, ``plain`` a value that is none; ``{key}``
     in ``before`` is the name of the parameter. Strings are any text without what ends them, or one of the ``enum``; all
-    else is JSON.
+    else is JSON. Strings of the characters ``bare`` (a class of a regular expression, without what begins ``after``)
+    stand without quotes.
     """
     properties = schema.get("properties")
     required = schema.get("required")
@@ -35,7 +38,7 @@ def parameters_grammar(
     for position, (key, one) in enumerate(properties.items() if isinstance(properties, Mapping) else ()):
         head = _text(before.replace("{key}", str(key)))
         rules.append(f"p{position}:{head} v{position}")
-        rules.append(_value(f"v{position}", one, schema, quoted, plain, after))
+        rules.append(_value(f"v{position}", one, schema, quoted, plain, bare, after))
         names.append(f"p{position}" if key in needed else f"p{position}?")
     return "\n".join([f"start: {' '.join(names) or _NOTHING}", *rules]) + "\n"
 
@@ -69,7 +72,13 @@ def _python_value(schema: Any, root: Mapping[str, Any]) -> str:
 
 
 def _value(
-    name: str, schema: Any, root: Mapping[str, Any], quoted: tuple[str, str], plain: tuple[str, str], after: str
+    name: str,
+    schema: Any,
+    root: Mapping[str, Any],
+    quoted: tuple[str, str],
+    plain: tuple[str, str],
+    bare: str,
+    after: str,
 ) -> str:
     """The rule of one value with what follows it."""
     kinds = kinds_of(schema, root)
@@ -79,10 +88,13 @@ def _value(
     lead, end = _text(quoted[0]), _text(quoted[1] + after)
     options = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if isinstance(options, list) and options:
-        texts = [_text(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)) for one in options]
-        return f"{name}:{lead} ({' |'.join(texts)}){end}"
+        texts = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in options]
+        if bare and all(re.fullmatch(f"{bare}+", one) for one in texts):
+            lead, end = "", _text(after)
+        return f"{name}:{lead} ({' |'.join(map(_text, texts))}){end}"
+    without = f" /{bare}+/?{_text(after)} |" if bare else ""
     # Lazy: the text ends where its end first occurs, as the parser reads it.
-    return f"{name}:{lead} {name}_text\n{name}_text[lazy]: {_ANY_TEXT}{end}"
+    return f"{name}:{without}{lead} {name}_text\n{name}_text[lazy]: {_ANY_TEXT}{end}"
 
 
 def _text(text: str) -> str:
