@@ -340,7 +340,7 @@ def test_how_many_queries_decoding_takes() -> None:
 
 def test_splits_follow_from_the_number_of_rows() -> None:
     assert choose_num_splits(1, 8, 132) == MAX_SPLITS
-    assert choose_num_splits(8, 8, 132) == 4
+    assert choose_num_splits(8, 8, 132) == 8
     assert choose_num_splits(256, 8, 132) == 1
     assert choose_num_splits(0, 8, 132) == MAX_SPLITS
 
