@@ -334,7 +334,7 @@ def test_cards_without_triton_have_torch() -> None:
     assert (chosen.name, decision.also_possible) == ("cuda_sdpa", ("reference_torch",))
     assert decision.why == f"first of 2 that can run: {GROUNDS['cuda_sdpa']}"
     assert chosen.eager_because
-    refused = chosen.can_run(_spec(platform=CPU, dtype="float64", kv_dtype="int8", num_heads=7, soft_cap=2.0))
+    refused = chosen.can_run(_spec(platform=PLAIN, dtype="float64", kv_dtype="int8", num_heads=7, soft_cap=2.0))
     assert len(refused.reasons) == 5
 
 
