@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_scenes import CARD, CPU, FOR_CARDS, PACKAGED, PLAIN_CARD, READERS, Scene, Work, make_scene
+from attention_scenes import CARD, FOR_CARDS, PACKAGED, PLAIN_CARD, READERS, Scene, Work, make_scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
