@@ -37,7 +37,6 @@ WAYS = {
     "default": {},
     "invariant": {"batch_invariant": True},
     "wide": {"tiling": DotTiling(128, 128, 1, 8, 2)},  # with three stages 256 KiB of shared memory, more than there is
-    "evict": {"evict": "evict_first"},
     **({"tma": {"tma": True}, "no early launch": {"pdl": False}} if HOPPER else {}),
 }
 

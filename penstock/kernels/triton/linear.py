@@ -162,7 +162,7 @@ def _dot_kernel(
     rows, outs, columns, units, x_stride, weight_stride, scale_stride, out_stride,
     BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr,
     SCALE_GROUP: tl.constexpr, X_SCALED: tl.constexpr, WIDEN: tl.constexpr, HAS_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr, EVICT: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr,
+    ACTIVATION: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     """``units`` blocks of [BLOCK_N, BLOCK_K] for every program, counted through all tiles one after the other.
@@ -201,9 +201,9 @@ def _dot_kernel(
             of_tile = _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != "").to(tl.int64)
             w_places = weight + of_tile[:, None] * weight_stride + (start + in_block)[None, :]
             if EVEN_K:
-                w = tl.load(w_places, eviction_policy=EVICT)
+                w = tl.load(w_places)
             else:
-                w = tl.load(w_places, mask=(start + in_block < columns)[None, :], other=0.0, eviction_policy=EVICT)
+                w = tl.load(w_places, mask=(start + in_block < columns)[None, :], other=0.0)
         if EVEN_K:
             xs = tl.load(x_places + start, mask=(row < rows)[None, :], other=0.0)
         else:
@@ -258,7 +258,7 @@ def _dot_kernel(
 def _vector_kernel(
     x, weight, bias, out, outs, columns, x_stride, weight_stride, out_stride,
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr, HAS_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr, EVICT: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr,
+    ACTIVATION: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """One tile for every program; ROWS is 1 or 2."""
     tile = tl.program_id(0)
@@ -277,13 +277,13 @@ def _vector_kernel(
     products_1 = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     for start in range(0, columns, BLOCK_K):
         if EVEN_K:
-            w = tl.load(w_places + start, eviction_policy=EVICT).to(tl.float32)
+            w = tl.load(w_places + start).to(tl.float32)
             products += w * tl.load(x + start + in_block).to(tl.float32)[None, :]
             if ROWS == 2:
                 products_1 += w * tl.load(x + x_stride + start + in_block).to(tl.float32)[None, :]
         else:
             inside = start + in_block < columns
-            w = tl.load(w_places + start, mask=inside[None, :], other=0.0, eviction_policy=EVICT).to(tl.float32)
+            w = tl.load(w_places + start, mask=inside[None, :], other=0.0).to(tl.float32)
             products += w * tl.load(x + start + in_block, mask=inside, other=0.0).to(tl.float32)[None, :]
             if ROWS == 2:
                 more = tl.load(x + x_stride + start + in_block, mask=inside, other=0.0)
@@ -389,7 +389,6 @@ def launch(
     widen: str = "",
     tiling: DotTiling | VectorTiling | None = None,
     programs: int | None = None,
-    evict: str = "",
     tma: bool = False,
     pdl: bool | None = None,
     ahead: int = 1,
@@ -397,10 +396,9 @@ def launch(
     """``scales`` float32 [m, groups] are those of a weight of float8 values or of their bytes, which is widened by
     ``widen`` (see ``widened``), unless x is float8 too and has ``x_scales`` [rows, groups]: then ``out`` is given.
 
-    ``programs`` share the blocks, at most (default: those that run at once). ``evict``: how the caches are told to
-    treat weights. ``tma``: blocks are copied by the copy engine (compute capability 9.0; not for gates). ``pdl``: the
-    kernel starts before the one in front has ended (where devices can) and asks for ``ahead`` blocks of weights until
-    then."""
+    ``programs`` share the blocks, at most (default: those that run at once). ``tma``: blocks are copied by the
+    copy engine (compute capability 9.0; not for gates). ``pdl``: the kernel starts before the one in front has ended
+    (where devices can) and asks for ``ahead`` blocks of weights until then."""
     rows, columns = x.shape
     outs = weight.shape[0]
     width = outs // 2 if activation else outs
@@ -426,7 +424,6 @@ def launch(
         "EVEN_K": columns % tiling.block_k == 0,
         "HAS_BIAS": bias is not None,
         "ACTIVATION": activation,
-        "EVICT": evict,
         "PDL": pdl,
         "AHEAD": ahead if pdl else 0,
         "num_warps": tiling.warps,
@@ -486,7 +483,7 @@ def _room(rows: int) -> int:
 
 _POINTERS = dict.fromkeys(("x", "weight", "bias", "out"), "*bf16")
 _SIZES = dict.fromkeys(("outs", "columns", "x_stride", "weight_stride", "out_stride"), "i32:16")  # multiples of 16
-_FIXED = {"EVEN_K": True, "HAS_BIAS": True, "ACTIVATION": "silu", "EVICT": "", "PDL": False, "AHEAD": 0}
+_FIXED = {"EVEN_K": True, "HAS_BIAS": True, "ACTIVATION": "silu", "PDL": False, "AHEAD": 0}
 
 AOT: tuple[AotCase, ...] = (
     AotCase(
