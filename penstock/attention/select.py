@@ -34,7 +34,7 @@ BACKENDS: Mapping[str, AttentionBackend] = {
 # What the place of a backend rests on (docs/performance.md).
 GROUNDS: Mapping[str, str] = {
     "cuda_triton": "256 rows of 576 tokens of an 8B model take 0.16 ms a layer, 3.8 TB/s; prefill 402 TFLOP/s (H200)",
-    "cuda_flashinfer": "16 prompts of 3,500 tokens of an 8B model take 219 ms, with cuda_triton 165 ms (H200); steps are not recorded",
+    "cuda_flashinfer": "16 prompts of 3,500 tokens of an 8B model take 219 ms, with cuda_triton 165 ms (H200)",
     "cuda_flash_attn": "not timed here, behind what was; blocks of 256 tokens waste more of the last one of each row",
     "cuda_sdpa": "not timed; the plain rung: the reference synchronises with the device at every row",
     "cpu_native": "32 rows of 160 tokens take 0.12 ms per layer of SmolLM2-135M, with cpu_sdpa 0.78 ms (2 CPU cores)",
