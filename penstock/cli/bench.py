@@ -7,11 +7,10 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from penstock.cli.options import ModelArgument, fetch_model, sentences, verb
+from penstock.cli.options import fetch_model
+from penstock.cli.parse import Argument, ModelArgument, Option, group, load, verb
 from penstock.config.flags import engine_flags
 from penstock.errors import ConfigError
 
@@ -19,37 +18,28 @@ if TYPE_CHECKING:
     from penstock.bench.report import Report
     from penstock.engine.llm import LLM
 
-app = typer.Typer(
-    help="Measure: core (scheduler alone), kernels, latency, throughput, step and startup of a model, serve (HTTP).",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-
-# Optional[...] instead of X | None: typer reads these annotations at run time.
 JsonOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        "--json", metavar="FILE", help="Also write the report as JSON, with facts and decisions; - is stdout."
-    ),
+    Path | None,
+    Option("--json", metavar="FILE", help="Also write the report as JSON, with facts and decisions; - is stdout."),
 ]
 PlotOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--plot", metavar="FILE", help="Also draw it, as .png or .svg (needs penstock[reports])."),
+    Path | None,
+    Option("--plot", metavar="FILE", help="Also draw it, as .png or .svg (needs penstock[reports])."),
 ]
 PromptsOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--prompts", metavar="FILE", help="Prompts to use: JSON lines with 'prompt', or one per line."),
+    Path | None,
+    Option("--prompts", metavar="FILE", help="Prompts to use: JSON lines with 'prompt', or one per line."),
 ]
-InputLen = Annotated[int, typer.Option("--input-len", min=1, help="Tokens of a random prompt.")]
-OutputLen = Annotated[int, typer.Option("--output-len", min=1, help="Tokens to generate, end tokens ignored.")]
-Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Interleaved repeats; the median is shown.")]
-Seed = Annotated[int, typer.Option("--prompt-seed", help="Seed of random prompts.")]
+InputLen = Annotated[int, Option("--input-len", minimum=1, help="Tokens of a random prompt.")]
+OutputLen = Annotated[int, Option("--output-len", minimum=1, help="Tokens to generate, end tokens ignored.")]
+Repeats = Annotated[int, Option("--repeats", minimum=1, help="Interleaved repeats; the median is shown.")]
+Seed = Annotated[int, Option("--prompt-seed", help="Seed of random prompts.")]
 
 
-@verb(engine_flags())
+@verb(engine_flags)
 def latency(
     model: ModelArgument = "smollm2",
-    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N,N,...", help="Requests at once.")] = "1,8,32",
+    batch_size: Annotated[str, Option("--batch-size", metavar="N,N,...", help="Requests at once.")] = "1,8,32",
     input_len: InputLen = 128,
     output_len: OutputLen = 64,
     repeats: Repeats = 3,
@@ -61,7 +51,6 @@ def latency(
 ) -> None:
     """Decode step time and prefill time by batch size, in this process.
 
-    \b
     penstock bench latency smollm2
     penstock bench latency smollm2 --batch-size 1,4,16 --input-len 512 --json latency.json
     penstock bench latency smollm2 --prompts questions.jsonl
@@ -82,10 +71,10 @@ def latency(
     _show(report, json_file, plot, x="batch", ys=("decode_step_ms_p50", "decode_tokens_per_s", "prefill_tokens_per_s"))
 
 
-@verb(engine_flags())
+@verb(engine_flags)
 def throughput(
     model: ModelArgument = "smollm2",
-    num_prompts: Annotated[int, typer.Option("--num-prompts", min=1, help="Requests, handed over at once.")] = 64,
+    num_prompts: Annotated[int, Option("--num-prompts", minimum=1, help="Requests, handed over at once.")] = 64,
     input_len: InputLen = 128,
     output_len: OutputLen = 64,
     repeats: Repeats = 3,
@@ -96,7 +85,6 @@ def throughput(
 ) -> None:
     """Requests and tokens per second when everything is handed over at once, in this process.
 
-    \b
     penstock bench throughput smollm2 --num-prompts 128
     penstock bench throughput smollm2 --prompts questions.jsonl --output-len 256
     """
@@ -112,21 +100,20 @@ def throughput(
     _show(report, json_file)
 
 
-@verb(engine_flags())
+@verb(engine_flags)
 def step(
     model: ModelArgument = "smollm2",
-    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N,N,...", help="Rows of a step.")] = "1,8,32",
+    batch_size: Annotated[str, Option("--batch-size", metavar="N,N,...", help="Rows of a step.")] = "1,8,32",
     input_len: InputLen = 128,
     output_len: OutputLen = 64,
     repeats: Repeats = 5,
-    sampled: Annotated[bool, typer.Option("--sampled", help="Rows draw (temperature 0.8, top-p 0.95).")] = False,
+    sampled: Annotated[bool, Option("--sampled", help="Rows draw (temperature 0.8, top-p 0.95).")] = False,
     prompt_seed: Seed = 0,
     json_file: JsonOption = None,
     **options: Any,
 ) -> None:
     """Where each microsecond of a decode step goes: core, executor, every kernel by name, in this process.
 
-    \b
     penstock bench step smollm2
     penstock bench step smollm2 --batch-size 1 --no-graphs
     """
@@ -148,33 +135,32 @@ def step(
 @verb()
 def kernels(
     model: ModelArgument = "smollm2",
-    rows: Annotated[str, typer.Option("--rows", metavar="N,N,...", help="Rows, or tokens.")] = "1,8,32,128,512",
+    rows: Annotated[str, Option("--rows", metavar="N,N,...", help="Rows, or tokens.")] = "1,8,32,128,512",
     op: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--op", metavar="NAME", help="Measure this op alone, e.g. linear or rms_norm; may be repeated."),
+        list[str] | None,
+        Option("--op", metavar="NAME", help="Measure this op alone, e.g. linear or rms_norm; may be repeated."),
     ] = None,
     implementation: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--implementation", metavar="NAME", help="Measure this one alone; may be repeated."),
+        list[str] | None,
+        Option("--implementation", metavar="NAME", help="Measure this one alone; may be repeated."),
     ] = None,
     scheme: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--scheme", metavar="NAME", help="Weights in this scheme instead of the model's own."),
+        str | None,
+        Option("--scheme", metavar="NAME", help="Weights in this scheme instead of the model's own."),
     ] = None,
-    context: Annotated[int, typer.Option("--context", min=1, help="Tokens that decoding rows attend to.")] = 512,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repeats of each; the median is shown.")] = 9,
+    context: Annotated[int, Option("--context", minimum=1, help="Tokens that decoding rows attend to.")] = 512,
+    repeats: Annotated[int, Option("--repeats", minimum=1, help="Repeats of each; the median is shown.")] = 9,
     threads: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--threads", min=1, help="Threads of kernels. Default: every core."),
+        int | None,
+        Option("--threads", minimum=1, help="Threads of kernels. Default: every core."),
     ] = None,
-    platform: Annotated[str, typer.Option("--platform", metavar="auto|cpu|cuda", help="What to compute on.")] = "auto",
+    platform: Annotated[str, Option("--platform", metavar="auto|cpu|cuda", help="What to compute on.")] = "auto",
     json_file: JsonOption = None,
 ) -> None:
     """Every op at a model's shapes, every implementation that can run here, beside this machine's measured ceilings.
 
     Reads the model's header, none of its weights.
 
-    \b
     penstock bench kernels
     penstock bench kernels --op linear --rows 1,32 --scheme q4_k
     penstock bench kernels ./my-model --implementation native_avx512 --json kernels.json
@@ -199,31 +185,30 @@ def kernels(
     _show(report, json_file, in_lines=True)
 
 
+@verb()
 def serve(
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Name to ask for. Default: the first served.")] = "",
-    url: Annotated[str, typer.Option("--url", help="Server to load, this one or any other.")] = "http://127.0.0.1:8000",
-    chat: Annotated[bool, typer.Option("--chat/--completions", help="Endpoint.")] = False,
-    concurrency: Annotated[
-        str, typer.Option("--concurrency", metavar="N,N,...", help="Streams open at once.")
-    ] = "1,8,32",
+    model: Annotated[str, Argument("[MODEL]", "Name to ask for. Default: the first served.")] = "",
+    url: Annotated[str, Option("--url", help="Server to load, this one or any other.")] = "http://127.0.0.1:8000",
+    chat: Annotated[bool, Option("--chat", off="--completions", help="Endpoint.")] = False,
+    concurrency: Annotated[str, Option("--concurrency", metavar="N,N,...", help="Streams open at once.")] = "1,8,32",
     num_prompts: Annotated[
-        int, typer.Option("--num-prompts", min=1, help="Requests per concurrency; at least two per stream are sent.")
+        int, Option("--num-prompts", minimum=1, help="Requests per concurrency; at least two per stream are sent.")
     ] = 64,
     input_len: InputLen = 128,
     output_len: OutputLen = 64,
     request_rate: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option("--request-rate", help="Requests per second at most, Poisson arrivals. Default: no limit."),
+        float | None,
+        Option("--request-rate", help="Requests per second at most, Poisson arrivals. Default: no limit."),
     ] = None,
     processes: Annotated[
-        int, typer.Option("--processes", min=1, help="Processes of the load generator that share the work.")
+        int, Option("--processes", minimum=1, help="Processes of the load generator that share the work.")
     ] = 1,
     pid: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--pid", help="The server's process: report its CPU time per token and its memory."),
+        int | None,
+        Option("--pid", help="The server's process: report its CPU time per token and its memory."),
     ] = None,
-    vocab_size: Annotated[int, typer.Option("--vocab-size", min=200, help="Random token ids stay below it.")] = 32000,
-    api_key: Annotated[str, typer.Option("--api-key", help="Key to present.")] = "",
+    vocab_size: Annotated[int, Option("--vocab-size", minimum=200, help="Random token ids stay below it.")] = 32000,
+    api_key: Annotated[str, Option("--api-key", help="Key to present.")] = "",
     prompt_seed: Seed = 0,
     prompts: PromptsOption = None,
     json_file: JsonOption = None,
@@ -231,37 +216,35 @@ def serve(
 ) -> None:
     """Load a running OpenAI-compatible server over HTTP: TTFT, TPOT, ITL and E2E percentiles by concurrency.
 
-    \b
     penstock serve smollm2 &
     penstock bench serve --concurrency 1,8,32
     penstock bench serve --url http://127.0.0.1:9000 --chat --prompts questions.jsonl
     penstock bench serve --concurrency 64,256 --processes 2 --pid 4711
     """
-    with sentences():
-        from penstock.bench.http_load import Target
-        from penstock.bench.serve import Prompts, ServeWorkload, measure_serve
-        from penstock.bench.workload import file_prompts, random_prompts, random_texts
+    from penstock.bench.http_load import Target
+    from penstock.bench.serve import Prompts, ServeWorkload, measure_serve
+    from penstock.bench.workload import file_prompts, random_prompts, random_texts
 
-        def prompts_for(number: int, seed: int) -> Prompts:
-            if prompts:
-                return file_prompts(prompts, number)
-            if chat:
-                return random_texts(number, max(1, input_len // 2), seed)
-            return random_prompts(number, input_len, vocab_size, seed)
+    def prompts_for(number: int, seed: int) -> Prompts:
+        if prompts:
+            return file_prompts(prompts, number)
+        if chat:
+            return random_texts(number, max(1, input_len // 2), seed)
+        return random_prompts(number, input_len, vocab_size, seed)
 
-        workload = ServeWorkload(
-            concurrencies=_numbers(concurrency, "--concurrency"),
-            num_prompts=num_prompts,
-            input_len=input_len,
-            output_len=output_len,
-            request_rate=request_rate,
-            processes=processes,
-            seed=prompt_seed,
-        )
-        engine = _ask(url, "/debug/decisions", api_key) or {}
-        target = Target(base_url=url, model=model or _first_model(url, api_key), chat=chat, api_key=api_key)
-        report = measure_serve(target, workload, prompts_for, _command(), _say, engine, pid)
-        _show(report, json_file, plot, x="concurrency", ys=("output_tokens_per_s", "ttft_ms_p50", "itl_ms_p50"))
+    workload = ServeWorkload(
+        concurrencies=_numbers(concurrency, "--concurrency"),
+        num_prompts=num_prompts,
+        input_len=input_len,
+        output_len=output_len,
+        request_rate=request_rate,
+        processes=processes,
+        seed=prompt_seed,
+    )
+    engine = _ask(url, "/debug/decisions", api_key) or {}
+    target = Target(base_url=url, model=model or _first_model(url, api_key), chat=chat, api_key=api_key)
+    report = measure_serve(target, workload, prompts_for, _command(), _say, engine, pid)
+    _show(report, json_file, plot, x="concurrency", ys=("output_tokens_per_s", "ttft_ms_p50", "itl_ms_p50"))
 
 
 @verb()
@@ -270,14 +253,13 @@ def startup(
     output_len: OutputLen = 64,
     repeats: Repeats = 3,
     option: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--run-option", metavar="TEXT", help="Passed to penstock run as it is; may be repeated."),
+        list[str] | None,
+        Option("--run-option", metavar="TEXT", help="Passed to penstock run as it is; may be repeated."),
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Time from process start to the first token of penstock run, and its peak memory, in new processes.
 
-    \b
     penstock bench startup
     penstock bench startup smollm2 --run-option=--max-model-len=2048 --repeats 5
     """
@@ -287,32 +269,35 @@ def startup(
     _show(measure_startup(model, tuple(option or ()), output_len, repeats, _command(), _say), json_file)
 
 
+@verb()
 def core(
-    rows: Annotated[str, typer.Option("--rows", metavar="N,N,...", help="Requests decoding at once.")] = "1,256,1024",
-    context: Annotated[int, typer.Option("--context", min=1, help="Tokens that each request has already.")] = 4096,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to time.")] = 100,
+    rows: Annotated[str, Option("--rows", metavar="N,N,...", help="Requests decoding at once.")] = "1,256,1024",
+    context: Annotated[int, Option("--context", minimum=1, help="Tokens that each request has already.")] = 4096,
+    steps: Annotated[int, Option("--steps", minimum=1, help="Steps to time.")] = 100,
     json_file: JsonOption = None,
 ) -> None:
     """Plan plus result handling of the engine core: mock executor without delay, two KV groups. No model, no torch.
 
-    \b
     penstock bench core
     penstock bench core --rows 64 --context 16384
     """
-    with sentences():
-        from penstock.bench.core import measure_core
+    from penstock.bench.core import measure_core
 
-        sizes = _numbers(rows, "--rows")
-        _show(measure_core(sizes, context, steps, _command(), _say), json_file)
+    sizes = _numbers(rows, "--rows")
+    _show(measure_core(sizes, context, steps, _command(), _say), json_file)
 
 
-app.command("core", short_help="The scheduler alone, without a model.")(core)
-app.command("latency", short_help="Step and prefill time of a model by batch size.")(latency)
-app.command("throughput", short_help="Offline requests and tokens per second.")(throughput)
-app.command("step", short_help="Where the time of a decode step goes, part by part.")(step)
-app.command("startup", short_help="Time to the first token of a new process, and its peak memory.")(startup)
-app.command("kernels", short_help="Every kernel at a model's shapes, beside what the machine can give.")(kernels)
-app.command("serve", short_help="HTTP load on a running server.")(serve)
+HELP = "Measure: core (scheduler alone), kernels, latency, throughput, step and startup of a model, serve (HTTP)."
+VERBS = {
+    "core": ("penstock.cli.bench:core", "The scheduler alone, without a model."),
+    "latency": ("penstock.cli.bench:latency", "Step and prefill time of a model by batch size."),
+    "throughput": ("penstock.cli.bench:throughput", "Offline requests and tokens per second."),
+    "step": ("penstock.cli.bench:step", "Where the time of a decode step goes, part by part."),
+    "startup": ("penstock.cli.bench:startup", "Time to the first token of a new process, and its peak memory."),
+    "kernels": ("penstock.cli.bench:kernels", "Every kernel at a model's shapes, beside what the machine can give."),
+    "serve": ("penstock.cli.bench:serve", "HTTP load on a running server."),
+}
+bench = group(HELP, VERBS, load)
 
 
 def _llm(model: str, options: dict[str, Any]) -> LLM:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-import typer
-
-from penstock.cli.options import ModelArgument, verb
+from penstock.cli.parse import ModelArgument, Option, verb
 from penstock.cli.sampling import (
     JsonSchema,
     MaxTokens,
@@ -41,12 +39,12 @@ Ctrl-C           end an answer that is being written; at the prompt: leave
 """
 
 
-@verb(engine_flags())
+@verb(engine_flags)
 def chat(
     model: ModelArgument,
     system: Annotated[
-        Optional[str],  # noqa: UP045  typer reads it at run time
-        typer.Option("--system", metavar="TEXT", help="System prompt that the conversation begins with."),
+        str | None,
+        Option("--system", metavar="TEXT", help="System prompt that the conversation begins with."),
     ] = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -58,7 +56,6 @@ def chat(
 ) -> None:
     """Talk with MODEL in the terminal. It remembers the conversation; type /help for what else there is.
 
-    \b
     penstock chat smollm2
     penstock chat smollm2 --system "Answer in one sentence." --temperature 0
     penstock chat ./my-model --max-model-len 2048

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated, Optional
-
-import typer
+from typing import Annotated
 
 from penstock.cli.decisions import decision_lines
-from penstock.cli.options import verb
+from penstock.cli.parse import Option, verb
 from penstock.config.sections import PLATFORMS
 from penstock.config.sizes import size_text
 from penstock.types.decision import Decision
@@ -19,18 +17,17 @@ from penstock.types.facts import AcceleratorFacts, PlatformFacts
 @verb()
 def check(
     platform: Annotated[
-        Optional[str],  # noqa: UP045  typer reads it at run time
-        typer.Option(
+        str | None,
+        Option(
             "--platform",
             metavar="NAME",
             help="cpu or cuda of this machine, or a recorded machine, e.g. h200, laptop-avx2.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print facts and decisions as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print facts and decisions as JSON.")] = False,
 ) -> None:
     """Show what this machine is (cores, instruction sets, memory, accelerators, libraries) and what would be chosen.
 
-    \b
     penstock check
     penstock check --platform laptop-avx2
     penstock check --json | jq .facts.instruction_sets

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Optional
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Any
 
 from penstock.cli.check import machine_lines
 from penstock.cli.decisions import decision_lines
-from penstock.cli.options import ModelArgument, engine_config, fetch_model, verb
+from penstock.cli.options import engine_config, fetch_model
+from penstock.cli.parse import ModelArgument, Option, verb
 from penstock.config.flags import engine_flags
 from penstock.config.sections import PLATFORMS
 from penstock.config.sizes import size_text
@@ -20,23 +19,22 @@ if TYPE_CHECKING:
     from penstock.types.facts import ModelFacts
 
 
-@verb(engine_flags())
+@verb(engine_flags)
 def explain(
     model: ModelArgument,
     platform: Annotated[
-        Optional[str],  # noqa: UP045  typer reads it at run time
-        typer.Option(
+        str | None,
+        Option(
             "--platform",
             metavar="NAME",
             help="cpu or cuda of this machine, or a recorded machine, e.g. h200, laptop-avx2.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print everything as JSON.")] = False,
     **options: Any,
 ) -> None:
     """Show model facts, the memory plan with its sum, and every decision with the reasons against the others.
 
-    \b
     penstock explain smollm2
     penstock explain smollm2 --platform laptop-avx2 --max-model-len 1024
     penstock explain ./my-model --platform h200

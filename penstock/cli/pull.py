@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
-import typer
-
-from penstock.cli.options import ModelArgument, fetch_model, verb
+from penstock.cli.options import fetch_model
+from penstock.cli.parse import ModelArgument, Option, verb
 
 
 @verb()
 def pull(
     model: ModelArgument,
     revision: Annotated[
-        Optional[str],  # noqa: UP045  typer reads it at run time
-        typer.Option("--revision", metavar="TEXT", help="Branch, tag or commit of a hub id."),
+        str | None,
+        Option("--revision", metavar="TEXT", help="Branch, tag or commit of a hub id."),
     ] = None,
 ) -> None:
     """Fetch MODEL if it is not here yet, and print where it is.
 
-    \b
     penstock pull smollm2
     penstock pull owner/name --revision main
     penstock pull owner/name/model-q4_k_m.gguf

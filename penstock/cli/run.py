@@ -7,9 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from penstock.cli.options import ModelArgument, verb
+from penstock.cli.parse import Argument, ModelArgument, Option, verb
 from penstock.cli.sampling import (
     JsonSchema,
     MaxTokens,
@@ -32,18 +30,18 @@ if TYPE_CHECKING:
     from penstock.types.request import SamplingParams
 
 
-@verb(engine_flags())
+@verb(engine_flags)
 def run(
     model: ModelArgument,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from standard input.")],
+    prompt: Annotated[str, Argument("PROMPT", "The prompt; - reads it from standard input.")],
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
     json_schema: JsonSchema = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is, without chat template.")] = False,
-    chat: Annotated[bool, typer.Option("--chat", help="Insist on the chat template.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with text, tokens and usage.")] = False,
+    raw: Annotated[bool, Option("--raw", help="Complete the prompt as it is, without chat template.")] = False,
+    chat: Annotated[bool, Option("--chat", help="Insist on the chat template.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object with text, tokens and usage.")] = False,
     mock: Mock = False,
     **options: Any,
 ) -> None:
@@ -51,7 +49,6 @@ def run(
 
     The prompt is a chat message if the model has a chat template, else it is completed as it is.
 
-    \b
     penstock run smollm2 "What is the capital of France?" --temperature 0
     penstock run smollm2 "Once upon a time" --raw --max-tokens 50 --seed 7
     git diff | penstock run smollm2 - > summary.txt

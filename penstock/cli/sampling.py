@@ -6,11 +6,10 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Any
 
 from penstock.cli.options import engine_config, fetch_model
+from penstock.cli.parse import Option
 from penstock.config.flags import flat_values
 from penstock.errors import ConfigError, InvalidRequestError
 from penstock.types.structured import StructuredSpec
@@ -22,34 +21,34 @@ DEFAULT_MAX_TOKENS = 1024
 _OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "seed")
 
 MaxTokens = Annotated[
-    Optional[int],  # noqa: UP045  typer reads it at run time
-    typer.Option(
+    int | None,
+    Option(
         "--max-tokens",
-        min=1,
+        minimum=1,
         help=f"Longest answer, in tokens. Default: {DEFAULT_MAX_TOKENS}, or what the context has room for.",
     ),
 ]
 Temperature = Annotated[
-    Optional[float],  # noqa: UP045  typer reads it at run time
-    typer.Option("--temperature", help="0 always takes the most likely token. Default: the model's own, else 1."),
+    float | None,
+    Option("--temperature", help="0 always takes the most likely token. Default: the model's own, else 1."),
 ]
 TopP = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option("--top-p", help="Keep the most likely tokens that add up to this share. Default: the model's own."),
+    float | None,
+    Option("--top-p", help="Keep the most likely tokens that add up to this share. Default: the model's own."),
 ]
 TopK = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option("--top-k", help="Keep this many most likely tokens. Default: the model's own."),
+    int | None,
+    Option("--top-k", help="Keep this many most likely tokens. Default: the model's own."),
 ]
 JsonSchema = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
+    str | None,
+    Option(
         "--json-schema",
         metavar="FILE|JSON",
         help="Answers are JSON that this schema accepts: a file, or the schema itself.",
     ),
 ]
-Mock = Annotated[bool, typer.Option("--mock", help="Answer from the mock engine: no model, no torch.")]
+Mock = Annotated[bool, Option("--mock", help="Answer from the mock engine: no model, no torch.")]
 
 
 def load_llm(model: str, options: dict[str, Any], *, mock: bool) -> LLM:

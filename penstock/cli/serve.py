@@ -7,9 +7,8 @@ import shlex
 import sys
 from typing import Annotated, Any
 
-import typer
-
-from penstock.cli.options import engine_config, fetch_model, mock_config, server_config, verb
+from penstock.cli.options import engine_config, fetch_model, mock_config, server_config
+from penstock.cli.parse import Argument, Option, verb
 from penstock.config import env
 from penstock.config.flags import engine_flags, mock_flags, server_flags
 from penstock.config.sections import MockConfig
@@ -18,17 +17,16 @@ from penstock.errors import ConfigError
 KEY_VARIABLE = "PENSTOCK_API_KEY"
 
 
-@verb(engine_flags(), server_flags(), mock_flags())
+@verb(engine_flags, server_flags, mock_flags)
 def serve(
     model: Annotated[
-        str, typer.Argument(metavar="[MODEL]", help="Bundle name, local directory, local .gguf file, or hub id.")
+        str, Argument("[MODEL]", "Bundle name, local directory, local .gguf file, or hub id.")
     ] = "smollm2",
-    mock: Annotated[bool, typer.Option("--mock", help="Answer from the mock engine: no model, no torch.")] = False,
+    mock: Annotated[bool, Option("--mock", help="Answer from the mock engine: no model, no torch.")] = False,
     **options: Any,
 ) -> None:
     """Serve MODEL over HTTP with the OpenAI API; / shows the load and has a playground.
 
-    \b
     penstock serve smollm2
     penstock serve ./my-model --port 9000 --max-model-len 4096
     penstock serve owner/name --served-model-name assistant --api-key secret

@@ -1,6 +1,6 @@
 """Flags derived from the configuration sections: one description for command line, ``LLM`` keywords and reference.
 
-It knows the fields and how a value is written; it does not know typer, nor what a value leads to.
+It knows the fields and how a value is written; it does not know the command line, nor what a value leads to.
 """
 
 from __future__ import annotations
