@@ -73,6 +73,8 @@ def _install(extras: list[str]) -> int:
     if _run([*pip, "--no-build-isolation", target], PENSTOCK_BUILD="metadata"):
         return _complain(PIP_FAILED)
     (Path(*_ask(ASK_FOR_PATH)) / "penstock.pth").write_text(f"{ROOT}\n", encoding="utf-8")
+    # Half of a start would otherwise be compiling, and always where PYTHONDONTWRITEBYTECODE is set.
+    _run([str(PYTHON), "-m", "compileall", "-q", "penstock"])
     for extra in {*extras, "runtime"}:
         _stamp(extra).write_text(_digest(), encoding="ascii")
     print(f"Installed in {time.monotonic() - started:.0f} s.", file=sys.stderr)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from penstock.errors import NoBackendError
-from penstock.frontend.text.load import TextAssets
 from penstock.structured.constraints import Constraints
 from penstock.structured.contract import Vocabulary
 from penstock.structured.grammar_cache import CompileLimits
 from penstock.structured.select import BACKENDS, choose_structured
 from penstock.types.decision import Decision
 from penstock.types.facts import PlatformFacts
+
+if TYPE_CHECKING:
+    from penstock.frontend.text.load import TextAssets
 
 _MAX_MASK_THREADS = 8
 

@@ -28,8 +28,8 @@ from penstock.errors import ConfigError, PenstockError
 from penstock.frontend.app import App
 from penstock.frontend.peers import Peers
 from penstock.frontend.server import make_server, run, settle_memory
-from penstock.ipc.channel import PrivateEndpoints
 from penstock.ipc.client import IpcClient
+from penstock.ipc.endpoints import PrivateEndpoints
 from penstock.observability.log import configure_logging
 
 _BOOT = (

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 from penstock.config.resolve import KvFacts, ResolvedConfig, resolve
 from penstock.config.sections import EngineConfig, MockConfig
 from penstock.core.ports import OutputChannel
 from penstock.engine.constraining import decide_structured, make_constraints
 from penstock.engine.engine import Engine, make_info
-from penstock.engine.mock_text import MOCK_NAME, mock_assets
 from penstock.engine.seed import start_seed
 from penstock.errors import ConfigError
 from penstock.mock.ceiling import CeilingEngine, Emit
 from penstock.mock.executor import MockExecutor, any_token, mock_token
 from penstock.mock.faults import NO_FAULTS, MockFaults
 from penstock.mock.performance import FixedDelay, Performance
-from penstock.mock.specs import MockOrder, parse_faults, parse_performance
+from penstock.mock.specs import MOCK_NAME, MockOrder, parse_faults, parse_performance
 from penstock.mock.tokenizer import ByteTokenizer
 from penstock.platforms.probe import choose_platform, probe_platform
 from penstock.types.decision import Decision
 from penstock.types.facts import EngineInfo, ModelFacts, PlatformFacts
 from penstock.types.kv import KvCapacity, KvGroupSpec, Visibility
+
+if TYPE_CHECKING:
+    from penstock.frontend.text.load import TextAssets
 
 _STEP_S = 0.002
 _BLOCK_SIZES = (16, 32, 64, 128, 256)
@@ -97,7 +100,13 @@ def build_mock_engine(
     structured = decide_structured(config.backend.structured_backend)
     info = make_info(model, platform, resolved, capacity, (*decisions, structured))
     spoken = config if order.vocab_size else None  # without an order, text is bytes, whatever the configuration says
-    constraints = make_constraints(structured, lambda: mock_assets(spoken), model.vocab_size, platform)
+
+    def assets() -> TextAssets:  # whoever asks for constrained output first waits for these imports
+        from penstock.engine.mock_text import mock_assets
+
+        return mock_assets(spoken)
+
+    constraints = make_constraints(structured, assets, model.vocab_size, platform)
     return Engine(executor, capacity, resolved, channel, info, constraints)
 
 

@@ -11,7 +11,6 @@ from penstock.frontend.text.load import TextAssets, load_text_assets, read_templ
 from penstock.mock.specs import MockOrder, garbage_texts
 from penstock.mock.tokenizer import ByteTokenizer
 
-MOCK_NAME = "mock"
 _CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 
+from penstock.engine.launch import EngineChild
 from penstock.ipc.client import IpcClient
 
 STOP_S = 15.0  # the step in flight and the release of memory; after that the process is killed
-
-# The child imports from where its parent does. Its standard input stays open as long as the parent lives.
-_BOOT = "import json,sys;sys.path[:]=json.loads(sys.stdin.readline());from penstock.engine.process import main;main()"
 
 
 class EngineProcess:
@@ -27,29 +22,27 @@ class EngineProcess:
     def __init__(
         self,
         *,
+        child: EngineChild | None = None,
         preload: str = "",
         on_progress: Callable[[str], None] | None = None,
         receive_limit: int = 0,
         num_clients: int = 1,
     ) -> None:
-        """``preload`` names a module that the process imports before it knows its order, e.g. "torch";
+        """``child`` is an engine process that runs already; without one it is started here, with ``preload``.
         ``receive_limit`` and ``num_clients`` are those of an IpcClient. ``on_exit`` may be set: it gets a sentence when
         the process has ended."""
         self.on_exit: Callable[[str], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
+        self._started = child or EngineChild(preload)
+        self.child = self._started.process
         self.client = IpcClient(
-            on_progress=on_progress, on_close=self._stop, receive_limit=receive_limit, num_clients=num_clients
+            endpoints=self._started.endpoints,
+            on_progress=on_progress,
+            on_close=self._stop,
+            receive_limit=receive_limit,
+            num_clients=num_clients,
         )
-        self.child = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, self.client.address, preload],
-            stdin=subprocess.PIPE,
-            stdout=sys.stderr.fileno() if _has_fileno(sys.stderr) else None,  # stdout is for answers
-        )
-        assert self.child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died at once: the watcher says so
-            self.child.stdin.write(json.dumps(sys.path).encode() + b"\n")
-            self.child.stdin.flush()
         threading.Thread(target=self._watch, name="penstock-engine-watch", daemon=True).start()
 
     def _watch(self) -> None:
@@ -74,9 +67,7 @@ class EngineProcess:
             self.child.kill()
             await self._exited.wait()
         finally:
-            assert self.child.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                self.child.stdin.close()
+            self._started.abandon()
 
 
 def describe_exit(code: int) -> str:
@@ -89,10 +80,3 @@ def describe_exit(code: int) -> str:
         name = f"signal {-code}"
     hint = " The system may have run out of memory." if -code == signal.SIGKILL else ""
     return f"The engine process was killed by {name}.{hint}"
-
-
-def _has_fileno(stream: object) -> bool:
-    try:
-        return bool(stream.fileno() >= 0)  # type: ignore[attr-defined]
-    except (AttributeError, OSError, ValueError):
-        return False

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock.config.sections import EngineConfig
-from penstock.engine.mock_text import MOCK_NAME, mock_assets
+from penstock.mock.specs import MOCK_NAME
 
 if TYPE_CHECKING:
     from penstock.frontend.text.load import TextAssets
@@ -18,6 +18,8 @@ Place = tuple[str, str, str] | None
 def make_assets(config: EngineConfig, place: Place) -> TextAssets:
     """Raises what ``build.load_assets`` raises."""
     if place is None:
+        from penstock.engine.mock_text import mock_assets
+
         return mock_assets(config)
     from penstock.engine.build import load_assets
     from penstock.loader.sources import ModelSource

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+from typing import TYPE_CHECKING
 
 from penstock.config.sections import ServerConfig
 from penstock.errors import PenstockError
@@ -23,8 +24,10 @@ from penstock.frontend.openai.removed import refuse_removed
 from penstock.frontend.peers import Peers
 from penstock.frontend.routes.table import KEYED, PUBLIC, ROUTES, Route
 from penstock.frontend.service import Service
-from penstock.frontend.text.load import TextAssets
 from penstock.observability.log import warn_once
+
+if TYPE_CHECKING:
+    from penstock.frontend.text.load import TextAssets
 
 _LOG = logging.getLogger(__name__)
 

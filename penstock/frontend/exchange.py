@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
 
@@ -253,8 +252,16 @@ def _date_line() -> bytes:
     global _date
     second = int(time.time())
     if _date[0] != second:
-        _date = (second, f"date: {formatdate(second, usegmt=True)}\r\n".encode())
+        _date = (second, _format_date(second))
     return _date[1]
+
+
+def _format_date(second: int) -> bytes:
+    """RFC 9110 section 5.6.7; names of days and months are English in every locale."""
+    year, month, day, hour, minute, sec, weekday, *_ = time.gmtime(second)
+    day_name = "MonTueWedThuFriSatSun"[3 * weekday : 3 * weekday + 3]
+    month_name = "JanFebMarAprMayJunJulAugSepOctNovDec"[3 * month - 3 : 3 * month]
+    return f"date: {day_name}, {day:02} {month_name} {year} {hour:02}:{minute:02}:{sec:02} GMT\r\n".encode()
 
 
 def _path_of(target: bytes) -> str:

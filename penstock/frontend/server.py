@@ -61,6 +61,7 @@ def settle_memory() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()  # a start may have turned it off
     gc.set_threshold(*_GC_THRESHOLDS)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from penstock.config.sections import ServerConfig
 from penstock.errors import ModelNotServedError
@@ -16,8 +16,10 @@ from penstock.frontend.metrics import ServerMetrics
 from penstock.frontend.openai.errors import HttpError
 from penstock.frontend.peers import Peers, Snapshot
 from penstock.frontend.responses.store import ResponseStore
-from penstock.frontend.text.load import TextAssets
 from penstock.frontend.text.requests import encode_prompt, one_bos
+
+if TYPE_CHECKING:
+    from penstock.frontend.text.load import TextAssets
 
 INLINE_CHARACTERS = 16 << 10
 """Longer texts are tokenized on a thread: about 5 ms of one core, which other requests should not wait for."""

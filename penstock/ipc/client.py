@@ -24,7 +24,8 @@ from penstock.errors import (
     UserError,
 )
 from penstock.ipc import codec
-from penstock.ipc.channel import PrivateEndpoints, Writer, make_reader, to_client, to_engine
+from penstock.ipc.channel import Writer, make_reader
+from penstock.ipc.endpoints import PrivateEndpoints, to_client, to_engine
 from penstock.ipc.open_requests import News, OpenRequests, Sink
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo

@@ -17,7 +17,8 @@ import zmq
 
 from penstock.errors import EngineDeadError, NoBackendError
 from penstock.ipc import codec
-from penstock.ipc.channel import Writer, make_reader, to_client, to_engine
+from penstock.ipc.channel import Writer, make_reader
+from penstock.ipc.endpoints import to_client, to_engine
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
 from penstock.types.output import FailureKind, FinishReason, OutputBatch, Terminal

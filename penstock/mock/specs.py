@@ -19,6 +19,7 @@ from penstock.mock.faults import MockFaults
 from penstock.mock.garbage import GARBAGE
 from penstock.mock.performance import FixedDelay, LinearDelay, MeasuredDelay, Performance
 
+MOCK_NAME = "mock"
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _TERM = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>s|ms|us|ns)(?:\s*\*\s*(?P<per>\w+))?")
 _PER = {"tokens": "per_token", "rows": "per_row", "context": "per_context_token"}
@@ -40,10 +41,15 @@ class MockOrder:
 
     def check(self) -> None:
         """Raises ConfigError for what cannot be carried out."""
-        parse_performance(self.config.mock_time)
-        parse_faults(self.config.mock_fault)
-        if self.config.mock_ceiling and self.config.mock_fault:
-            raise ConfigError("Leave out --mock-fault or --mock-ceiling: the ceiling mode has no step that could fail.")
+        check_mock(self.config)
+
+
+def check_mock(config: MockConfig) -> None:
+    """Raises ConfigError for what cannot be carried out."""
+    parse_performance(config.mock_time)
+    parse_faults(config.mock_fault)
+    if config.mock_ceiling and config.mock_fault:
+        raise ConfigError("Leave out --mock-fault or --mock-ceiling: the ceiling mode has no step that could fail.")
 
 
 def parse_performance(text: str) -> Performance:

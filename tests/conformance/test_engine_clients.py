@@ -14,7 +14,7 @@ from client_fixtures import on_event_loop
 from penstock.config.flags import engine_config_from
 from penstock.engine.build import build_mock_engine
 from penstock.engine.inproc import InProcessClient
-from penstock.engine.process import EngineOrder
+from penstock.engine.order import EngineOrder
 from penstock.engine.spawn import EngineProcess
 from penstock.errors import EngineDeadError
 from penstock.ipc.client import IpcClient

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from penstock.config.flags import engine_config_from
-from penstock.engine.process import EngineOrder
+from penstock.engine.order import EngineOrder
 from penstock.engine.spawn import EngineProcess, describe_exit
 from penstock.engine.threads import prefer_short_spins
 from penstock.errors import ConfigError, EngineDeadError
@@ -155,7 +155,7 @@ def test_closing_before_the_engine_is_ready_does_not_wait_for_it():
 
 PARENT = """
 import asyncio, sys
-from penstock.engine.process import EngineOrder
+from penstock.engine.order import EngineOrder
 from penstock.engine.spawn import EngineProcess
 
 async def main():

@@ -13,8 +13,9 @@ import zmq
 
 from penstock.errors import ConfigError, EngineDeadError, NoBackendError
 from penstock.ipc import codec
-from penstock.ipc.channel import Writer, make_reader, to_client, to_engine
+from penstock.ipc.channel import Writer, make_reader
 from penstock.ipc.client import IpcClient
+from penstock.ipc.endpoints import to_client, to_engine
 from penstock.ipc.server import IpcServer
 from penstock.types.control import CheckIntegrity, ControlReply, ResetPrefixCache
 from penstock.types.decision import Decision

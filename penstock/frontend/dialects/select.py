@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from penstock.errors import ConfigError, InvalidRequestError, NoBackendError
 from penstock.frontend.dialects.contract import (
@@ -17,7 +17,6 @@ from penstock.frontend.dialects.contract import (
     PROBE_VALUE,
     Dialect,
     Evidence,
-    Reading,
 )
 from penstock.frontend.dialects.table import DIALECTS
 from penstock.oracle import choose
@@ -93,33 +92,6 @@ def collect_evidence(
         call_text=_rendered_call(render) if render is not None else "",
         has_token=has_token,
     )
-
-
-def make_reading(
-    dialect: Dialect | None,
-    prompt: str,
-    *,
-    tools: Mapping[str, Mapping[str, Any]],
-    max_calls: int | None = None,
-    prefill: str | None = None,
-) -> Reading | None:
-    """How to read an answer to ``prompt``; None when nothing but content can come, so that no machine is needed.
-
-    ``prefill`` is the beginning of the answer when the prompt already contains it.
-    """
-    if dialect is None:
-        return None
-    reasoning = dialect.reasoning
-    tail = prompt.rstrip()
-    in_reasoning = reads_reasoning = False
-    if reasoning is not None:
-        in_reasoning = reasoning.left_open(prefill) if prefill is not None else tail.endswith(reasoning.begin)
-        was_closed = prefill is not None or tail.endswith(reasoning.end)
-        reads_reasoning = in_reasoning or not was_closed
-    calls = tools if dialect.reads_calls else {}
-    if not calls and not reads_reasoning and dialect.read is None:
-        return None
-    return Reading(tools=calls, in_reasoning=in_reasoning, reads_reasoning=reads_reasoning, max_calls=max_calls)
 
 
 def _named(asked: str, evidence: Evidence) -> tuple[Dialect, Decision]:

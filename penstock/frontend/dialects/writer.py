@@ -5,7 +5,7 @@ Every text that is written commits what the cursor has read: it will not come ba
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +20,7 @@ class Enough(Exception):  # noqa: N818  nothing is wrong
 
 
 def openai_call_id(_name: str, _index: int) -> str:
-    return f"call_{secrets.token_hex(12)}"
+    return f"call_{os.urandom(12).hex()}"
 
 
 class Writer:

@@ -13,7 +13,7 @@ from penstock.frontend.chat.messages import normalize_messages
 from penstock.frontend.chat.tools import NO_TOOLS, ToolUse, read_tool_use
 from penstock.frontend.dialects.constrain import call_constraint, content_begins_behind
 from penstock.frontend.dialects.contract import Dialect, Reading
-from penstock.frontend.dialects.select import make_reading
+from penstock.frontend.dialects.reading import make_reading
 from penstock.frontend.exchange import Exchange
 from penstock.frontend.openai.format import ChatFormat
 from penstock.frontend.openai.requests import ChatRequest

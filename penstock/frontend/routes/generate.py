@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import secrets
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 def make_head(exchange: Exchange, prefix: str, model: str) -> Head:
     """The identity of one answer, ``prefix`` and 24 hexadecimal digits; also its x-request-id."""
-    exchange.request_id = prefix + secrets.token_hex(12)
+    exchange.request_id = prefix + os.urandom(12).hex()
     return Head(id=exchange.request_id, created=int(time.time()), model=model)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from penstock.frontend.exchange import Exchange
 
@@ -13,12 +13,13 @@ FILES = {
     "/page/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/page/chart.js": ("chart.js", "text/javascript; charset=utf-8"),
 }
+_FOLDER = Path(__file__).parent.parent / "page"
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
 
 
 @cache
 def _load(name: str) -> bytes:
-    return files("penstock.frontend.page").joinpath(name).read_bytes()
+    return (_FOLDER / name).read_bytes()
 
 
 async def show_page(exchange: Exchange, *_: object) -> None:

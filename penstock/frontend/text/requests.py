@@ -9,15 +9,17 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penstock.errors import InvalidRequestError
 from penstock.frontend.dialects.contract import Reading
 from penstock.frontend.text.answer_stream import AnswerStream
-from penstock.frontend.text.load import TextAssets
 from penstock.frontend.text.stream import TextStream
 from penstock.frontend.text.tokenizer import Tokenizer
 from penstock.types.request import GenerateRequest, SamplingParams
+
+if TYPE_CHECKING:
+    from penstock.frontend.text.load import TextAssets
 
 MAX_STOP_CHARACTERS = 65_536
 """Over all stop strings of a request: they become an automaton with one node per character."""
