@@ -26,9 +26,11 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 @dataclass(slots=True)
 class Trace:
-    """One request as the client saw it. Times are ``time.perf_counter()`` seconds; ``arrivals`` has one per content
-    chunk, ``num_tokens`` is what the server's usage says (or the number of chunks when it says nothing)."""
+    """One request as the client saw it; ``due`` is when it should have been sent, in an open loop. Times are
+    ``time.perf_counter()`` seconds; ``arrivals`` has one per content chunk, ``num_tokens`` is what the server's usage
+    says (or the number of chunks when it says nothing)."""
 
+    due: float = 0.0
     started: float = 0.0
     ended: float = 0.0
     status: int = 0
@@ -252,14 +254,15 @@ def _read_answer(trace: Trace, received: list[tuple[float, bytes]]) -> None:
         trace.status = parser.get_status_code() if received else 0
     except httptools.HttpParserError as error:
         trace.error = trace.error or f"{type(error).__name__}: {error}"
-    _read_events(trace, reader.pieces)
-    if not trace.error and not reader.complete:
+    said_done = _read_events(trace, reader.pieces)
+    if not trace.error and not reader.complete and not said_done:
         trace.error = "the connection closed before the answer was complete"
 
 
 class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None  # what vLLM calls it
     tool_calls: msgspec.Raw | None = None
 
 
@@ -284,19 +287,25 @@ class _Event(msgspec.Struct):
 _decode_event = msgspec.json.Decoder(_Event).decode
 
 
-def _read_events(trace: Trace, pieces: list[tuple[float, bytes]]) -> None:
-    """Split the body into server-sent events; an event arrived when its last byte did."""
+def _read_events(trace: Trace, pieces: list[tuple[float, bytes]]) -> bool:
+    """Split the body into server-sent events; an event arrived when its last byte did. Line ends may be of either kind
+    (raw ones are escaped inside JSON), and comments and other fields may stand between. True when the stream said that
+    it is done."""
     buffer = b""
+    said_done = False
     for when, piece in pieces:
-        buffer += piece
+        buffer += piece.replace(b"\r", b"")
         *events, buffer = buffer.split(b"\n\n")
         for event in events:
-            payload = event.strip().removeprefix(_DATA).strip()
+            lines = [line[len(_DATA) :] for line in event.split(b"\n") if line.startswith(_DATA)]
+            payload = b"\n".join(lines).strip()
+            said_done = said_done or payload == _DONE
             if payload and payload != _DONE:
                 _read_event(trace, when, payload)
     if trace.status not in (0, 200) and not trace.error:
         trace.error = f"HTTP {trace.status}: {b''.join(p for _, p in pieces)[:200].decode(errors='replace')}"
     trace.num_tokens = trace.num_tokens or len(trace.arrivals)
+    return said_done
 
 
 def _read_event(trace: Trace, when: float, payload: bytes) -> None:
@@ -313,6 +322,6 @@ def _read_event(trace: Trace, when: float, payload: bytes) -> None:
         trace.prompt_tokens = event.usage.prompt_tokens
     for choice in event.choices:
         delta = choice.delta
-        if choice.text or (delta and (delta.content or delta.reasoning_content or delta.tool_calls)):
+        if choice.text or (delta and (delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls)):
             trace.arrivals.append(when)
             return

@@ -30,12 +30,17 @@ _BOOT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOrder:
-    """What one process does: ``concurrency`` requests at a time, and at most ``request_rate`` new ones a second."""
+    """What one process does: ``concurrency`` requests at a time, and ``request_rate`` new ones a second on average.
+
+    Gaps between them are drawn from a gamma distribution of shape ``burstiness``: 1 are Poisson arrivals, less is more
+    bursty, much more is even. A request for which no stream is free waits, and is then late.
+    """
 
     target: Target
     bodies: tuple[bytes, ...]
     concurrency: int
     request_rate: float | None = None
+    burstiness: float = 1.0
     seed: int = 0
 
 
@@ -61,9 +66,11 @@ async def _run(order: LoadOrder) -> list[Trace]:
     gate = asyncio.Semaphore(order.concurrency)
     arrivals = random.Random(order.seed)
 
-    async def one(body: bytes) -> Trace:
+    async def one(body: bytes, due: float) -> Trace:
         try:
-            return await client.send(body)
+            trace = await client.send(body)
+            trace.due = due
+            return trace
         finally:
             gate.release()
 
@@ -71,10 +78,12 @@ async def _run(order: LoadOrder) -> list[Trace]:
     due = time.perf_counter()
     for body in order.bodies:
         if order.request_rate:
-            due += arrivals.expovariate(order.request_rate)  # a schedule that a late sender catches up with
+            due += arrivals.gammavariate(
+                order.burstiness, 1 / (order.request_rate * order.burstiness)
+            )  # a schedule that a late sender catches up with
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
         await gate.acquire()
-        tasks.append(asyncio.create_task(one(body)))
+        tasks.append(asyncio.create_task(one(body, due if order.request_rate else 0.0)))
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -95,6 +104,7 @@ def share_out(order: LoadOrder, number: int) -> list[LoadOrder]:
                 bodies=order.bodies[index::number],
                 concurrency=streams,
                 request_rate=rate,
+                burstiness=order.burstiness,
                 seed=order.seed * number + index,
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -189,17 +190,37 @@ def kernels(
 def serve(
     model: Annotated[str, Argument("[MODEL]", "Name to ask for. Default: the first served.")] = "",
     url: Annotated[str, Option("--url", help="Server to load, this one or any other.")] = "http://127.0.0.1:8000",
-    chat: Annotated[bool, Option("--chat", off="--completions", help="Endpoint.")] = False,
-    concurrency: Annotated[str, Option("--concurrency", metavar="N,N,...", help="Streams open at once.")] = "1,8,32",
+    chat: Annotated[
+        bool, Option("--chat", off="--completions", help="Load /v1/chat/completions instead of /v1/completions.")
+    ] = False,
+    concurrency: Annotated[
+        str | None,
+        Option(
+            "--concurrency",
+            metavar="N,N,...",
+            help="Closed loop: streams open at once. With --request-rate: the most that may be open, one number. "
+            "Default: 1,8,32, or no limit with --request-rate.",
+        ),
+    ] = None,
     num_prompts: Annotated[
-        int, Option("--num-prompts", minimum=1, help="Requests per concurrency; at least two per stream are sent.")
+        int, Option("--num-prompts", minimum=1, help="Requests per row; at least two per stream in a closed loop.")
     ] = 64,
     input_len: InputLen = 128,
     output_len: OutputLen = 64,
     request_rate: Annotated[
-        float | None,
-        Option("--request-rate", help="Requests per second at most, Poisson arrivals. Default: no limit."),
+        str | None,
+        Option(
+            "--request-rate",
+            metavar="X,X,...",
+            help="Open loop: requests per second on average, sent when they are due, whatever the server does.",
+        ),
     ] = None,
+    burstiness: Annotated[
+        float,
+        Option(
+            "--burstiness", help="Shape of the gaps of an open loop: 1 Poisson arrivals, less in bursts, 100 evenly."
+        ),
+    ] = 1.0,
     processes: Annotated[
         int, Option("--processes", minimum=1, help="Processes of the load generator that share the work.")
     ] = 1,
@@ -207,6 +228,17 @@ def serve(
         int | None,
         Option("--pid", help="The server's process: report its CPU time per token and its memory."),
     ] = None,
+    timeout: Annotated[float, Option("--timeout", help="Seconds after which an answer counts as failed.")] = 600.0,
+    natural_end: Annotated[
+        bool,
+        Option(
+            "--natural-end",
+            help="Answers end by themselves: ignore_eos and min_tokens are not sent, which some servers refuse.",
+        ),
+    ] = False,
+    text: Annotated[
+        bool, Option("--text", help="Completions get words instead of token ids, which some servers do not take.")
+    ] = False,
     vocab_size: Annotated[int, Option("--vocab-size", minimum=200, help="Random token ids stay below it.")] = 32000,
     api_key: Annotated[str, Option("--api-key", help="Key to present.")] = "",
     prompt_seed: Seed = 0,
@@ -214,12 +246,19 @@ def serve(
     json_file: JsonOption = None,
     plot: PlotOption = None,
 ) -> None:
-    """Load a running OpenAI-compatible server over HTTP: TTFT, TPOT, ITL and E2E percentiles by concurrency.
+    """Load a running OpenAI-compatible server over HTTP, this one or another: percentiles of the time to the first
+    token (TTFT), between chunks (ITL), per token (TPOT) and of whole requests (E2E); tokens per chunk and per second.
 
     penstock serve smollm2 &
     penstock bench serve --concurrency 1,8,32
-    penstock bench serve --url http://127.0.0.1:9000 --chat --prompts questions.jsonl
+    penstock bench serve --request-rate 2,4,8 --num-prompts 200 --json rates.json --plot rates.png
+    penstock bench serve --request-rate 4 --burstiness 0.5 --concurrency 64
+    penstock bench serve --url http://127.0.0.1:9000 --chat --prompts questions.jsonl --natural-end
     penstock bench serve --concurrency 64,256 --processes 2 --pid 4711
+
+    A closed loop (--concurrency) shows what a server can do; an open loop (--request-rate) shows what clients get
+    that do not wait for each other: late_ms is how long after its moment a request was sent. Of a Penstock server
+    it also shows added_ms: what the frontend takes from the engine's output to the socket, per token.
     """
     from penstock.bench.http_load import Target
     from penstock.bench.serve import Prompts, ServeWorkload, measure_serve
@@ -228,23 +267,27 @@ def serve(
     def prompts_for(number: int, seed: int) -> Prompts:
         if prompts:
             return file_prompts(prompts, number)
-        if chat:
+        if chat or text:
             return random_texts(number, max(1, input_len // 2), seed)
         return random_prompts(number, input_len, vocab_size, seed)
 
     workload = ServeWorkload(
-        concurrencies=_numbers(concurrency, "--concurrency"),
+        concurrencies=_numbers(concurrency, "--concurrency") if concurrency else () if request_rate else (1, 8, 32),
         num_prompts=num_prompts,
         input_len=input_len,
         output_len=output_len,
-        request_rate=request_rate,
+        request_rates=_positive(request_rate, "--request-rate") if request_rate else (),
+        burstiness=_positive(str(burstiness), "--burstiness")[0],
+        timeout_s=_positive(str(timeout), "--timeout")[0],
+        ignore_eos=not natural_end,
         processes=processes,
         seed=prompt_seed,
     )
     engine = _ask(url, "/debug/decisions", api_key) or {}
     target = Target(base_url=url, model=model or _first_model(url, api_key), chat=chat, api_key=api_key)
     report = measure_serve(target, workload, prompts_for, _command(), _say, engine, pid)
-    _show(report, json_file, plot, x="concurrency", ys=("output_tokens_per_s", "ttft_ms_p50", "itl_ms_p50"))
+    x = "request_rate" if request_rate else "concurrency"
+    _show(report, json_file, plot, x=x, ys=("output_tokens_per_s", "ttft_ms_p50", "ttft_ms_p99", "itl_ms_p99"))
 
 
 @verb()
@@ -317,6 +360,16 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
         ) from error
     if min(numbers) < 1:
         raise ConfigError(f"{option} is {text!r}, but every number must be at least 1.")
+    return numbers
+
+
+def _positive(text: str, option: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(0 < number < math.inf for number in numbers):
+        raise ConfigError(f"{option} is {text!r}, but it must be positive numbers with commas between them, e.g. 2,4.")
     return numbers
 
 

@@ -58,8 +58,8 @@ class FrontendOrder:
 class MoreFrontends:
     """All frontends but the first. ``first_address`` is that of its client. For one event loop."""
 
-    def __init__(self, number: int, first_address: str, on_end: Callable[[str], None]) -> None:
-        """``on_end`` gets a sentence when a process ends that was not told to."""
+    def __init__(self, number: int, first_address: str, on_end: Callable[[int, str], None]) -> None:
+        """``on_end`` gets the number of its client and a sentence when a process ends that was not told to."""
         self._loop = asyncio.get_running_loop()
         self._endpoints = [PrivateEndpoints() for _ in range(number)]
         self.addresses = (first_address, *(endpoints.address for endpoints in self._endpoints))
@@ -146,7 +146,7 @@ class MoreFrontends:
     def _on_exit(self, place: int, code: int) -> None:
         self._ended[place].set()
         if not self._draining:
-            self._on_end(f"Frontend process {place + 2} ended with code {code}.")
+            self._on_end(place + 1, f"Frontend process {place + 2} ended with code {code}.")
 
 
 def _tell(child: subprocess.Popen[bytes], line: bytes) -> None:

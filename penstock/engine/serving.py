@@ -69,7 +69,8 @@ async def _serve(
     others: MoreFrontends | None = None
     lost: list[str] = []
 
-    def on_lost(sentence: str) -> None:
+    def on_lost(index: int, sentence: str) -> None:
+        engine.client.client_gone(index)
         lost.append(f"{sentence} The server stops, because its requests are lost.")
         server.request_stop()
 

@@ -20,6 +20,7 @@ _TTFT_LONG = (*_TTFT, 2560)
 _ITL = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 _LATENCY = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_ADDED = tuple(number * 10.0**power for power in range(-5, 1) for number in (1, 1.5, 2, 3, 5, 7))
 _N = (1, 2, 5, 10, 20)
 FINISHED_REASONS = ("stop", "length", "abort", "error")
 
@@ -98,6 +99,11 @@ class ServerMetrics:
             "request_time_per_output_token_seconds", "Mean time per token after the first, per request.", _ITL
         ).at()
         self._e2e = histogram("e2e_request_latency_seconds", "Arrival to end.", _LATENCY).at()
+        self._added = histogram(
+            "frontend_added_latency_seconds",
+            "Engine's output of a token to its chunk handed to the system, counted per token.",
+            _ADDED,
+        ).at()
         self._queue = histogram("request_queue_time_seconds", "Arrival to first admission.", _LATENCY).at()
         self._inference = histogram("request_inference_time_seconds", "First admission to end.", _LATENCY).at()
         self._prefill = histogram("request_prefill_time_seconds", "First admission to first token.", _LATENCY).at()
@@ -122,6 +128,10 @@ class ServerMetrics:
         """The same for a sequence that has had output before, ``gap`` seconds ago."""
         self.generation_tokens.value += num_tokens
         self._itl.observe(gap)
+
+    def on_delivery(self, seconds: float, num_tokens: int) -> None:
+        """Once per step of the engine: how long its tokens took through this process."""
+        self._added.observe(seconds, num_tokens)
 
     def on_stats(self, stats: EngineStats) -> None:
         """The newest engine statistics, called with every batch of output; cheap when they are the same record."""

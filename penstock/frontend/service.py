@@ -63,6 +63,9 @@ class Service:
             prefix=server.metrics_prefix, model_name=served_names[0], max_model_len=client.info.max_model_len
         )
         self.metrics.set_cache_config(_cache_labels(client))
+        observe = getattr(client, "observe_delivery", None)  # clients of other processes have it
+        if observe is not None:
+            observe(self.metrics.on_delivery)
         self.num_together = 1  # requests that were begun in this turn of the event loop, with the one that asks
         self._texts: list[tuple[str, bool, asyncio.Future[list[int]]]] = []
         self._encode_batch: EncodeBatch | None = getattr(assets.tokenizer, "encode_batch", None)

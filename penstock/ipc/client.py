@@ -90,6 +90,8 @@ class IpcClient:
         self._closed = False
         self._turn_posted = False
         self._unsent: list[GenerateRequest] = []
+        self._on_delivery: Callable[[float, int], None] | None = None
+        self._delivered: list[tuple[float, int]] = []  # of this turn: when each step was made, and its tokens
         self._silence_timer: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._reader.fileno(), self._on_readable)
         self._loop.call_soon(self._on_readable)  # the descriptor tells of changes only: read once without being told
@@ -129,6 +131,15 @@ class IpcClient:
         if not self._ready.done():
             raise EngineDeadError("The engine is not ready yet.")
         return self._ready.result()
+
+    def observe_delivery(self, observe: Callable[[float, int], None]) -> None:
+        """Call ``observe`` once per step with what lies between the engine's handing it over and the system's having
+        taken what the sinks wrote, in seconds, and with the number of its tokens."""
+        self._on_delivery = observe
+
+    def client_gone(self, index: int) -> None:
+        """Client number ``index`` of the same engine is no more: its requests are to end. For the first client."""
+        self._send(codec.encode(codec.Gone(index)))
 
     def new_request_id(self) -> int:
         return next(self._request_ids)
@@ -257,7 +268,17 @@ class IpcClient:
                 self._receive(message)
         if news is not None:
             self._requests.deliver_news(news)
+        if self._delivered:
+            # The next callbacks run after the loop has handed what was written to the system.
+            self._loop.call_soon(self._tell_delivery, self._delivered)
+            self._delivered = []
         return more
+
+    def _tell_delivery(self, steps: list[tuple[float, int]]) -> None:
+        if self._on_delivery is not None:
+            now = time.monotonic()
+            for made, num_tokens in steps:
+                self._on_delivery(now - made, num_tokens)
 
     def _understand(self, data: bytes) -> codec.ToClient | None:
         try:
@@ -276,6 +297,12 @@ class IpcClient:
                 news.add_columns(*codec.read_columns(message))
             except codec.MessageError as error:
                 log.error("tokens of the engine were not understood and are lost: %s", error)
+        if self._on_delivery is not None and message.made:
+            num_tokens = len(message.request_ids) // codec.ID_BYTES + sum(
+                len(each.token_ids) for each in message.updates
+            )
+            if num_tokens:
+                self._delivered.append((message.made, num_tokens))
         for end in message.terminals:
             if end.failure is FailureKind.ENGINE_DEAD:
                 self._last_words = end.message

@@ -19,8 +19,9 @@ from penstock.types.facts import EngineInfo
 from penstock.types.output import EngineStats, OutputBatch, Terminal, TokenColumns, TokenUpdate
 from penstock.types.request import GenerateRequest
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 REQUEST_ID, TOKEN_ID = "q", "i"  # item codes of the two columns
+ID_BYTES = array(REQUEST_ID).itemsize
 T = TypeVar("T")
 
 
@@ -82,7 +83,8 @@ class Reply(msgspec.Struct, tag="reply", array_like=True, frozen=True):
 class Batch(msgspec.Struct, tag="batch", array_like=True, frozen=True):
     """Everything that one step produced. ``request_ids`` and ``token_ids`` are the columns of a TokenColumns.
 
-    A request is in the columns or in ``updates``, not in both.
+    A request is in the columns or in ``updates``, not in both. ``made`` is when the engine handed the step over, in
+    ``time.monotonic()`` seconds, which all processes of a machine share.
     """
 
     request_ids: bytes = b""
@@ -90,6 +92,7 @@ class Batch(msgspec.Struct, tag="batch", array_like=True, frozen=True):
     updates: tuple[TokenUpdate, ...] = ()
     terminals: tuple[Terminal, ...] = ()
     stats: EngineStats | None = None
+    made: float = 0.0
 
 
 class Heartbeat(msgspec.Struct, tag="beat", array_like=True, frozen=True):
@@ -102,7 +105,13 @@ class Shutdown(msgspec.Struct, tag="shutdown", array_like=True, frozen=True):
     """Client to engine: finish nothing more, release everything, exit."""
 
 
-ToEngine = Start | Submit | Abort | Control | Shutdown
+class Gone(msgspec.Struct, tag="gone", array_like=True, frozen=True):
+    """First client to engine: client number ``index`` is no more. Its requests end, and nobody waits for it."""
+
+    index: int
+
+
+ToEngine = Start | Submit | Abort | Control | Shutdown | Gone
 ToClient = Hello | Progress | Ready | Failed | Reply | Batch | Heartbeat
 
 _encoder = msgspec.msgpack.Encoder()
@@ -140,11 +149,12 @@ def handshake_version(data: bytes) -> int | None:
     return fields[1] if is_handshake and isinstance(fields[1], int) else None
 
 
-def make_batch(batch: OutputBatch) -> Batch:
-    """The message of a batch: updates of one token without anything else go into the columns, in their order."""
+def make_batch(batch: OutputBatch, made: float = 0.0) -> Batch:
+    """The message of a batch, ``made`` at that moment:
+    updates of one token without anything else go into the columns, in their order."""
     if batch.columns is not None:
         columns = batch.columns
-        return Batch(columns.request_ids, columns.token_ids, batch.updates, batch.terminals, batch.stats)
+        return Batch(columns.request_ids, columns.token_ids, batch.updates, batch.terminals, batch.stats, made)
     ids: list[int] = []
     tokens: list[int] = []
     others: list[TokenUpdate] = []
@@ -156,9 +166,14 @@ def make_batch(batch: OutputBatch) -> Batch:
             others.append(update)
     if others and not {update.request_id for update in others}.isdisjoint(ids):
         # A request with updates of both kinds: their order would be lost.
-        return Batch(updates=batch.updates, terminals=batch.terminals, stats=batch.stats)
+        return Batch(updates=batch.updates, terminals=batch.terminals, stats=batch.stats, made=made)
     return Batch(
-        array(REQUEST_ID, ids).tobytes(), array(TOKEN_ID, tokens).tobytes(), tuple(others), batch.terminals, batch.stats
+        array(REQUEST_ID, ids).tobytes(),
+        array(TOKEN_ID, tokens).tobytes(),
+        tuple(others),
+        batch.terminals,
+        batch.stats,
+        made,
     )
 
 
@@ -178,6 +193,7 @@ def split_batch(message: Batch, number: int) -> list[Batch]:
             tuple(update for update in message.updates if (update.request_id - 1) % number == index),
             tuple(end for end in message.terminals if (end.request_id - 1) % number == index),
             message.stats,
+            message.made,
         )
         for index in range(number)
     ]

@@ -56,7 +56,8 @@ class IpcServer:
         self._writers = [Writer(self._context, to_client(address), bind=False)]
         self._addresses = [address]
         self._waiting_writers: list[Writer] = []
-        self._open: set[int] = set()  # requests, where there is a limit on them
+        self._open: set[int] = set()  # requests of several clients
+        self._gone: set[int] = set()  # numbers of clients that are no more
         self._max_open = 0
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -102,8 +103,9 @@ class IpcServer:
 
     def emit(self, batch: OutputBatch) -> None:
         """core.ports.OutputChannel. Never blocks; with nobody left to listen the batch is dropped."""
-        for writer, message in zip(self._writers, self._messages(batch), strict=True):
-            writer.send(codec.encode(message))
+        for index, message in enumerate(self._messages(batch)):
+            if index not in self._gone:
+                self._writers[index].send(codec.encode(message))
 
     def emit_waiting(self, batch: OutputBatch) -> None:
         """The same through queues of a few messages: waits while a client is behind, until the end. For one thread; the
@@ -113,17 +115,19 @@ class IpcServer:
                 Writer(self._context, to_client(address), bind=False, limit=WAITING_MESSAGES)
                 for address in self._addresses
             ]
-        for writer, message in zip(self._waiting_writers, self._messages(batch), strict=True):
+        for index, message in enumerate(self._messages(batch)):
             data = codec.encode(message)
-            while not writer.send_waiting(data) and not self._closing:
-                pass
+            while index not in self._gone and not self._waiting_writers[index].send_waiting(data):
+                if self._closing:
+                    return
 
     def _messages(self, batch: OutputBatch) -> Sequence[codec.Batch]:
         """What each client hears of a batch."""
-        if self._max_open:
-            self._open.difference_update([end.request_id for end in batch.terminals])
-        message = codec.make_batch(batch)
-        return (message,) if len(self._writers) == 1 else codec.split_batch(message, len(self._writers))
+        message = codec.make_batch(batch, time.monotonic())
+        if len(self._writers) == 1:
+            return (message,)
+        self._open.difference_update([end.request_id for end in batch.terminals])
+        return codec.split_batch(message, len(self._writers))
 
     def listen(self, inbox: EngineInbox, health: Callable[[], str]) -> None:
         """Start the thread that feeds the inbox and sends heartbeats."""
@@ -154,8 +158,8 @@ class IpcServer:
         writer.send(codec.encode(codec.Reply(call_id, reply)))
 
     def _submit(self, request: GenerateRequest, inbox: EngineInbox) -> None:
-        if self._max_open:
-            if len(self._open) >= self._max_open:
+        if len(self._writers) > 1:
+            if self._max_open and len(self._open) >= self._max_open:
                 told = f"The queue is full: {len(self._open)} sequences are open. Try again later."
                 end = Terminal(request.request_id, FinishReason.ERROR, FailureKind.OVERLOADED, told)
                 self.emit(OutputBatch(terminals=(end,)))
@@ -189,6 +193,9 @@ class IpcServer:
                 inbox.abort(request_ids)
             case codec.Control(call_id=call_id):
                 self._control(call_id, message, inbox)
+            case codec.Gone(index=index):
+                self._gone.add(index)
+                inbox.abort([one for one in tuple(self._open) if (one - 1) % len(self._writers) == index])
             case codec.Shutdown():
                 self._closing = True
                 inbox.stop()

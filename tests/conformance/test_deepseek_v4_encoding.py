@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from penstock.frontend.dialects.deepseek_v4 import DIALECT
 from penstock.frontend.dialects.events import AnswerFold
 from penstock.frontend.dialects.machine import Machine
-from penstock.frontend.dialects.select import make_reading
+from penstock.frontend.dialects.reading import make_reading
 
 
 def _published():

@@ -23,7 +23,8 @@ from dialect_round_trips import (
 
 from penstock.frontend.dialects.events import AnswerFold, ContentText
 from penstock.frontend.dialects.machine import Machine
-from penstock.frontend.dialects.select import SelectedDialect, make_reading, select_dialect
+from penstock.frontend.dialects.reading import make_reading
+from penstock.frontend.dialects.select import SelectedDialect, select_dialect
 from penstock.frontend.dialects.table import DIALECTS
 from penstock.frontend.text.answer_stream import AnswerStream
 from penstock.frontend.text.stream import TextStream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -9,7 +10,8 @@ import sys
 
 import pytest
 
-from penstock.bench.http_load import Target
+from penstock.bench.added_latency import AddedLatency
+from penstock.bench.http_load import Target, Trace, _read_answer
 from penstock.bench.load_process import LoadOrder, share_out
 from penstock.bench.serve import ServeWorkload, measure_serve
 from penstock.bench.server_process import read_cost
@@ -77,11 +79,51 @@ def test_the_load_is_shared_out_without_loss():
 
 
 def test_an_open_loop_sends_at_its_rate(url):
-    workload = ServeWorkload(concurrencies=(8,), num_prompts=20, input_len=4, output_len=2, request_rate=100.0)
+    workload = ServeWorkload(
+        concurrencies=(), num_prompts=20, input_len=4, output_len=2, request_rates=(100.0, 50.0), burstiness=100.0
+    )
     target = Target(base_url=url, model="mock")
     report = measure_serve(target, workload, lambda n, s: random_prompts(n, 4, 250, s), "test", lambda _text: None)
-    assert report.rows[0]["failed"] == 0
-    assert report.rows[0]["requests_per_s"] < 400  # a closed loop of eight would do thousands
+    assert [row["request_rate"] for row in report.rows] == [100.0, 50.0]
+    for row in report.rows:
+        assert (row["failed"], row["requests"]) == (0, 20), report.notes
+        assert row["requests_per_s"] < 1.5 * row["request_rate"]  # a closed loop of twenty would do thousands
+        assert row["late_ms_p50"] >= 0
+
+
+def test_the_frontends_share_of_a_tokens_time_is_reported(url):
+    workload = ServeWorkload(concurrencies=(4,), num_prompts=8, input_len=4, output_len=20)
+    target = Target(base_url=url, model="mock")
+    report = measure_serve(target, workload, lambda n, s: random_prompts(n, 4, 250, s), "test", lambda _text: None)
+    (row,) = report.rows
+    assert 0 < row["added_ms_p50"] <= row["added_ms_p90"] <= row["added_ms_p99"]
+
+
+def test_percentiles_of_what_was_counted_between_two_looks():
+    bounds = (0.001, 0.002, math.inf)
+    before, after = AddedLatency(bounds, (5, 5, 5)), AddedLatency(bounds, (5, 105, 105))
+    assert before.columns_since(after) == {"added_ms_p50": 1.5, "added_ms_p90": 1.9, "added_ms_p99": 1.99}
+    beyond = AddedLatency(bounds, (5, 5, 105))
+    assert before.columns_since(beyond)["added_ms_p50"] == 2.0  # no more is known than that it was longer
+    assert before.columns_since(before) == {}
+    assert before.columns_since(None) == {}
+
+
+SSE = b"""HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"""
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_streams_of_other_servers_are_read(end):
+    """Both kinds of line ends, comments that keep a connection alive, other fields, pieces cut anywhere."""
+    chunk = b'data: {"choices":[{"text":"a"}]}'
+    last = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
+    lines = [b": ping", b"", b"event: x", chunk, b"", chunk, b"", last, b"", b"data: [DONE]", b"", b""]
+    body = end.join(lines)
+    for cut in range(1, len(body)):
+        trace = Trace()
+        _read_answer(trace, [(1.0, SSE), (2.0, body[:cut]), (3.0, body[cut:])])
+        assert trace.error == ""  # the answer has no length, and its stream said that it is done
+        assert (len(trace.arrivals), trace.num_tokens, trace.prompt_tokens) == (2, 2, 3)
 
 
 def test_a_process_that_is_not_there_is_a_sentence():

@@ -9,7 +9,8 @@ from penstock.errors import ConfigError
 from penstock.frontend.chat.template import ChatTemplate
 from penstock.frontend.dialects.constrain import call_constraint
 from penstock.frontend.dialects.contract import Reading, Tool
-from penstock.frontend.dialects.select import make_reading, select_dialect
+from penstock.frontend.dialects.reading import make_reading
+from penstock.frontend.dialects.select import select_dialect
 from penstock.frontend.dialects.table import DIALECTS
 from penstock.frontend.text.stream import TextStream
 from penstock.mock.tokenizer import ByteTokenizer

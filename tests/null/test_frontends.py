@@ -120,13 +120,75 @@ def test_a_signal_drains_all_of_them():
         assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_frontend_that_is_lost_ends_the_server_with_a_sentence():
-    with two_frontends() as (process, _):
-        frontend = next(
-            child for child in psutil.Process(process.pid).children() if "frontends" in " ".join(child.cmdline())
-        )
-        frontend.kill()
+def other_frontend(process) -> psutil.Process:
+    return next(child for child in psutil.Process(process.pid).children() if "frontends" in " ".join(child.cmdline()))
+
+
+def ports_of(pid: int) -> set[int]:
+    """Of the other ends of a process's connections."""
+    return {c.raddr.port for c in psutil.Process(pid).net_connections("tcp") if c.status == "ESTABLISHED"}
+
+
+def open_streams(stack, url, body):
+    """One connection each, with the port of its own end and the beginning of its answer."""
+    streams = []
+    for _ in range(NUM_CONNECTIONS):
+        client = stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False))
+        answer = stack.enter_context(client.stream("POST", "/v1/completions", json=body))
+        port = answer.extensions["network_stream"].get_extra_info("client_addr")[1]
+        lines = answer.iter_lines()
+        next(lines)
+        streams.append((port, answer, lines))
+    return streams
+
+
+def wait_for(condition, what):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+def test_clients_that_leave_end_their_requests_whichever_process_they_had():
+    with two_frontends("--mock-time", "5ms") as (process, url), contextlib.ExitStack() as stack:
+        body = {"prompt": "abc", "max_tokens": 4_000, "stream": True, "ignore_eos": True}
+        with contextlib.ExitStack() as leaving:
+            open_streams(leaving, url, body)
+            assert len(connections_by_process(process, url)) == 2
+            client = stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False))
+            assert client.get("/debug/load").json()["num_running"] == NUM_CONNECTIONS
+        wait_for(lambda: client.get("/debug/load").json()["num_running"] == 0, "requests are left in the engine")
+        text = client.get("/metrics").text
+        assert float(re.search(r'request_success_total\{[^}]*"abort"[^}]*\} (\S+)', text)[1]) == NUM_CONNECTIONS
+        assert client.get("/debug/load").json()["num_open"] == 0
+
+
+@pytest.mark.parametrize("mode", [(), ("--mock-ceiling",)])
+def test_a_frontend_that_is_lost_takes_its_own_requests_alone_and_ends_the_server(mode):
+    """The others are answered to their end; nothing new is taken; the exit says that something was wrong."""
+    with two_frontends("--mock-time", "10ms", *mode) as (process, url), contextlib.ExitStack() as stack:
+        body = {"prompt": "abc", "max_tokens": 200, "stream": True, "ignore_eos": True}
+        streams = open_streams(stack, url, body)
+        lost = other_frontend(process)
+        theirs = ports_of(lost.pid)
+        assert 0 < len([port for port, *_ in streams if port in theirs]) < NUM_CONNECTIONS
+        lost.kill()
+        for port, _, lines in streams:
+            if port in theirs:
+                with pytest.raises(httpx.TransportError):
+                    list(lines)
+            else:
+                assert [line for line in lines if line][-1] == "data: [DONE]"
         assert process.wait(30) == 1
+
+
+def test_nothing_outlives_the_first_frontend():
+    with two_frontends() as (process, _):
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 2
+        process.kill()
+        gone, alive = psutil.wait_procs(children, timeout=30)
+        assert (len(gone), alive) == (2, [])
 
 
 def test_the_death_of_the_engine_is_known_to_all():
