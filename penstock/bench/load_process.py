@@ -155,7 +155,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def main() -> None:
     """A child of ``run_processes``: an order on standard input, "ready" on standard output, the result after "go"."""
-    source, target = sys.stdin.buffer, sys.stdout.buffer
+    source = sys.stdin.buffer
+    # Not sys.stdout.buffer: where PYTHONUNBUFFERED is set that is a raw file, which may write a part and say so.
+    target = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115 - open as long as the process
     order = msgspec.msgpack.decode(source.read(int(source.readline())), type=LoadOrder)
     target.write(b"ready\n")
     target.flush()
