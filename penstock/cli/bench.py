@@ -293,23 +293,34 @@ def serve(
 @verb()
 def startup(
     model: ModelArgument = "smollm2",
+    server: Annotated[
+        bool, Option("--server", help="Start penstock serve instead, and wait until /health and /ready answer.")
+    ] = False,
     output_len: OutputLen = 64,
     repeats: Repeats = 3,
     option: Annotated[
         list[str] | None,
-        Option("--run-option", metavar="TEXT", help="Passed to penstock run as it is; may be repeated."),
+        Option("--run-option", metavar="TEXT", help="Passed to penstock run (or serve) as it is; may be repeated."),
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Time from process start to the first token of penstock run, and its peak memory, in new processes.
+    """Time from process start to the first token of penstock run, and its peak memory, in new processes; or to the
+    first answers of penstock serve.
 
     penstock bench startup
     penstock bench startup smollm2 --run-option=--max-model-len=2048 --repeats 5
+    penstock bench startup --server --run-option=--mock --repeats 10
     """
+    from penstock.bench.server_startup import measure_server_startup
     from penstock.bench.startup import measure_startup
 
-    fetch_model(model, None)
-    _show(measure_startup(model, tuple(option or ()), output_len, repeats, _command(), _say), json_file)
+    options = tuple(option or ())
+    if "--mock" not in options:
+        fetch_model(model, None)
+    if server:
+        _show(measure_server_startup(model, options, repeats, _command(), _say), json_file, in_lines=True)
+    else:
+        _show(measure_startup(model, options, output_len, repeats, _command(), _say), json_file)
 
 
 @verb()
@@ -336,7 +347,10 @@ VERBS = {
     "latency": ("penstock.cli.bench:latency", "Step and prefill time of a model by batch size."),
     "throughput": ("penstock.cli.bench:throughput", "Offline requests and tokens per second."),
     "step": ("penstock.cli.bench:step", "Where the time of a decode step goes, part by part."),
-    "startup": ("penstock.cli.bench:startup", "Time to the first token of a new process, and its peak memory."),
+    "startup": (
+        "penstock.cli.bench:startup",
+        "Time to a new process's first token, or to a server's first answer.",
+    ),
     "kernels": ("penstock.cli.bench:kernels", "Every kernel at a model's shapes, beside what the machine can give."),
     "serve": ("penstock.cli.bench:serve", "HTTP load on a running server."),
 }

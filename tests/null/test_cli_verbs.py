@@ -157,6 +157,40 @@ def test_usage_errors_exit_alike(call):
         assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["rnu", "smollm2"], "penstock: Run penstock --help: there is no command rnu; run was meant?"),
+        (["bench", "srve"], "penstock: Run penstock bench --help: there is no command srve; serve was meant?"),
+        (["--vresion"], "there is no option --vresion"),
+        (["run", "a", "b", "--max-tokns=3"], "there is no option --max-tokns; --max-tokens was meant?"),
+        (["run", "a", "b", "--max-token", "3"], "there is no option --max-token; --max-tokens was meant?"),
+        (["run", "a"], "PROMPT"),
+        (["run", "a", "b", "c"], "'c' is one argument too many"),
+        (["run", "a", "b", "--max-tokens", "x"], "--max-tokens: invalid int value: 'x'"),
+        (["run", "a", "b", "--max-tokens", "0"], "--max-tokens is 0, but it must be at least 1"),
+        (["bench", "serve", "--request-rate", "2,x"], "--request-rate is '2,x', but it must be positive numbers"),
+        (["bench", "serve", "--request-rate", "0"], "--request-rate is '0', but it must be positive numbers"),
+    ],
+)
+def test_a_wrong_command_line_says_what_to_do(call, arguments, sentence):
+    status, out, err = call(*arguments)
+    assert (status, out) == (2, "")
+    assert sentence in err
+    assert "Traceback" not in err
+
+
+def test_options_stand_where_people_put_them(call):
+    """Before, between and behind the arguments, with = and without; a prompt may be a dash or look like a sentence."""
+    expected = call("run", "smollm2", "hello", "--raw", "--mock", "--max-tokens", "5", "--seed", "1")
+    assert expected[0] == 0
+    assert call("run", "--raw", "smollm2", "--mock", "hello", "--max-tokens=5", "--seed=1") == expected
+    assert call(
+        "--log-level=error", "run", "--seed", "1", "--mock", "--raw", "--max-tokens", "5", "smollm2", "hello"
+    ) == (expected)
+    assert call("--log-level", "error", "--version") == (0, f"penstock {penstock.__version__}\n", "")
+
+
 def test_malformed_environment(call, monkeypatch):
     monkeypatch.setenv("PENSTOCK_DEBUG", "perhaps")
     status, _, err = call("pull", "smollm2")

@@ -20,7 +20,7 @@ from penstock.platforms import probe
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
     "torch", "triton", "transformers", "numpy", "tokenizers", "safetensors", "huggingface_hub", "starlette", "uvicorn",
-    "zmq", "jinja2", "prometheus_client", "rich", "httpx", "pygments",
+    "zmq", "jinja2", "prometheus_client", "rich", "httpx", "pygments", "typer", "pydantic",
 }  # fmt: skip
 
 
@@ -55,6 +55,19 @@ def test_public_surface():
 )
 def test_start_up_loads_nothing_heavy(code):
     assert _modules_after(code) & HEAVY == set()
+
+
+def test_a_server_binds_before_it_loads_what_requests_need():
+    """What lies between the start of the process and the first answer of /health."""
+    loaded = _modules_after("import penstock.cli.serve, penstock.engine.serving")
+    assert loaded & (HEAVY - {"zmq"}) == set()
+
+
+def test_the_mock_engines_process_loads_no_frontend():
+    code = "import penstock.engine.process, penstock.engine.mock_engine as m; print([n for n in sys.modules if 'frontend' in n])"
+    script = f"import sys; {code}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_import_contracts():
