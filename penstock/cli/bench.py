@@ -239,7 +239,14 @@ def serve(
     text: Annotated[
         bool, Option("--text", help="Completions get words instead of token ids, which some servers do not take.")
     ] = False,
-    vocab_size: Annotated[int, Option("--vocab-size", minimum=200, help="Random token ids stay below it.")] = 32000,
+    vocab_size: Annotated[
+        int | None,
+        Option(
+            "--vocab-size",
+            minimum=200,
+            help="Random token ids stay below it. Default: that of a Penstock server's model, else 32000.",
+        ),
+    ] = None,
     api_key: Annotated[str, Option("--api-key", help="Key to present.")] = "",
     prompt_seed: Seed = 0,
     prompts: PromptsOption = None,
@@ -269,7 +276,7 @@ def serve(
             return file_prompts(prompts, number)
         if chat or text:
             return random_texts(number, max(1, input_len // 2), seed)
-        return random_prompts(number, input_len, vocab_size, seed)
+        return random_prompts(number, input_len, ids, seed)
 
     workload = ServeWorkload(
         concurrencies=_numbers(concurrency, "--concurrency") if concurrency else () if request_rate else (1, 8, 32),
@@ -284,6 +291,7 @@ def serve(
         seed=prompt_seed,
     )
     engine = _ask(url, "/debug/decisions", api_key) or {}
+    ids = vocab_size or engine.get("model", {}).get("vocab_size") or 32000
     target = Target(base_url=url, model=model or _first_model(url, api_key), chat=chat, api_key=api_key)
     report = measure_serve(target, workload, prompts_for, _command(), _say, engine, pid)
     x = "request_rate" if request_rate else "concurrency"

@@ -185,9 +185,8 @@ def test_options_stand_where_people_put_them(call):
     expected = call("run", "smollm2", "hello", "--raw", "--mock", "--max-tokens", "5", "--seed", "1")
     assert expected[0] == 0
     assert call("run", "--raw", "smollm2", "--mock", "hello", "--max-tokens=5", "--seed=1") == expected
-    assert call(
-        "--log-level=error", "run", "--seed", "1", "--mock", "--raw", "--max-tokens", "5", "smollm2", "hello"
-    ) == (expected)
+    first = ("--seed", "1", "--mock", "--raw", "--max-tokens", "5")
+    assert call("--log-level=error", "run", *first, "smollm2", "hello") == expected
     assert call("--log-level", "error", "--version") == (0, f"penstock {penstock.__version__}\n", "")
 
 

@@ -64,8 +64,8 @@ def test_a_server_binds_before_it_loads_what_requests_need():
 
 
 def test_the_mock_engines_process_loads_no_frontend():
-    code = "import penstock.engine.process, penstock.engine.mock_engine as m; print([n for n in sys.modules if 'frontend' in n])"
-    script = f"import sys; {code}"
+    script = "import sys, penstock.engine.process, penstock.engine.mock_engine\n"
+    script += "print([name for name in sys.modules if name.startswith('penstock.frontend')])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
