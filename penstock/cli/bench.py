@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from penstock.cli.options import fetch_model
-from penstock.cli.parse import Argument, ModelArgument, Option, group, load, verb
+from penstock.cli.parse import ModelArgument, Option, group, load, verb
 from penstock.config.flags import engine_flags
 from penstock.errors import ConfigError
 
@@ -60,7 +58,7 @@ def latency(
     from penstock.bench.workload import file_prompts
 
     workload = LatencyWorkload(
-        batch_sizes=_numbers(batch_size, "--batch-size"),
+        batch_sizes=numbers(batch_size, "--batch-size"),
         input_len=input_len,
         output_len=output_len,
         repeats=repeats,
@@ -68,8 +66,8 @@ def latency(
     )
     texts = file_prompts(prompts, max(workload.batch_sizes)) if prompts else None
     with _llm(model, options) as llm:
-        report = measure_latency(llm, workload, _command(), _say, texts)
-    _show(report, json_file, plot, x="batch", ys=("decode_step_ms_p50", "decode_tokens_per_s", "prefill_tokens_per_s"))
+        report = measure_latency(llm, workload, command_line(), say, texts)
+    show(report, json_file, plot, x="batch", ys=("decode_step_ms_p50", "decode_tokens_per_s", "prefill_tokens_per_s"))
 
 
 @verb(engine_flags)
@@ -97,8 +95,8 @@ def throughput(
     )
     texts = file_prompts(prompts, num_prompts) if prompts else None
     with _llm(model, options) as llm:
-        report = measure_throughput(llm, workload, _command(), _say, texts)
-    _show(report, json_file)
+        report = measure_throughput(llm, workload, command_line(), say, texts)
+    show(report, json_file)
 
 
 @verb(engine_flags)
@@ -121,7 +119,7 @@ def step(
     from penstock.bench.step import StepWorkload, measure_steps
 
     workload = StepWorkload(
-        batch_sizes=_numbers(batch_size, "--batch-size"),
+        batch_sizes=numbers(batch_size, "--batch-size"),
         input_len=input_len,
         output_len=output_len,
         repeats=repeats,
@@ -129,8 +127,8 @@ def step(
         sampled=sampled,
     )
     with _llm(model, options) as llm:
-        report = measure_steps(llm, workload, _command(), _say)
-    _show(report, json_file)
+        report = measure_steps(llm, workload, command_line(), say)
+    show(report, json_file)
 
 
 @verb()
@@ -174,7 +172,7 @@ def kernels(
     facts, _ = choose_platform(probe_platform(), platform)
     cache_bytes = facts.device.l2_bytes if facts.device else last_level_cache()
     workload = KernelWorkload(
-        rows=_numbers(rows, "--rows"),
+        rows=numbers(rows, "--rows"),
         ops=tuple(op or ()),
         implementations=tuple(implementation or ()),
         context=context,
@@ -182,120 +180,8 @@ def kernels(
         threads=threads,
     )
     shapes = read_shapes(fetch_model(model, None), facts, scheme)
-    report = measure_kernels(shapes, facts, cache_bytes, workload, _command(), _say)
-    _show(report, json_file, in_lines=True)
-
-
-@verb()
-def serve(
-    model: Annotated[str, Argument("[MODEL]", "Name to ask for. Default: the first served.")] = "",
-    url: Annotated[str, Option("--url", help="Server to load, this one or any other.")] = "http://127.0.0.1:8000",
-    chat: Annotated[
-        bool, Option("--chat", off="--completions", help="Load /v1/chat/completions instead of /v1/completions.")
-    ] = False,
-    concurrency: Annotated[
-        str | None,
-        Option(
-            "--concurrency",
-            metavar="N,N,...",
-            help="Closed loop: streams open at once. With --request-rate: the most that may be open, one number. "
-            "Default: 1,8,32, or no limit with --request-rate.",
-        ),
-    ] = None,
-    num_prompts: Annotated[
-        int, Option("--num-prompts", minimum=1, help="Requests per row; at least two per stream in a closed loop.")
-    ] = 64,
-    input_len: InputLen = 128,
-    output_len: OutputLen = 64,
-    request_rate: Annotated[
-        str | None,
-        Option(
-            "--request-rate",
-            metavar="X,X,...",
-            help="Open loop: requests per second on average, sent when they are due, whatever the server does.",
-        ),
-    ] = None,
-    burstiness: Annotated[
-        float,
-        Option(
-            "--burstiness", help="Shape of the gaps of an open loop: 1 Poisson arrivals, less in bursts, 100 evenly."
-        ),
-    ] = 1.0,
-    processes: Annotated[
-        int, Option("--processes", minimum=1, help="Processes of the load generator that share the work.")
-    ] = 1,
-    pid: Annotated[
-        int | None,
-        Option("--pid", help="The server's process: report its CPU time per token and its memory."),
-    ] = None,
-    timeout: Annotated[float, Option("--timeout", help="Seconds after which an answer counts as failed.")] = 600.0,
-    natural_end: Annotated[
-        bool,
-        Option(
-            "--natural-end",
-            help="Answers end by themselves: ignore_eos and min_tokens are not sent, which some servers refuse.",
-        ),
-    ] = False,
-    text: Annotated[
-        bool, Option("--text", help="Completions get words instead of token ids, which some servers do not take.")
-    ] = False,
-    vocab_size: Annotated[
-        int | None,
-        Option(
-            "--vocab-size",
-            minimum=200,
-            help="Random token ids stay below it. Default: that of a Penstock server's model, else 32000.",
-        ),
-    ] = None,
-    api_key: Annotated[str, Option("--api-key", help="Key to present.")] = "",
-    prompt_seed: Seed = 0,
-    prompts: PromptsOption = None,
-    json_file: JsonOption = None,
-    plot: PlotOption = None,
-) -> None:
-    """Load a running OpenAI-compatible server over HTTP, this one or another: percentiles of the time to the first
-    token (TTFT), between chunks (ITL), per token (TPOT) and of whole requests (E2E); tokens per chunk and per second.
-
-    penstock serve smollm2 &
-    penstock bench serve --concurrency 1,8,32
-    penstock bench serve --request-rate 2,4,8 --num-prompts 200 --json rates.json --plot rates.png
-    penstock bench serve --request-rate 4 --burstiness 0.5 --concurrency 64
-    penstock bench serve --url http://127.0.0.1:9000 --chat --prompts questions.jsonl --natural-end
-    penstock bench serve --concurrency 64,256 --processes 2 --pid 4711
-
-    A closed loop (--concurrency) shows what a server can do; an open loop (--request-rate) shows what clients get
-    that do not wait for each other: late_ms is how long after its moment a request was sent. Of a Penstock server
-    it also shows added_ms: what the frontend takes from the engine's output to the socket, per token.
-    """
-    from penstock.bench.http_load import Target
-    from penstock.bench.serve import Prompts, ServeWorkload, measure_serve
-    from penstock.bench.workload import file_prompts, random_prompts, random_texts
-
-    def prompts_for(number: int, seed: int) -> Prompts:
-        if prompts:
-            return file_prompts(prompts, number)
-        if chat or text:
-            return random_texts(number, max(1, input_len // 2), seed)
-        return random_prompts(number, input_len, ids, seed)
-
-    workload = ServeWorkload(
-        concurrencies=_numbers(concurrency, "--concurrency") if concurrency else () if request_rate else (1, 8, 32),
-        num_prompts=num_prompts,
-        input_len=input_len,
-        output_len=output_len,
-        request_rates=_positive(request_rate, "--request-rate") if request_rate else (),
-        burstiness=_positive(str(burstiness), "--burstiness")[0],
-        timeout_s=_positive(str(timeout), "--timeout")[0],
-        ignore_eos=not natural_end,
-        processes=processes,
-        seed=prompt_seed,
-    )
-    engine = _ask(url, "/debug/decisions", api_key) or {}
-    ids = vocab_size or engine.get("model", {}).get("vocab_size") or 32000
-    target = Target(base_url=url, model=model or _first_model(url, api_key), chat=chat, api_key=api_key)
-    report = measure_serve(target, workload, prompts_for, _command(), _say, engine, pid)
-    x = "request_rate" if request_rate else "concurrency"
-    _show(report, json_file, plot, x=x, ys=("output_tokens_per_s", "ttft_ms_p50", "ttft_ms_p99", "itl_ms_p99"))
+    report = measure_kernels(shapes, facts, cache_bytes, workload, command_line(), say)
+    show(report, json_file, in_lines=True)
 
 
 @verb()
@@ -326,9 +212,9 @@ def startup(
     if "--mock" not in options:
         fetch_model(model, None)
     if server:
-        _show(measure_server_startup(model, options, repeats, _command(), _say), json_file, in_lines=True)
+        show(measure_server_startup(model, options, repeats, command_line(), say), json_file, in_lines=True)
     else:
-        _show(measure_startup(model, options, output_len, repeats, _command(), _say), json_file)
+        show(measure_startup(model, options, output_len, repeats, command_line(), say), json_file)
 
 
 @verb()
@@ -345,8 +231,8 @@ def core(
     """
     from penstock.bench.core import measure_core
 
-    sizes = _numbers(rows, "--rows")
-    _show(measure_core(sizes, context, steps, _command(), _say), json_file)
+    sizes = numbers(rows, "--rows")
+    show(measure_core(sizes, context, steps, command_line(), say), json_file)
 
 
 HELP = "Measure: core (scheduler alone), kernels, latency, throughput, step and startup of a model, serve (HTTP)."
@@ -360,7 +246,7 @@ VERBS = {
         "Time to a new process's first token, or to a server's first answer.",
     ),
     "kernels": ("penstock.cli.bench:kernels", "Every kernel at a model's shapes, beside what the machine can give."),
-    "serve": ("penstock.cli.bench:serve", "HTTP load on a running server."),
+    "serve": ("penstock.cli.bench_serve:serve", "HTTP load on a running server."),
 }
 bench = group(HELP, VERBS, load)
 
@@ -373,7 +259,7 @@ def _llm(model: str, options: dict[str, Any]) -> LLM:
     return LLM(model, **given)
 
 
-def _numbers(text: str, option: str) -> tuple[int, ...]:
+def numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError as error:
@@ -385,46 +271,15 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     return numbers
 
 
-def _positive(text: str, option: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or not all(0 < number < math.inf for number in numbers):
-        raise ConfigError(f"{option} is {text!r}, but it must be positive numbers with commas between them, e.g. 2,4.")
-    return numbers
-
-
-def _command() -> str:
+def command_line() -> str:
     return shlex.join(["penstock", *sys.argv[1:]])
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _ask(url: str, path: str, api_key: str) -> Any:
-    """JSON that a server answers, or None when it has no such route or is not there."""
-    import urllib.request  # a web client is a tenth of this program's start
-
-    base = url.rstrip("/").removesuffix("/v1")
-    request = urllib.request.Request(base + path, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
-    except (OSError, ValueError):
-        return None
-
-
-def _first_model(url: str, api_key: str) -> str:
-    served = _ask(url, "/v1/models", api_key)
-    if not served or not served.get("data"):
-        raise ConfigError(f"No server answers at {url}/v1/models. Start one (penstock serve) or give --url.")
-    name: str = served["data"][0]["id"]
-    return name
-
-
-def _show(
+def show(
     report: Report,
     json_file: Path | None,
     plot: Path | None = None,

@@ -170,7 +170,8 @@ def _add(parser: Parser, parameter: inspect.Parameter, declared: Option | Argume
     if kind is bool:
         parser.add_argument(declared.name, dest=parameter.name, action="store_true", default=default, help=text)
         if declared.off:
-            parser.add_argument(declared.off, dest=parameter.name, action="store_false", default=default, help=text)
+            other = f"The opposite of {declared.name}."
+            parser.add_argument(declared.off, dest=parameter.name, action="store_false", default=default, help=other)
         return
     parser.add_argument(
         declared.name,

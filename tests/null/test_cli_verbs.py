@@ -170,6 +170,7 @@ def test_usage_errors_exit_alike(call):
         (["run", "a", "b", "--max-tokens", "x"], "--max-tokens: invalid int value: 'x'"),
         (["run", "a", "b", "--max-tokens", "0"], "--max-tokens is 0, but it must be at least 1"),
         (["bench", "serve", "--request-rate", "2,x"], "--request-rate is '2,x', but it must be positive numbers"),
+        (["bench", "serve", "--request-rate", "2", "--concurrency", "1,2"], "Give one number to --concurrency"),
         (["bench", "serve", "--request-rate", "0"], "--request-rate is '0', but it must be positive numbers"),
     ],
 )
