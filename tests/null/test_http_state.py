@@ -26,7 +26,7 @@ HISTOGRAMS = {
     "e2e_request_latency_seconds", "request_queue_time_seconds", "request_inference_time_seconds",
     "request_prefill_time_seconds", "request_decode_time_seconds", "request_prompt_tokens",
     "request_generation_tokens", "request_params_n", "request_params_max_tokens", "iteration_tokens_total",
-    "request_max_num_generation_tokens", "request_prefill_kv_computed_tokens",
+    "request_max_num_generation_tokens", "request_prefill_kv_computed_tokens", "frontend_added_latency_seconds",
 }  # fmt: skip
 
 
