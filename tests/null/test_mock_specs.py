@@ -14,6 +14,7 @@ from penstock.engine.mock_engine import build_ceiling_engine, build_mock_engine,
 from penstock.engine.mock_text import mock_assets, mock_order
 from penstock.errors import ConfigError
 from penstock.frontend.dialects.contract import Reading
+from penstock.frontend.dialects.events import AnswerFold
 from penstock.frontend.dialects.machine import Machine
 from penstock.frontend.dialects.table import DIALECTS
 from penstock.mock.ceiling import CeilingEngine
@@ -84,21 +85,29 @@ def test_garbage_needs_a_known_dialect():
         parse_faults(["garbage=klingon"])
 
 
-@pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_is_broken_in_the_dialect_that_it_names(name):
+def test_there_is_garbage_for_every_dialect():
+    assert GARBAGE.keys() == {dialect.name for dialect in DIALECTS}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_garbage_is_broken_in_the_dialect_that_it_names(dialect):
     """Frontend and mock do not know each other: names and marks agree because of this. A tool that nobody offered is
-    whole, and the only broken thing that would be a call if somebody had."""
-    dialect = next(one for one in DIALECTS if one.name == name)
-    for text in GARBAGE[name]:
-        machine = Machine(dialect, Reading(tools={"get_weather": {}}, in_reasoning=False))
-        events = (*machine.push(text), *machine.finish())
-        assert machine.num_completed == 0
-        assert events
+    whole, and the only broken thing that would be a call if somebody had; as nobody has, it is content."""
+    texts = GARBAGE[dialect.name]
+    answers = [read_answer(dialect, "get_weather", text) for text in texts]
+    assert not any(call.complete for answer in answers for call in answer.calls)
+    assert all(answer.content or answer.reasoning or answer.calls for answer in answers)
     if dialect.reads_calls:
-        machine = Machine(dialect, Reading(tools={"no_such_tool": {}}, in_reasoning=False))
-        machine.push(GARBAGE[name][2])
-        machine.finish()
-        assert machine.num_completed == 1
+        assert (answers[2].content, answers[2].calls) == (texts[2], [])
+        (call,) = read_answer(dialect, "no_such_tool", texts[2]).calls
+        assert call.complete
+
+
+def read_answer(dialect, tool, text):
+    machine, fold = Machine(dialect, Reading(tools={tool: {}}, in_reasoning=False)), AnswerFold()
+    fold.add(machine.push(text))
+    fold.add(machine.finish())
+    return fold
 
 
 @pytest.mark.parametrize("dialect", GARBAGE)
