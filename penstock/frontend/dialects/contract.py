@@ -53,7 +53,8 @@ def needs(**facts: bool) -> Verdict:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasoning:
     """The texts around reasoning. It opens where an answer, or what follows a call or other reasoning, begins; or the
-    prompt has opened it. With ``ends_at_call`` a call's trigger closes it, too. No call is read inside reasoning."""
+    prompt has opened it. With ``ends_at_call`` a call of a tool that the request has closes it, too, for models that
+    forget to; else no call is read inside reasoning."""
 
     begin: str
     end: str

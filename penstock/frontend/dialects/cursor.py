@@ -148,6 +148,12 @@ class Cursor:
         self.commit()
         return text
 
+    def put_back(self, text: str) -> None:
+        """Read ``text`` again, which was the last that was taken back."""
+        self._buffer = text + self._buffer[self._position :]
+        self._position = self._mark = 0
+        self.work += len(self._buffer)
+
     # -- for parsers --------------------------------------------------------------------------------------------
 
     def at_end(self) -> Steps[bool]:
@@ -303,11 +309,13 @@ class Cursor:
         return "".join(parts)
 
     def json_string(self) -> Steps[str]:
-        """One JSON string, decoded."""
+        """One JSON string, decoded. Half a character is Malformed: nobody could write it down."""
         first = yield from self.peek()
         if first != '"':
             raise (Malformed if first else EndOfText)("expected a JSON string")
         text = yield from self.json_text()
         decoded = json.loads(text)
         assert isinstance(decoded, str)
+        if not decoded.isascii() and any("\ud800" <= character <= "\udfff" for character in decoded):
+            raise Malformed("an escape is half a character")
         return decoded

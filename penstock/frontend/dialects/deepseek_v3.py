@@ -55,7 +55,7 @@ def _read_call(text: Cursor, out: Writer) -> Steps[None]:
     yield from text.skip_space()
     yield from text.expect(f"{_FENCE}json", _FENCE)
     yield from text.skip_space()
-    yield from read_arguments(text, out, name)
+    yield from read_arguments(text, out, name, end=_FENCE)
     yield from text.skip_space()
     yield from text.accept(_FENCE)
 

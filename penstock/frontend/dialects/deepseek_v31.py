@@ -28,7 +28,7 @@ def _read_call(text: Cursor, out: Writer) -> Steps[None]:
     name = yield from text.read_while(NAME_CHARACTER)
     yield from text.expect(SEPARATOR)
     yield from text.skip_space()
-    yield from read_arguments(text, out, name)
+    yield from read_arguments(text, out, name, end=CALL_END)
 
 
 def structure(tools: Sequence[Tool]) -> TagGroup:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from penstock.frontend.dialects.contract import Dialect, Evidence, Sample, TagGroup, Tool, needs
+from penstock.frontend.dialects.contract import Dialect, Evidence, Reasoning, Sample, TagGroup, Tool, needs
 from penstock.frontend.dialects.cursor import Cursor, Steps
-from penstock.frontend.dialects.deepseek_v3 import THINK
 from penstock.frontend.dialects.dsml import (
     INVOKE,
     INVOKE_END,
@@ -65,7 +64,7 @@ DIALECT = Dialect(
     parse=parse,
     resync=(INVOKE_END, END),
     markers=(TOKEN,),
-    reasoning=THINK,
+    reasoning=Reasoning(begin="<think>", end="</think>", ends_at_call=True),
     gap="\n\n",
     structure=structure,
     samples=(

@@ -143,7 +143,7 @@ DIALECT = Dialect(
     parse=parse,
     resync=(END,),
     markers=(QUOTE,),
-    reasoning=Reasoning(begin=THOUGHT, end=THOUGHT_END),
+    reasoning=Reasoning(begin=THOUGHT, end=THOUGHT_END, ends_at_call=True),
     gap="",
     structure=structure,
     samples=(

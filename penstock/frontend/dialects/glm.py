@@ -62,7 +62,7 @@ def _dialect(name: str, models: str, gap: str) -> Dialect:
         parse=parse,
         resync=(END,),
         markers=PairTags(end=END).key + PairTags(end=END).value,
-        reasoning=Reasoning(begin="<think>", end="</think>"),
+        reasoning=Reasoning(begin="<think>", end="</think>", ends_at_call=True),
         structure=structure,
         samples=(
             Sample(

@@ -107,7 +107,7 @@ def _read_content(text: Cursor, out: Writer) -> Steps[str]:
 
 def _read_call(text: Cursor, out: Writer, recipient: str) -> Steps[str | None]:
     yield from text.skip_space()
-    yield from read_arguments(text, out, recipient.removeprefix("functions."))
+    yield from read_arguments(text, out, recipient.removeprefix("functions."), end=CALL)
     yield from text.skip_space()
     if (yield from text.at_end()):
         raise EndOfText

@@ -44,7 +44,7 @@ DIALECT = Dialect(
     triggers=(BEGIN,),
     parse=parse,
     resync=(END,),
-    reasoning=Reasoning(begin="<think>", end="</think>"),
+    reasoning=Reasoning(begin="<think>", end="</think>", ends_at_call=True),
     structure=structure,
     samples=(
         Sample(

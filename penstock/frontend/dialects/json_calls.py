@@ -14,6 +14,7 @@ from penstock.types.structured import StructuralTag, StructuredKind, schema_text
 ARGUMENT_KEYS = ("arguments", "parameters")
 NAME_CHARACTER = re.compile(r"[\w.:/-]")
 """Of a tool's name, as a request may have it."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_json_call(
@@ -140,9 +141,10 @@ def _object_text(value: str) -> str:
     if decoded is None or decoded == "":
         return "{}"
     if isinstance(decoded, str):
-        value = decoded
+        # Half a character has no UTF-8, so it stays the escape that it was.
+        value = _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", decoded)
         try:
-            decoded = json.loads(decoded)
+            decoded = json.loads(value, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             decoded = None
     if not isinstance(decoded, dict):
@@ -150,11 +152,18 @@ def _object_text(value: str) -> str:
     return value
 
 
-def read_arguments(text: Cursor, out: Writer, name: str, call_id: str | None = None) -> Steps[None]:
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def read_arguments(text: Cursor, out: Writer, name: str, call_id: str | None = None, *, end: str = "") -> Steps[None]:
     """The arguments of a call whose name came before them, and with them the whole call. What is written instead of
-    an object is taken as by ``read_json_call``."""
+    an object is taken as by ``read_json_call``; ``end`` in their place, which is read, means that there are none."""
     out.schema(name)
-    if (yield from text.peek()) == "{":
+    if end and (yield from text.accept(end)) is not None:
+        out.begin(name, call_id)
+        out.arguments("{}")
+    elif (yield from text.peek()) == "{":
         out.begin(name, call_id)
         yield from text.json_value(out.arguments)
     else:

@@ -56,7 +56,7 @@ def _read_call(text: Cursor, out: Writer) -> Steps[None]:
     yield from text.skip_space()
     full, short = _ID.fullmatch(found), _SHORT_ID.fullmatch(found)
     name = full[1] if full is not None else short[1] if short is not None else found
-    yield from read_arguments(text, out, name, found if full is not None else None)
+    yield from read_arguments(text, out, name, found if full is not None else None, end=CALL_END)
 
 
 def structure(tools: Sequence[Tool]) -> TagGroup:

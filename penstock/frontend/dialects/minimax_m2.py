@@ -83,7 +83,7 @@ DIALECT = Dialect(
     parse=parse,
     resync=(END, INVOKE_END),
     markers=(PARAMETER, PARAMETER_END),
-    reasoning=Reasoning(begin="<think>", end="</think>"),
+    reasoning=Reasoning(begin="<think>", end="</think>", ends_at_call=True),
     structure=structure,
     samples=(
         Sample(

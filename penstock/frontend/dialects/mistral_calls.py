@@ -15,7 +15,7 @@ from penstock.frontend.dialects.json_calls import NAME_CHARACTER, read_arguments
 from penstock.frontend.dialects.writer import Writer
 
 TOOL_CALLS, CALL_ID, ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
-REASONING = Reasoning(begin="[THINK]", end="[/THINK]")
+REASONING = Reasoning(begin="[THINK]", end="[/THINK]", ends_at_call=True)
 ID_LENGTH = 9
 _ID_CHARACTERS = string.ascii_letters + string.digits
 

@@ -118,7 +118,8 @@ def _scalar(word: str) -> str:
     try:
         return str(int(word, 0))
     except ValueError:
-        pass
+        if word.lstrip("+-").isdecimal():  # 007 is no number of Python's, and not for float() to judge
+            raise Malformed(f"{word[:32]!r} begins with zeros") from None
     try:
         value = float(word)
     except ValueError:

@@ -69,7 +69,7 @@ DIALECT = Dialect(
     triggers=(BEGIN, FUNCTION),
     parse=parse,
     resync=(END, FUNCTION_END),
-    reasoning=Reasoning(begin="<think>", end="</think>"),
+    reasoning=Reasoning(begin="<think>", end="</think>", ends_at_call=True),
     gap="\n\n",
     structure=structure,
     samples=(

@@ -69,7 +69,7 @@ DIALECT = Dialect(
     parse=parse,
     resync=(END, FUNCTION_END),
     markers=(PARAMETER, PARAMETER_END),
-    reasoning=Reasoning(begin="<think>", end="</think>"),
+    reasoning=Reasoning(begin="<think>", end="</think>", ends_at_call=True),
     gap="",
     structure=structure,
     samples=(

@@ -114,6 +114,8 @@ class Writer:
         """Reasoning closes. Without ``commit`` the text that closed it is the beginning of something else."""
         if commit:
             self._cursor.commit()
+        if not self._content_begun:
+            self._held.clear()
         self._held_newlines.clear()
         self._skips_newlines = True
 
@@ -125,7 +127,7 @@ class Writer:
             raise Malformed(f"there is no tool {name[:64]!r}") from None
 
     def begin(self, name: str, call_id: str | None = None) -> None:
-        """A call whose name is certain, with the id that the model wrote, if it wrote one.
+        """A call whose name is certain, with the id that the model wrote, if it wrote one. It ends open reasoning.
 
         Raises Malformed for an unknown tool, and when a call is open.
         """
@@ -133,6 +135,7 @@ class Writer:
         if self._open:
             raise Malformed("a call begins inside a call")
         self._cursor.commit()
+        self._held_newlines.clear()
         self._settle_held()
         index = self.num_begun
         self.num_begun += 1

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, reasoning_cells, text_cells
 
 B, E = "<｜DSML｜function_calls>", "</｜DSML｜function_calls>"
 CALL, DONE, P, Q = '<｜DSML｜invoke name="', "</｜DSML｜invoke>", '<｜DSML｜parameter name="', "</｜DSML｜parameter>"
@@ -55,6 +55,20 @@ CASES = {
     "unfinished_reasoning": Case(text="Hm, \n", in_reasoning=True, reasoning="Hm, \n"),
     "call_inside_reasoning": Case(text=f"{WHOLE}</think>No.", in_reasoning=True, reasoning=WHOLE, content="No."),
 }
+CASES |= reasoning_cells("<think>", "</think>", B)
+CASES |= text_cells(
+    call,
+    Q,
+    odd_numbers=Case(
+        text=call("clock", x="[-0, 1e400]").replace("true", "false"), calls=(("clock", '{"x": [-0, 1e400]}', True),)
+    ),
+    # All arguments at once, in a string.
+    arguments_as_string=Case(
+        text=f'{B}\n{CALL}weather">\n"{{}}"\n{DONE}\n{E}',
+        content=f'\n"{{}}"\n{DONE}\n{E}',
+        calls=(("weather", "", False),),
+    ),
+)
 
 
 def long_call(text: str) -> str:

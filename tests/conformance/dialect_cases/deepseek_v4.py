@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, reasoning_cells, text_cells
 
 B, E = "<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>"
 CALL, DONE, P, Q = '<｜DSML｜invoke name="', "</｜DSML｜invoke>", '<｜DSML｜parameter name="', "</｜DSML｜parameter>"
@@ -53,8 +53,22 @@ CASES = {
     "empty_arguments": Case(text=call("clock"), calls=(("clock", "{}", True),)),
     "control_characters": Case(text=call("note", text="a\n\tb"), calls=(("note", '{"text": "a\\n\\tb"}', True),)),
     "unfinished_reasoning": Case(text="Hm, \n", in_reasoning=True, reasoning="Hm, \n"),
-    "call_inside_reasoning": Case(text=f"{WHOLE}</think>No.", in_reasoning=True, reasoning=WHOLE, content="No."),
+    "call_inside_reasoning": Case(text=f"{WHOLE}</think>No.", in_reasoning=True, content="No.", calls=(ROME,)),
 }
+CASES |= reasoning_cells("<think>", "</think>", B)
+CASES |= text_cells(
+    call,
+    Q,
+    odd_numbers=Case(
+        text=call("clock", x="[-0, 1e400]").replace("true", "false"), calls=(("clock", '{"x": [-0, 1e400]}', True),)
+    ),
+    # All arguments at once, in a string.
+    arguments_as_string=Case(
+        text=f'{B}\n{CALL}weather">\n"{{}}"\n{DONE}\n{E}',
+        content=f'\n"{{}}"\n{DONE}\n{E}',
+        calls=(("weather", "", False),),
+    ),
+)
 
 
 def long_call(text: str) -> str:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+import json
+
+from dialect_cases import FOX, LONG_NAME, Case, around_cells, reasoning_cells
 
 B, E, Q = "<|tool_call>call:", "<tool_call|>", '<|"|>'
 WHOLE = f"{B}weather{{city:{Q}Rome{Q}}}{E}"
@@ -35,7 +37,30 @@ CASES = {
         text=f"{B}note{{text:{Q}a\n\tb{Q}}}{E}", calls=(("note", '{"text": "a\\n\\tb"}', True),)
     ),
     "unfinished_reasoning": Case(text="<|channel>thought\nHm, \n", reasoning="Hm, \n"),
-    "call_inside_reasoning": Case(text=f"<|channel>thought\n{WHOLE}\n<channel|>No.", reasoning=WHOLE, content="No."),
+    "call_inside_reasoning": Case(text=f"<|channel>thought\n{WHOLE}\n<channel|>No.", content="No.", calls=(ROME,)),
+}
+CASES |= around_cells(WHOLE) | reasoning_cells("<|channel>thought\n", "<channel|>", B)
+CASES |= {
+    "carriage_returns": Case(text=f"{B}weather{{\r\ncity:{Q}Rome{Q}\r\n}}{E}", calls=(ROME,)),
+    "no_arguments": Case(text=f"{B}clock{E}", content=f"{B}clock{E}"),
+    "arguments_as_string": Case(
+        text=f"{B}clock{{{Q}{{}}{Q}}}{E}", content=f"{Q}{{}}{Q}}}{E}", calls=(("clock", "", False),)
+    ),
+    "duplicate_keys": Case(
+        text=f"{B}note{{text:{Q}a{Q},text:{Q}b{Q}}}{E}",
+        content=f",text:{Q}b{Q}}}{E}",
+        calls=(("note", '{"text": "a"', False),),
+    ),
+    "odd_numbers": Case(text=f"{B}clock{{x:[-0,1e400]}}{E}", calls=(("clock", '{"x": [-0, 1e400]}', True),)),
+    "leading_zero": Case(
+        text=f"{B}weather{{days:01}}{E}", content=f"01}}{E}", calls=(("weather", '{"days": ', False),)
+    ),
+    # Nothing is escaped here, so a backslash is one.
+    "surrogate_pair": Case(text=f"{B}note{{text:{Q}{FOX}{Q}}}{E}", calls=(("note", json.dumps({"text": FOX}), True),)),
+    "lone_surrogate": Case(
+        text=f'{B}note{{"{FOX[:6]}":1}}{E}', content=f'"{FOX[:6]}":1}}{E}', calls=(("note", "", False),)
+    ),
+    "long_name": Case(text=f"{B}{LONG_NAME}{{}}{E}", content=f"{B}{LONG_NAME}{{}}{E}"),
 }
 
 

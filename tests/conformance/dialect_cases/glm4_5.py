@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, reasoning_cells, text_cells
 
 ROME = ("weather", '{"city": "Rome"}', True)
 
@@ -48,9 +48,9 @@ def cases(gap: str) -> dict[str, Case | str]:
             text=call("note", gap, text="a\n\tb\n"), calls=(("note", '{"text": "a\\n\\tb\\n"}', True),)
         ),
         "unfinished_reasoning": Case(text="<think>Hm, \n", reasoning="Hm, \n"),
-        "call_inside_reasoning": Case(
-            text=f"{whole}</think>\n\nNo.", in_reasoning=True, reasoning=whole, content="No."
-        ),
+        "call_inside_reasoning": Case(text=f"{whole}</think>\n\nNo.", in_reasoning=True, content="No.", calls=(ROME,)),
+        **reasoning_cells("<think>", "</think>", "<tool_call>"),
+        **text_cells(lambda name, **values: call(name, gap, **values), "</arg_value>"),
     }
 
 

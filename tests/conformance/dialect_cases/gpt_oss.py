@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, json_cells, reasoning_cells
 
 A, F = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"
 NEXT = "<|end|><|start|>assistant"
@@ -58,6 +58,11 @@ CASES = {
         content="No.",
     ),
 }
+# A message without a header goes on with the answer, and stands apart from what was before it.
+CASES |= json_cells(call) | reasoning_cells(
+    A, "<|end|>", "to=functions.weather", answer=f"<|start|>assistant{F}", closes="b\n\nc"
+)
+CASES["no_arguments"] = Case(text=call("clock", ""), calls=(("clock", "{}", True),))
 
 
 def long_call(text: str) -> str:

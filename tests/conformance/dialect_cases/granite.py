@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, json_cells, object_call, reasoning_cells
 
 B = "<|tool_call|>"
 CALL = '{"name": "weather", "arguments": {"city": "Rome"}}'
@@ -45,6 +45,8 @@ CASES = {
         text=f"<think>{B}[{CALL}]</think>\n<response>No.</response>", reasoning=f"{B}[{CALL}]", content="No."
     ),
 }
+CASES |= json_cells(object_call(f"{B}[", "]")) | reasoning_cells("<think>", "</think>", B)
+CASES["no_arguments"] = CASES["empty_arguments"]
 
 
 def long_call(text: str) -> str:

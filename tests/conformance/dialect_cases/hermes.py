@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, json_cells, object_call, reasoning_cells
 
 B, E = "<tool_call>\n", "\n</tool_call>"
 WHOLE = f'{B}{{"name": "weather", "arguments": {{"city": "Rome"}}}}{E}'
@@ -43,8 +43,11 @@ CASES = {
         calls=(("note", '{"text": "a\\n\\tb"}', True),),
     ),
     "unfinished_reasoning": Case(text="<think>\nHm, \n", reasoning="Hm, \n"),
-    "call_inside_reasoning": Case(text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, reasoning=WHOLE, content="No."),
+    "call_inside_reasoning": Case(text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, content="No.", calls=(ROME,)),
 }
+CALL = object_call(B, E)
+CASES |= json_cells(CALL) | reasoning_cells("<think>", "</think>", B)
+CASES["no_arguments"] = Case(text=f'{B}{{"name": "clock"}}{E}', calls=(("clock", "{}", True),))
 
 
 def long_call(text: str) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dialect_cases import Case
+from dialect_cases import Case, reasoning_cells, text_cells
 
 ROME = ("weather", '{"city": "Rome"}', True)
 
@@ -65,6 +65,8 @@ def cases(suffix: str) -> dict[str, Case | str]:
         "call_inside_reasoning": Case(
             text=f"{whole}</think{suffix}>No.", in_reasoning=True, reasoning=whole, content="No."
         ),
+        **reasoning_cells(f"<think{suffix}>", f"</think{suffix}>", begin),
+        **text_cells(lambda name, **values: f"{begin}{call(name, **values)}{end}", f"</arg_value{suffix}>"),
     }
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, json_cells, reasoning_cells
 
 B, E = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
 C, A, D = "<|tool_call_begin|>functions.", ":0<|tool_call_argument_begin|>", "<|tool_call_end|>"
@@ -51,6 +51,8 @@ CASES = {
         text=f"Hm.{WHOLE}No.", in_reasoning=True, reasoning="Hm.", content="No.", calls=(ROME,)
     ),
 }
+CASES |= json_cells(call) | reasoning_cells("<think>", "</think>", B)
+CASES["no_arguments"] = Case(text=call("clock", ""), calls=(("clock", "{}", True),))
 
 
 def long_call(text: str) -> str:

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, json_cells, no_reasoning, object_call
 
 WHOLE = '{"name": "weather", "parameters": {"city": "Rome"}}'
 ROME = ("weather", '{"city": "Rome"}', True)
-NO_REASONING = "Llama 3 does not write reasoning."
 
 CASES = {
     "unfinished_call": Case(
@@ -38,9 +37,11 @@ CASES = {
         text='{"name": "note", "parameters": {"text": "a\n\tb"}}',
         calls=(("note", '{"text": "a\\n\\tb"}', True),),
     ),
-    "unfinished_reasoning": NO_REASONING,
-    "call_inside_reasoning": NO_REASONING,
 }
+CASES |= json_cells(object_call("", "", "parameters")) | no_reasoning("Llama 3 does not write reasoning.")
+CASES["no_arguments"] = CASES["empty_arguments"]
+# An answer that begins with something else is no call.
+CASES["byte_order_mark"] = Case(text=f"\ufeff{WHOLE}", content=f"\ufeff{WHOLE}")
 
 
 def long_call(text: str) -> str:

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import FOX, LONG_NAME, Case, around_cells, no_reasoning
 
 WHOLE = '[weather(city="Rome")]'
 ROME = ("weather", '{"city": "Rome"}', True)
-NO_REASONING = "Llama 3 and 4 do not write reasoning."
 
 CASES = {
     "unfinished_call": Case(text='[weather(city="Ro', calls=(("weather", '{"city": "Ro', False),)),
@@ -25,8 +24,23 @@ CASES = {
     "no_end_marker": Case(text=WHOLE.removesuffix("]"), calls=(ROME,)),
     "empty_arguments": Case(text="[clock()]", calls=(("clock", "{}", True),)),
     "control_characters": Case(text="[note(text='a\n\tb')]", calls=(("note", '{"text": "a\\n\\tb"}', True),)),
-    "unfinished_reasoning": NO_REASONING,
-    "call_inside_reasoning": NO_REASONING,
+}
+CASES |= around_cells(WHOLE) | no_reasoning("Llama 3 and 4 do not write reasoning.")
+CASES |= {
+    # An answer that begins with something else is no call.
+    "byte_order_mark": Case(text=f"\ufeff{WHOLE}", content=f"\ufeff{WHOLE}"),
+    "carriage_returns": Case(text='[weather(\r\ncity="Rome"\r\n)]', calls=(ROME,)),
+    "no_arguments": CASES["empty_arguments"],
+    "arguments_as_string": Case(text='[weather("{}")]', content='[weather("{}")]'),
+    # The second one is not written, so it comes back.
+    "duplicate_keys": Case(
+        text="[note(text='a', text='b')]", content=", text='b')]", calls=(("note", '{"text": "a"', False),)
+    ),
+    "odd_numbers": Case(text="[clock(x=[-0, 1e400, 0x1F])]", calls=(("clock", '{"x": [-0, 1e400, 31]}', True),)),
+    "leading_zero": Case(text="[weather(days=01)]", content="01)]", calls=(("weather", '{"days": ', False),)),
+    "surrogate_pair": Case(text=f'[note(text="{FOX}")]', calls=(("note", f'{{"text": "{FOX}"}}', True),)),
+    "lone_surrogate": Case(text=f'[note(text="{FOX[:6]}")]', calls=(("note", f'{{"text": "{FOX[:6]}"}}', True),)),
+    "long_name": Case(text=f"[{LONG_NAME}()]", content=f"[{LONG_NAME}()]"),
 }
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, reasoning_cells, text_cells
 
 
 def call(name: str, **values: str) -> str:
@@ -50,6 +50,7 @@ CASES = {
     "unfinished_reasoning": Case(text="<think>\nHm, \n", reasoning="Hm, \n"),
     "call_inside_reasoning": Case(text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, reasoning=WHOLE, content="No."),
 }
+CASES |= text_cells(call, "</param>") | reasoning_cells("<think>", "</think>", "<function name=")
 
 
 def long_call(text: str) -> str:

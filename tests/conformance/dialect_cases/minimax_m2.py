@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, reasoning_cells, text_cells
 
 B, E = "<minimax:tool_call>\n", "</minimax:tool_call>"
 ROME = ("weather", '{"city": "Rome"}', True)
@@ -51,8 +51,10 @@ CASES = {
         calls=(("note", '{"text": "a\\n\\tb"}', True),),
     ),
     "unfinished_reasoning": Case(text="Hm, \n", in_reasoning=True, reasoning="Hm, \n"),
-    "call_inside_reasoning": Case(text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, reasoning=WHOLE, content="No."),
+    "call_inside_reasoning": Case(text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, content="No.", calls=(ROME,)),
 }
+CASES |= reasoning_cells("<think>", "</think>", B)
+CASES |= text_cells(lambda name, **values: f"{B}{invoke(name, **values)}{E}", "</parameter>")
 
 
 def long_call(text: str) -> str:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, json_cells, reasoning_cells
 
 B, A = "[TOOL_CALLS]", "[ARGS]"
 WHOLE = f'{B}weather{A}{{"city": "Rome"}}'
@@ -30,8 +30,11 @@ CASES = {
     "empty_arguments": Case(text=f"{B}clock{A}null", calls=(("clock", "{}", True),)),
     "control_characters": Case(text=f'{B}note{A}{{"text": "a\n\tb"}}', calls=(("note", '{"text": "a\\n\\tb"}', True),)),
     "unfinished_reasoning": Case(text="[THINK]Hm, \n", reasoning="Hm, \n"),
-    "call_inside_reasoning": Case(text=f"{WHOLE}[/THINK]No.", in_reasoning=True, reasoning=WHOLE, content="No."),
+    "call_inside_reasoning": Case(text=f"{WHOLE}[/THINK]No.", in_reasoning=True, content="No.", calls=(ROME,)),
 }
+CASES |= json_cells(lambda name, arguments: f"{B}{name}{A}{arguments}") | reasoning_cells("[THINK]", "[/THINK]", B)
+# Nothing stands behind arguments, so they may be still to come.
+CASES["no_arguments"] = Case(text=f"{B}clock{A}", content=f"{B}clock{A}")
 
 
 def long_call(text: str) -> str:

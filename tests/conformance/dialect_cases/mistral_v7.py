@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, json_cells, object_call, reasoning_cells
 
 B, E = "[TOOL_CALLS][", "]"
 WHOLE = f'{B}{{"name": "weather", "arguments": {{"city": "Rome"}}}}{E}'
@@ -42,8 +42,10 @@ CASES = {
         calls=(("note", '{"text": "a\\n\\tb"}', True),),
     ),
     "unfinished_reasoning": Case(text="[THINK]Hm, \n", reasoning="Hm, \n"),
-    "call_inside_reasoning": Case(text=f"{WHOLE}[/THINK]No.", in_reasoning=True, reasoning=WHOLE, content="No."),
+    "call_inside_reasoning": Case(text=f"{WHOLE}[/THINK]No.", in_reasoning=True, content="No.", calls=(ROME,)),
 }
+CASES |= json_cells(object_call(B, E)) | reasoning_cells("[THINK]", "[/THINK]", B)
+CASES["no_arguments"] = Case(text=f'{B}{{"name": "clock"}}{E}', calls=(("clock", "{}", True),))
 
 
 def long_call(text: str) -> str:

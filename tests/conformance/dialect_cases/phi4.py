@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, json_cells, object_call, reasoning_cells
 
 B, E = "<|tool_call|>", "<|/tool_call|>"
 CALL = '{"name": "weather", "arguments": {"city": "Rome"}}'
@@ -44,6 +44,8 @@ CASES = {
     "unfinished_reasoning": Case(text="<think>Hm, \n", reasoning="Hm, \n"),
     "call_inside_reasoning": Case(text=f"<think>{WHOLE}</think>No.", reasoning=WHOLE, content="No."),
 }
+CASES |= json_cells(object_call(f"{B}[", f"]{E}")) | reasoning_cells("<think>", "</think>", B)
+CASES["no_arguments"] = CASES["empty_arguments"]
 
 
 def long_call(text: str) -> str:

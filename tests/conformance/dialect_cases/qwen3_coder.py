@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dialect_cases import Case
+from dialect_cases import Case, reasoning_cells, text_cells
 
 B, E = "<tool_call>\n", "\n</tool_call>"
 
@@ -44,8 +44,15 @@ CASES = {
     "empty_arguments": Case(text=call("clock"), calls=(("clock", "{}", True),)),
     "control_characters": Case(text=call("note", text="a\n\tb"), calls=(("note", '{"text": "a\\n\\tb"}', True),)),
     "unfinished_reasoning": Case(text="Hm, \n", in_reasoning=True, reasoning="Hm, \n"),
-    "call_inside_reasoning": Case(text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, reasoning=WHOLE, content="No."),
+    "call_inside_reasoning": Case(text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, content="No.", calls=(ROME,)),
 }
+CASES |= reasoning_cells("<think>", "</think>", B)
+CASES |= text_cells(
+    call,
+    "\n</parameter>",
+    # One newline of either end is the template's; what else is there is the value.
+    carriage_returns=Case(text=WHOLE.replace("\n", "\r\n"), calls=(("weather", '{"city": "\\r\\nRome\\r"}', True),)),
+)
 
 
 def long_call(text: str) -> str:

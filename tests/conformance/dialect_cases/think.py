@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from dialect_cases import CASE_NAMES, Case
+from dialect_cases import CASE_NAMES, Case, reasoning_cells
 
 CASES = dict.fromkeys(CASE_NAMES, "This dialect has no calls.") | {
     "unfinished_reasoning": Case(text="<think>\nHm, \n", reasoning="Hm, \n"),
+    **reasoning_cells("<think>", "</think>", "<tool_call>"),
     "marker_cut_at_end": Case(text="<thin", content="<thin"),
 }
 
