@@ -94,6 +94,7 @@ GARBAGE: dict[str, tuple[str, ...]] = {
     "qwen3_coder": _function_tags(),
     "glm4_5": _pairs(("", ""), "", "\n"),
     "glm4_7": _pairs(("", ""), "", ""),
+    "minimax_m1": _broken("<tool_calls>\n", "\n</tool_calls>", _JSON_CALL, _JSON_CUT, _JSON_BAD),
     "minimax_m2": _tagged(
         "<minimax:tool_call>\n",
         "</minimax:tool_call>",
@@ -101,6 +102,14 @@ GARBAGE: dict[str, tuple[str, ...]] = {
         ('<parameter name="', '">'),
         "</parameter>\n",
         "</invoke>\n",
+    ),
+    "minimax_m3": _tagged(
+        "]<]minimax[>[<tool_call>\n",
+        "]<]minimax[>[</tool_call>",
+        (']<]minimax[>[<invoke name="', '">'),
+        ("]<]minimax[>[<", ">"),
+        "]<]minimax[>[</city>",
+        "]<]minimax[>[</invoke>\n",
     ),
     "minicpm5": _tagged('<function name="', "", ("", '">'), ('<param name="', '">'), "</param>", "</function>"),
     "gemma4": _broken(

@@ -61,6 +61,14 @@ NO_CONTENT = "the template prints the content alone"
 DEEPSEEK_SKIPPED = dict.fromkeys(
     ("one call", "no arguments", "all types", "code", "false and zero", "strings like other types"), ONE_CALL
 ) | dict.fromkeys(("content and a call", "many calls"), NO_CONTENT)
+M3_THINKING = {
+    **{
+        name: {"thinking_mode": mode}
+        for name, mode in (("on", "enabled"), ("off", "disabled"), ("adaptive", "adaptive"))
+    },
+    "default": {},
+}
+M3_TYPES = "the template leaves nulls out, and prints numbers and strings that no schema names alike"
 HY_THINKING = {"on": {"reasoning_effort": "high"}, "off": {"reasoning_effort": "no_think"}, "default": {}}
 
 ROUND_TRIPS: tuple[RoundTrip, ...] = (
@@ -72,6 +80,11 @@ ROUND_TRIPS: tuple[RoundTrip, ...] = (
     RoundTrip(
         source="qwen3-235b-a22b-mlx-4bit", dialect="hermes", stop=IM_END, thinking=QWEN_THINKING, reasons=THINKS
     ),
+    RoundTrip(
+        source="qwq-32b", dialect="hermes", stop=IM_END, tokenizer="qwq-32b",
+        unprinted={"default": ("<think>\n", "{}\n</think>\n\n")},
+    ),
+    RoundTrip(source="jt-da-8b", dialect="hermes", stop=IM_END),
     RoundTrip(source="jt-coder-8b-base", dialect="hermes", stop=IM_END),
     RoundTrip(source="jt-math-8b-instruct", dialect="hermes", stop=IM_END),
     RoundTrip(
@@ -93,6 +106,11 @@ ROUND_TRIPS: tuple[RoundTrip, ...] = (
     RoundTrip(source="glm-5.2", dialect="glm4_7", stop="", thinking=QWEN_THINKING, reasons=THINKS),
     RoundTrip(
         source="minimax", dialect="minimax_m2", stop="[e~[", reasons=THINKS, tokenizer="minimax", always_reasons=True
+    ),
+    RoundTrip(
+        source="minimax-m3", dialect="minimax_m3", stop="[e~[", thinking=M3_THINKING, tokenizer="minimax-m3",
+        reasons=frozenset({"on", "adaptive", "default"}), always_reasons=True,
+        skipped=dict.fromkeys(("many calls", "all types"), M3_TYPES),
     ),
     RoundTrip(
         source="hy3.jinja", dialect="hy_v3", stop="<｜hy_eos", thinking=HY_THINKING, reasons=frozenset({"on"})
@@ -122,6 +140,7 @@ ROUND_TRIPS: tuple[RoundTrip, ...] = (
         skipped={
             "content and a call": "the template prints the call alone",
             "two calls": "the template refuses two calls in one message",
+            "nested": "the template refuses two calls in one message",
             "many calls": "the template refuses two calls in one message",
         },
     ),
@@ -169,7 +188,8 @@ ROUND_TRIPS: tuple[RoundTrip, ...] = (
         source="gpt_oss.jinja", dialect="gpt_oss", stop="<|", reasons=frozenset({"default", "high"}),
         thinking={"default": {}, "high": {"reasoning_effort": "high"}},
         skipped=dict.fromkeys(
-            ("content and a call", "two calls", "many calls"), "the template refuses more than one call in a message"
+            ("content and a call", "two calls", "nested", "many calls"),
+            "the template refuses more than one call in a message",
         ),
     ),
     RoundTrip(source="llama_pythonic.jinja", dialect="llama_pythonic", stop="<|eot|>"),
@@ -203,6 +223,14 @@ FULL = {
     "detail": {"unit": "°C", "deep": {"a": [{"b": None}, True, "x\ny"]}},
     "alert": True,
 }
+TYPED = {
+    "city": "Köln 🦊\n",
+    "days": -3,
+    "height": 2.0,
+    "hours": [1, 2.25, -3e-7],
+    "detail": {"unit": "°C"},
+    "alert": False,
+}
 CODE = "def f(x):\n    if x < 3 and x > 1:\n        return '</b>'\n\n    return {\"a\": 1}\n"
 REASONING = "The user wants the weather.\n\nI know 2 < 3 & so on: use <weather>."
 
@@ -215,6 +243,7 @@ MESSAGES: dict[str, tuple[str, list[tuple[str, dict]]]] = {
     "many calls": ("Several.", [("weather", FULL), ("weather", {"city": "a", "days": 0}), ("clock", {})]),
     "no arguments": ("", [("clock", {})]),
     "all types": ("", [("weather", FULL)]),
+    "nested": ("", [("weather", TYPED), ("weather", {"city": "a", "hours": [0.5]})]),
     "code": ("", [("weather", {"city": CODE.rstrip(), "zone": "  indented"})]),
     "false and zero": ("", [("weather", {"city": "", "alert": False, "days": -1, "hours": [], "detail": {}})]),
     "strings like other types": ("", [("weather", {"city": "5", "zone": "true"})]),
@@ -225,12 +254,8 @@ MESSAGES: dict[str, tuple[str, list[tuple[str, dict]]]] = {
 def template_of(source: str) -> ChatTemplate:
     if source.endswith(".jinja"):
         return ChatTemplate((OWN / source).read_text(), {"bos_token": "<s>", "eos_token": "</s>"})
-    folder = DATA / source
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    file = folder / "chat_template.jinja"
-    text = file.read_text() if file.is_file() else config["chat_template"]
-    if isinstance(text, list):
-        text = {one["name"]: one["template"] for one in text}
+    config, text = _config(source), template_source(source)
+    assert text is not None
     named = {role: config.get(role) for role in ("bos_token", "eos_token")}
     texts = {role: one["content"] if isinstance(one, dict) else one for role, one in named.items() if one is not None}
     return ChatTemplate(text, texts)
@@ -241,3 +266,49 @@ def tokenizer_of(folder: str) -> HubTokenizer:
     with zipfile.ZipFile(io.BytesIO((DATA / folder / "tokenizer.json.zip").read_bytes())) as archive:
         backend = HubBackend.from_str(archive.read(archive.namelist()[0]).decode())
     return HubTokenizer(backend)
+
+
+UNREAD: dict[str, tuple[str | None, str]] = {
+    "deepseek-v2": (None, "its template knows no tools"),
+    "deepseek-v3.2": ("think", "it comes without a template: calls need one, given with --chat-template"),
+    "deepseek-v4": ("think", "it comes without a template: calls need one, given with --chat-template"),
+    "deepseek-vl2-small": (None, "its template knows no tools"),
+    "glm-4": (None, "calls are a name and JSON on two lines without a mark; tools are taken from a message"),
+    "glm-4-32b-0414": (None, "calls are a name and JSON on two lines without a mark"),
+    "glm-4-9b-0414": (None, "calls are a name and JSON on two lines without a mark"),
+    "glm-z1-32b-0414": ("think", "calls are a name and JSON on two lines without a mark"),
+    "glm-z1-9b-0414": ("think", "calls are a name and JSON on two lines without a mark"),
+    "janusflow-1.3b": (None, "its template knows no tools"),
+    "jiutian-139moe-chat": (None, "its template knows no tools"),
+    "minimax-m1-40k": ("minimax_m1", "its template prints the text of a message and no calls"),
+    "minimax-text-01": (None, "its template prints the text of a message and no calls; calls are TypeScript"),
+    "qwen-vl": (None, "its template knows no tools"),
+    "qwen2-vl-2b-instruct-awq": (None, "its template knows no tools"),
+    "qwen2.5-math-prm-7b": (None, "its template knows no tools"),
+    "qwen2.5-omni-3b": (None, "its template knows no tools"),
+    "qwen2.5-omni-7b-awq": (None, "its template knows no tools"),
+    "qwen2.5-vl-3b-instruct-awq": (None, "its template knows no tools"),
+}
+"""Models of the package without a round trip: which dialect is taken, and why there is none. What has neither a
+template nor a tag of reasoning in its tokenizer is not here: it is no chat model."""
+
+
+def published_models() -> list[str]:
+    """The folders of the package with a chat template, and those whose tokenizer alone tells something."""
+    return sorted(
+        folder.name
+        for folder in DATA.iterdir()
+        if folder.is_dir() and (folder.name in UNREAD or template_source(folder.name) is not None)
+    )
+
+
+def template_source(source: str) -> str | dict[str, str] | None:
+    """A published model's template, None when it has none."""
+    folder = DATA / source
+    file = folder / "chat_template.jinja"
+    text = file.read_text() if file.is_file() else _config(source).get("chat_template")
+    return {one["name"]: one["template"] for one in text} if isinstance(text, list) else text
+
+
+def _config(source: str) -> dict[str, Any]:
+    return json.loads((DATA / source / "tokenizer_config.json").read_text())

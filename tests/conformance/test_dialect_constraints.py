@@ -149,6 +149,8 @@ WRITTEN = {
     "glm4_7": "<tool_call>note<arg_key>text</arg_key><arg_value>TEXT</arg_value></tool_call>",
     "minimax_m2": '<minimax:tool_call>\n<invoke name="note">\n<parameter name="text">TEXT</parameter>\n</invoke>\n'
     "</minimax:tool_call>",
+    "minimax_m3": ']<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="note">]<]minimax[>[<text>TEXT'
+    "]<]minimax[>[</text>]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>",
     "step3_5": "<tool_call>\n<function=note>\n<parameter=text>\nTEXT\n</parameter>\n</function>\n</tool_call>",
     "minicpm5": '<function name="note"><param name="text"><![CDATA[TEXT]]></param></function>',
     "gemma4": '<|tool_call>call:note{text:<|"|>TEXT<|"|>}<tool_call|>',

@@ -16,8 +16,11 @@ from dialect_round_trips import (
     ROUND_TRIPS,
     TOOL_LIST,
     TOOLS,
+    UNREAD,
     RoundTrip,
+    published_models,
     template_of,
+    template_source,
     tokenizer_of,
 )
 
@@ -148,6 +151,21 @@ def test_round_trip(trip, variant, name):
             order = sorted if trip.sorts_keys else list
             assert [list(arguments) for _, arguments in read] == [order(arguments) for _, arguments in calls]
             assert render(trip, [USER, message_of(trip, fold.content, read, fold.reasoning)], variant) == full
+
+
+@pytest.mark.parametrize("source", published_models())
+def test_every_published_model_is_recognised_or_has_a_reason(source):
+    """Of the real templates none may go to a wrong dialect, or to none, without anybody noticing."""
+    travelled = {trip.source: trip.dialect for trip in ROUND_TRIPS}
+    assert (source in travelled) != (source in UNREAD)
+    named = template_source(source)
+    template = template_of(source) if named is not None else None
+    tokenizer = ByteTokenizer() if named is not None else tokenizer_of(source)
+    choice = select_dialect(
+        template.sources if template is not None else {}, template.render if template is not None else None, tokenizer
+    )
+    expected, reason = UNREAD[source] if source in UNREAD else (travelled[source], "it makes a round trip")
+    assert (choice.decision.chosen, bool(reason)) == (expected, True)
 
 
 def test_every_dialect_makes_a_round_trip():

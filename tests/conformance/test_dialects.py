@@ -14,6 +14,11 @@ from penstock.frontend.dialects.contract import Dialect, Reading
 from penstock.frontend.dialects.events import AnswerFold, ArgumentText, CallBegun, CallEnded
 from penstock.frontend.dialects.machine import Machine
 from penstock.frontend.dialects.table import DIALECTS
+from penstock.frontend.text.answer_stream import AnswerStream
+from penstock.frontend.text.stream import TextStream
+from penstock.mock.tokenizer import ByteTokenizer
+from penstock.types.output import TokenUpdate
+from penstock.types.request import SamplingParams
 
 SAMPLE_TOOLS = TOOLS | {
     "weather": {"type": "object", "properties": {**TOOLS["weather"]["properties"], "hours": {"type": "array"}}}
@@ -88,6 +93,49 @@ def test_broken_output(dialect, name):
     for pieces in cuts_of(case.text):
         got = read(dialect, pieces, in_reasoning=case.in_reasoning)
         assert got == (case.content, case.reasoning, case.calls)
+
+
+@BY_NAME
+def test_without_tools_a_call_is_content(dialect):
+    """tool_choice none, and a model that calls all the same."""
+    if dialect.name == "think":
+        return
+    text = cases_of(dialect.name).long_call("abc")
+    for pieces in (cut(text, 7), [text]):
+        assert read(dialect, pieces, tools={}) == (text, "", ())
+
+
+@BY_NAME
+def test_no_more_calls_than_the_request_wants(dialect):
+    """parallel_tool_calls false, and a model that calls twice."""
+    if dialect.name == "think":
+        return
+    text = cases_of(dialect.name).long_call("abc")
+    for pieces in (cut(text + text, 1), [text + text]):
+        machine, fold = Machine(dialect, Reading(tools=TOOLS, max_calls=1)), AnswerFold()
+        for piece in pieces:
+            fold.add(machine.push(piece))
+        fold.add(machine.finish())
+        assert machine.is_done
+        assert [(call.name, call.arguments) for call in fold.calls] == [("note", '{"text": "abc"}')]
+        assert not fold.content
+
+
+@BY_NAME
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_a_stop_string_inside_a_call_leaves_it_incomplete(dialect, size):
+    """What stood before it is the call's, nothing is complete, and so the answer stopped."""
+    if dialect.name == "think":
+        return
+    tokenizer = ByteTokenizer()
+    ids = tokenizer.encode(cases_of(dialect.name).long_call("abc é STOP def"), add_special_tokens=False)
+    text = TextStream(tokenizer, SamplingParams(stop=("STOP",)))
+    stream, fold = AnswerStream(text, dialect, Reading(tools=TOOLS)), AnswerFold()
+    for at in range(0, len(ids), size):
+        fold.add(stream.on_update(TokenUpdate(request_id=1, token_ids=tuple(ids[at : at + size]))).events)
+    assert stream.finish_reason == "stop"
+    assert [(call.name, call.arguments, call.complete) for call in fold.calls] == [("note", '{"text": "abc é ', False)]
+    assert not fold.content
 
 
 def words_of(dialect: Dialect) -> list[str]:

@@ -59,8 +59,9 @@ def test_wrong_tools_are_named(tools, choice, param):
 
 def test_effort_becomes_template_variables():
     assert effort_variables(None, {"a": 1}) == {"a": 1}
-    assert effort_variables("none", {})["enable_thinking"] is False
-    assert effort_variables("high", {}) == {"reasoning_effort": "high", "enable_thinking": True, "thinking": True}
+    off, on = effort_variables("none", {}), effort_variables("high", {})
+    assert off == {"reasoning_effort": "none", "enable_thinking": False, "thinking": False, "thinking_mode": "disabled"}
+    assert on == {"reasoning_effort": "high", "enable_thinking": True, "thinking": True, "thinking_mode": "enabled"}
     assert effort_variables("high", {"thinking": False}) == {"reasoning_effort": "high", "thinking": False}
     assert effort_variables("low", {"reasoning_effort": "x"})["reasoning_effort"] == "x"
     assert all(effort_variables(effort, {}) for effort in EFFORTS)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from penstock.errors import InvalidRequestError
+from penstock.frontend.chat.effort import thinking_switches
 from penstock.frontend.openai.requests import ChatRequest, Int, ResponseFormat
 
 _CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
@@ -104,7 +105,6 @@ REMOVED: Mapping[str, str] = {
     "n": "the Messages API has one answer per request. Send several requests, or use /v1/chat/completions",
 }
 
-_THINKING = ("enable_thinking", "thinking")
 _UNSUPPORTED: Mapping[str, str] = {
     "mcp_servers": "this server calls no other servers. Describe their functions in tools and answer the calls",
     "container": "nothing is run here. Leave it out",
@@ -175,7 +175,7 @@ def _thinking_variables(request: CountTokensRequest) -> dict[str, Any]:
     """Without ``thinking`` the model shall not think; adaptive leaves it to the model."""
     if request.thinking is not None and request.thinking.type == "adaptive":
         return {}
-    return dict.fromkeys(_THINKING, request.thinking is not None and request.thinking.type == "enabled")
+    return thinking_switches(request.thinking is not None and request.thinking.type == "enabled")
 
 
 def _response_format(form: OutputFormat | None) -> ResponseFormat | None:

@@ -8,7 +8,8 @@ from typing import Any
 from penstock.errors import InvalidRequestError
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-_SWITCHES = ("enable_thinking", "thinking")  # names that templates use for one thing
+# Names that templates use for one thing, with what turns it off and on.
+_SWITCHES = {"enable_thinking": (False, True), "thinking": (False, True), "thinking_mode": ("disabled", "enabled")}
 
 
 def effort_variables(effort: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,10 +20,15 @@ def effort_variables(effort: str | None, given: Mapping[str, Any]) -> dict[str, 
         raise InvalidRequestError(
             f"reasoning_effort must be one of {', '.join(EFFORTS)}, got {effort[:64]!r}.", param="reasoning_effort"
         )
-    switches = dict.fromkeys(_SWITCHES, effort != "none")
+    switches = thinking_switches(effort != "none")
     if any(name in given for name in _SWITCHES):
         switches = {}
     return {"reasoning_effort": effort, **switches, **given}
+
+
+def thinking_switches(on: bool) -> dict[str, Any]:
+    """Variables with which templates turn thinking on or off, under every name that there is for it."""
+    return {name: values[on] for name, values in _SWITCHES.items()}
 
 
 def knows_effort(templates: Iterable[str]) -> bool:

@@ -54,11 +54,14 @@ def needs(**facts: bool) -> Verdict:
 class Reasoning:
     """The texts around reasoning. It opens where an answer, or what follows a call or other reasoning, begins; or the
     prompt has opened it. With ``ends_at_call`` a call of a tool that the request has closes it, too, for models that
-    forget to; else no call is read inside reasoning."""
+    forget to; else no call is read inside reasoning. With ``may_be_closed`` an answer without reasoning may begin
+    with ``end``, which is no content. ``is_undeclared``: neither template nor tokenizer shows the tags."""
 
     begin: str
     end: str
     ends_at_call: bool = False
+    may_be_closed: bool = False
+    is_undeclared: bool = False
 
     def left_open(self, text: str) -> bool:
         """Whether ``text`` is inside reasoning at its end."""

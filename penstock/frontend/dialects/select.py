@@ -114,7 +114,8 @@ def _settle_reasoning(dialect: Dialect, decision: Decision, evidence: Evidence) 
     reasoning = dialect.reasoning
     if reasoning is None:
         return dialect, decision
-    if evidence.mentions(reasoning.begin) or evidence.mentions(reasoning.end) or evidence.has_token(reasoning.begin):
+    is_shown = evidence.mentions(reasoning.begin) or evidence.mentions(reasoning.end)
+    if is_shown or reasoning.is_undeclared or evidence.has_token(reasoning.begin):
         why = f"{decision.why}; reasoning in {reasoning.begin}"
         return dialect, dataclasses.replace(decision, why=why)
     why = f"{decision.why}; no reasoning: neither the template nor the tokenizer has {reasoning.begin}"

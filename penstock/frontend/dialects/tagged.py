@@ -18,12 +18,14 @@ def read_tagged(dialect: Dialect, text: Cursor, out: Writer, reading: Reading) -
     opening = (reasoning.begin,) if reasoning is not None else ()
     marker: str | None = opening[0] if opening and reading.in_reasoning else None
     unclosed: tuple[str, ...] = ()  # the tag that ends reasoning, after a call has done so in its place
+    first = (reasoning.end,) if reasoning is not None and reasoning.may_be_closed else ()
     fresh = True  # nothing but white space since the beginning, reasoning or a complete call
     while True:
         if marker is None and fresh:
             yield from text.stream_space(out.content)
-            if expected := (*triggers, *at_start, *opening, *unclosed):
+            if expected := (*triggers, *at_start, *opening, *unclosed, *first):
                 marker = yield from text.accept(*expected)
+            first = ()
         if marker is None:
             if not triggers:
                 yield from text.stream_rest(out.content)
@@ -36,7 +38,7 @@ def read_tagged(dialect: Dialect, text: Cursor, out: Writer, reading: Reading) -
             closed = yield from _read_reasoning(dialect, reasoning, triggers, text, out)
             unclosed = () if closed else (reasoning.end,)
             fresh = True
-        elif marker in unclosed:
+        elif reasoning is not None and marker == reasoning.end:
             out.end_reasoning()
             unclosed = ()
             fresh = True

@@ -68,7 +68,7 @@ def _python_value(schema: Any, root: Mapping[str, Any]) -> str:
     kinds = kinds_of(schema, root)
     if kinds and kinds <= _CONSTANTS.keys() and not {"enum", "const"} & schema.keys():
         return f"({' | '.join(_CONSTANTS[kind] for kind in sorted(kinds))})"
-    return f"%json {json.dumps(_with_definitions(schema, root), ensure_ascii=False)}"
+    return f"%json {json.dumps(with_definitions(schema, root), ensure_ascii=False)}"
 
 
 def _value(
@@ -83,7 +83,7 @@ def _value(
     """The rule of one value with what follows it."""
     kinds = kinds_of(schema, root)
     if "string" not in kinds:
-        value = json.dumps(_with_definitions(schema, root), ensure_ascii=False)
+        value = json.dumps(with_definitions(schema, root), ensure_ascii=False)
         return f"{name}:{_text(plain[0])} %json {value}{_text(plain[1] + after)}"
     lead, end = _text(quoted[0]), _text(quoted[1] + after)
     options = schema.get("enum", [schema["const"]] if "const" in schema else None)
@@ -102,7 +102,7 @@ def _text(text: str) -> str:
     return f" {json.dumps(text, ensure_ascii=False)}" if text else ""
 
 
-def _with_definitions(schema: Any, root: Mapping[str, Any]) -> Any:
+def with_definitions(schema: Any, root: Mapping[str, Any]) -> Any:
     """The schema by itself: what it refers to goes with it."""
     found = {name: root[name] for name in ("$defs", "definitions") if name in root}
     return {**schema, **found} if isinstance(schema, Mapping) and found else schema

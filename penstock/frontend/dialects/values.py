@@ -6,7 +6,7 @@ Shared by all dialects that do not write JSON. Knows schemas as plain mappings, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from penstock.frontend.dialects.cursor import Cursor, Malformed, Steps
@@ -60,6 +60,36 @@ def parameter_schema(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     properties = schema.get("properties")
     found = properties.get(name) if isinstance(properties, Mapping) else None
     return found if isinstance(found, Mapping) else _EMPTY
+
+
+def child_schema(schema: Mapping[str, Any], name: str, root: Any) -> Mapping[str, Any]:
+    """The schema of one property of an object that may stand behind a reference or be one of several."""
+    for one in _alternatives(schema, root):
+        found = parameter_schema(one, name) or one.get("additionalProperties")
+        if found and isinstance(found, Mapping):
+            return found
+    return _EMPTY
+
+
+def item_schema(schema: Mapping[str, Any], root: Any) -> Mapping[str, Any]:
+    """The schema of a list's items, in the same way."""
+    for one in _alternatives(schema, root):
+        found = one.get("items")
+        if found and isinstance(found, Mapping):
+            return found
+    return _EMPTY
+
+
+def _alternatives(schema: Any, root: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    if not isinstance(schema, Mapping) or depth > _MAX_SCHEMA_DEPTH:
+        return
+    yield schema
+    if isinstance(schema.get("$ref"), str):
+        yield from _alternatives(_resolve(schema["$ref"], root), root, depth + 1)
+    for name in ("anyOf", "oneOf", "allOf"):
+        options = schema.get(name)
+        for option in options if isinstance(options, list) else ():
+            yield from _alternatives(option, root, depth + 1)
 
 
 def value_json(text: str, kinds: frozenset[str]) -> str:
