@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from dataclasses import dataclass
 
 import pytest
 from dialect_cases import CASE_NAMES, TOOLS, Case, cases_of
@@ -160,51 +161,91 @@ def test_the_answer_does_not_depend_on_the_cuts(dialect, data):
     assert read(dialect, cut(text, 1), in_reasoning=in_reasoning) == whole
 
 
-def count_calls(action) -> int:
-    """Function calls, Python's and C's, that ``action`` makes."""
-    count = 0
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Per character of an answer: characters that the cursor looked at or moved, function calls (Python's and C's),
+    characters in the strings that functions had in their hands when they returned or waited. ``held`` is the most text
+    that was ever unread."""
 
-    def on_event(_frame, event, _argument):
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(on_event)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return count
+    looked_at: float
+    calls: float
+    in_hand: float
+    held: int
 
 
-def cost_per_character(dialect: Dialect, size: int, *, calls: bool) -> tuple[float, float, int]:
-    """(characters looked at, function calls, most text that was held) for an argument of ``size`` in pieces of 7."""
-    pieces = cut(cases_of(dialect.name).long_call("abcdefg " * (size // 8)), 7)
-    num_characters = sum(map(len, pieces))
+def cost_of(dialect: Dialect, text: str, *, piece_size: int = 7, traced: bool = False) -> Cost:
+    """Of ``text`` in pieces. Calls and strings are counted when it is traced, which is slow."""
+    pieces = cut(text, piece_size)
     machine = Machine(dialect, Reading(tools=TOOLS))
-    held = 0
+    held = num_calls = in_hand = 0
 
-    def run() -> None:
-        nonlocal held
+    def on_event(frame, event, _argument):
+        nonlocal num_calls, in_hand
+        if event == "return":
+            in_hand += sum(len(value) for value in frame.f_locals.values() if type(value) is str)
+        else:
+            num_calls += event in ("call", "c_call")
+
+    sys.setprofile(on_event if traced else None)
+    try:
         for piece in pieces:
             machine.push(piece)
             held = max(held, machine.cursor.num_unread)
         machine.finish()
+    finally:
+        sys.setprofile(None)
+    size = len(text)
+    return Cost(looked_at=machine.cursor.work / size, calls=num_calls / size, in_hand=in_hand / size, held=held)
 
-    num_calls = count_calls(run) if calls else run() or 0
-    return machine.cursor.work / num_characters, num_calls / num_characters, held
+
+def assert_cost_does_not_grow(small: Cost, large: Cost) -> None:
+    assert large.looked_at <= 1.2 * small.looked_at
+    assert large.calls <= 1.2 * small.calls
+    assert large.in_hand <= 1.2 * small.in_hand
+    assert large.held <= 100
+    assert small.looked_at < 8
 
 
 @BY_NAME
 def test_cost_per_character_does_not_grow(dialect):
-    """Everything in the library works on the unread text and on the piece that came, so three figures tell: how much is
-    looked at, how many functions are called, and how much text is ever unread."""
-    small_work, small_calls, small_held = cost_per_character(dialect, 4 << 10, calls=True)
-    medium_work, medium_calls, medium_held = cost_per_character(dialect, 64 << 10, calls=True)
-    large_work, _, large_held = cost_per_character(dialect, 1 << 20, calls=False)
-    assert max(medium_work, large_work) <= 1.2 * small_work
-    assert medium_calls <= 1.2 * small_calls
-    assert max(small_held, medium_held, large_held) <= 64
-    assert small_work < 8
+    """An argument from 4 KiB to 1 MiB: what is looked at is counted for all sizes, all else for the smaller ones."""
+    small, longer, long, huge = (
+        cases_of(dialect.name).long_call("abcdefg " * (size // 8)) for size in (4 << 10, 16 << 10, 64 << 10, 1 << 20)
+    )
+    assert_cost_does_not_grow(cost_of(dialect, small, traced=True), cost_of(dialect, longer, traced=True))
+    assert_cost_does_not_grow(cost_of(dialect, small), cost_of(dialect, long))
+    assert_cost_does_not_grow(cost_of(dialect, small, piece_size=100), cost_of(dialect, huge, piece_size=100))
+
+
+@BY_NAME
+def test_text_that_looks_like_a_mark_costs_the_same(dialect):
+    """Answers made of beginnings of marks, of marks, of calls of no tool: what makes a reader look twice."""
+    marks = sorted(dialect.visible_texts())
+    unknown = cases_of(dialect.name).long_call("abc").replace("note", "nope")
+    begin = dialect.reasoning.begin if dialect.reasoning is not None else ""
+    for unit in filter(None, {marks[0], marks[-1], marks[-1][:-1], f"{marks[0]} ", unknown}):
+        for opening in {"", begin}:
+            small, large = (
+                cost_of(dialect, opening + unit * (size // len(unit)), traced=True) for size in (1 << 10, 4 << 10)
+            )
+            assert_cost_does_not_grow(small, large)
+
+
+def test_the_count_sees_work_that_is_done_again():
+    def hoard(text, out, _reading):
+        said = ""
+
+        def sink(piece):
+            nonlocal said
+            said += piece
+            out.content(said[-len(piece) :])
+
+        yield from text.stream_rest(sink)
+
+    dialect = Dialect(name="hoard", models="", detect=DIALECTS[0].detect, read=hoard)
+    small, large = (cost_of(dialect, "abcdefg " * size, traced=True) for size in (256, 1024))
+    with pytest.raises(AssertionError):
+        assert_cost_does_not_grow(small, large)
 
 
 def ids_of(dialect_name: str, text: str) -> list[str]:
