@@ -93,6 +93,29 @@ def test_one_call_at_most():
         server.wait_idle()
 
 
+def test_every_choice_has_its_own_calls():
+    request = {"model": "mock", "messages": [USER], "tools": [WEATHER], "n": 2}
+    with mock_server(chat_template=TEMPLATE, token_of=says(f"Well.\n{CALL}{OTHER}")) as server:
+        client = server.openai()
+        whole = client.chat.completions.create(**request).choices
+        streamed: dict[int, list[tuple[str, str]]] = {0: [], 1: []}
+        for chunk in client.chat.completions.create(**request, stream=True):
+            for choice in chunk.choices:
+                calls = streamed[choice.index]
+                for call in choice.delta.tool_calls or ():
+                    if call.index == len(calls):
+                        calls.append((call.function.name, ""))
+                    name, arguments = calls[call.index]
+                    calls[call.index] = (name, arguments + (call.function.arguments or ""))
+    ids = [call.id for choice in whole for call in choice.message.tool_calls]
+    assert len(set(ids)) == 4
+    for choice in whole:
+        assert choice.finish_reason == "tool_calls"
+        assert streamed[choice.index] == [
+            (call.function.name, call.function.arguments) for call in choice.message.tool_calls
+        ]
+
+
 def test_reasoning_is_separate():
     text = "Easy: <tool_call> is no call here.\n</think>\n\nSunny."
     with mock_server(chat_template=TEMPLATE, token_of=says(text, tools=(), enable_thinking=True)) as server:
@@ -111,6 +134,26 @@ def test_reasoning_that_the_model_opens_itself():
     with mock_server(chat_template=TEMPLATE, token_of=says(f"<think>\nHm.\n</think>\n\n{CALL}")) as server:
         message = both(server, tools=[WEATHER])["message"]
         assert (message["reasoning_content"], message["content"]) == ("Hm.", None)
+
+
+def test_a_call_inside_reasoning_that_nobody_closed():
+    text = f"Hm, <tool_call> or not?\n{CALL}\n</think>\n\nDone."
+    with mock_server(chat_template=TEMPLATE, token_of=says(text, enable_thinking=True)) as server:
+        extra = {"chat_template_kwargs": {"enable_thinking": True}}
+        choice = both(server, tools=[WEATHER], extra_body=extra)
+        assert choice["finish_reason"] == "tool_calls"
+        message = choice["message"]
+        assert (message["reasoning"], message["content"]) == ("Hm, <tool_call> or not?", "Done.")
+        assert len(message["tool_calls"]) == 1
+        silent = both(server, tools=[WEATHER], extra_body={**extra, "include_reasoning": False})["message"]
+        assert (silent["content"], len(silent["tool_calls"])) == ("Done.", 1)
+
+
+def test_half_a_character_in_a_string_of_arguments_can_be_sent():
+    text = CALL.replace('{"city": "Köln 🦊"}', json.dumps('{"city": "\ud83e"}'))
+    with mock_server(chat_template=TEMPLATE, token_of=says(text)) as server:
+        (call,) = both(server, tools=[WEATHER])["message"]["tool_calls"]
+        assert call["function"]["arguments"] == '{"city": "\\ud83e"}'
 
 
 def test_a_prefill_inside_reasoning():

@@ -81,6 +81,13 @@ DIALECT = Dialect(
             calls=(("weather", '{"city": "Köln", "hours": [1, 2.5]}'), ("clock", "{}")),
         ),
         Sample(
+            title="all arguments in one parameter that the tool does not have",
+            text='<｜DSML｜tool_calls>\n<｜DSML｜invoke name="weather">\n'
+            '<｜DSML｜parameter name="arguments" string="true">{"city": "Köln"}</｜DSML｜parameter>\n'
+            "</｜DSML｜invoke>\n</｜DSML｜tool_calls>",
+            calls=(("weather", '{"city": "Köln"}'),),
+        ),
+        Sample(
             title="arguments as one object, outside a block",
             text='<｜DSML｜invoke name="weather">\n{"city": "Köln"}\n</｜DSML｜invoke>',
             calls=(("weather", '{"city": "Köln"}'),),

@@ -3,6 +3,8 @@ are strings. The versions differ in the block's name."""
 
 from __future__ import annotations
 
+import json
+
 from penstock.frontend.dialects.cursor import Cursor, Steps
 from penstock.frontend.dialects.json_calls import NAME_CHARACTER
 from penstock.frontend.dialects.values import ArgumentsWriter
@@ -57,13 +59,19 @@ def _read_parameter(text: Cursor, arguments: ArgumentsWriter) -> Steps[None]:
     key, _ = yield from text.read_until('"')
     said = yield from text.expect(IS_STRING, IS_JSON, ">")
     if said == IS_STRING:
+        if arguments.may_wrap(key):
+            whole, _ = yield from text.read_until(PARAMETER_END, limit=None)
+            if not arguments.write_all(key, whole):
+                arguments.write(key, json.dumps(whole, ensure_ascii=False))
+            return
         arguments.begin_string(key)
         yield from text.stream_until(PARAMETER_END, sink=arguments.string_text)
         arguments.end_string()
     elif said == IS_JSON:
         yield from text.skip_space()
         value = yield from text.json_text()
-        arguments.write(key, value)
+        if not arguments.write_all(key, value):
+            arguments.write(key, value)
         yield from text.skip_space()
         yield from text.expect(PARAMETER_END)
     else:

@@ -33,8 +33,8 @@ def _dialect(name: str, models: str, suffix: str) -> Dialect:
         )
 
     def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
-        """The section to its end, or one call where its tags are missing. The end tag of the section may be missing at
-        the end, that of a call never: another pair might have followed."""
+        """The section to its end, or one call where its tags are missing. The end tag of the section may be missing,
+        that of a call never: another pair might have followed."""
         if trigger == section:
             yield from text.skip_space()
             yield from text.expect(begin)
@@ -52,7 +52,7 @@ def _dialect(name: str, models: str, suffix: str) -> Dialect:
             if trigger != section:
                 yield from text.accept(section_end)  # of a section whose beginning was broken
                 return
-            if (yield from text.at_end()) or (yield from text.expect(begin, section_end)) == section_end:
+            if (yield from text.accept(begin, section_end)) != begin:
                 return
 
     def structure(tools: Sequence[Tool]) -> TagGroup:

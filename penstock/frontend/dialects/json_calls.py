@@ -77,7 +77,7 @@ def read_json_calls(text: Cursor, out: Writer, opened: str, *, wrapper: str | No
     while True:
         yield from _wrapped_call(text, out, wrapper)
         yield from text.skip_space()
-        if (yield from text.expect(",", "]")) == "]":
+        if (yield from text.accept(",", "]")) != ",":  # the end of the list may be missing
             return
         yield from text.skip_space()
         yield from text.expect("{")

@@ -34,9 +34,7 @@ def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
         yield from text.skip_space()
         yield from _read_call(text, out)
         yield from text.skip_space()
-        if (yield from text.at_end()):
-            return
-        if (yield from text.expect(",", "]")) == "]":
+        if (yield from text.accept(",", "]")) != ",":  # the end of the list may be missing
             break
     yield from text.accept(PYTHON_END)
 

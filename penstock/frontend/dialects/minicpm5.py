@@ -67,7 +67,9 @@ def _argument(text: Cursor, arguments: ArgumentsWriter, key: str, schema: Mappin
     else:
         parts: list[str] = []
         yield from _characters(text, parts.append)
-        arguments.write(key, value_json("".join(parts), kinds))
+        value = "".join(parts)
+        if not arguments.write_all(key, value):
+            arguments.write(key, value_json(value, kinds))
 
 
 def _characters(text: Cursor, sink: Callable[[str], None]) -> Steps[None]:
@@ -126,6 +128,11 @@ DIALECT = Dialect(
             "</function><function name='note'><param name='text'>a &lt; b</param></function>",
             reasoning="A note.",
             calls=(("note", '{"text": "if a < b:\\n  c"}'), ("note", '{"text": "a < b"}')),
+        ),
+        Sample(
+            title="all arguments in one parameter that the tool does not have",
+            text='<function name="weather"><param name="properties">{"city": "Köln", "days": 3}</param></function>',
+            calls=(("weather", '{"city": "Köln", "days": 3}'),),
         ),
     ),
 )

@@ -22,13 +22,13 @@ def detect(evidence: Evidence) -> Verdict:
 
 
 def parse(text: Cursor, out: Writer, _: str) -> Steps[None]:
-    """Objects to the end tag, which may be missing at the end."""
+    """Objects to the end tag, which may be missing."""
     yield from text.skip_space()
     yield from text.expect("{")
     while True:
         yield from read_json_call(text, out)
         yield from text.skip_space()
-        if (yield from text.at_end()) or (yield from text.expect("{", END)) == END:
+        if (yield from text.accept("{", END)) != "{":
             break
 
 

@@ -29,7 +29,7 @@ def detect(evidence: Evidence) -> Verdict:
 
 def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
     """The section to its end. Models leave its tags out; then one function stands alone. A missing end tag of the
-    section at the end is forgiven."""
+    section is forgiven."""
     if trigger == INVOKE:
         yield from _invoke(text, out)
         yield from text.skip_space()
@@ -40,7 +40,7 @@ def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
     while True:
         yield from _invoke(text, out)
         yield from text.skip_space()
-        if (yield from text.at_end()) or (yield from text.expect(INVOKE, END)) == END:
+        if (yield from text.accept(INVOKE, END)) != INVOKE:
             break
 
 

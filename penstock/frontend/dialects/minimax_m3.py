@@ -39,8 +39,8 @@ def detect(evidence: Evidence) -> Verdict:
 
 
 def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
-    """The section to its end, or one function where its tags are missing. A missing end tag of the section at the end
-    is forgiven."""
+    """The section to its end, or one function where its tags are missing. A missing end tag of the section is
+    forgiven."""
     if trigger == INVOKE:
         yield from _invoke(text, out)
         yield from text.skip_space()
@@ -51,7 +51,7 @@ def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
     while True:
         yield from _invoke(text, out)
         yield from text.skip_space()
-        if (yield from text.at_end()) or (yield from text.expect(INVOKE, END)) == END:
+        if (yield from text.accept(INVOKE, END)) != INVOKE:
             break
 
 

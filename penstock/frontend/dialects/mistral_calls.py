@@ -51,7 +51,7 @@ def _list_of_calls(text: Cursor, out: Writer) -> Steps[None]:
         yield from text.expect("{")
         yield from read_json_call(text, out)
         yield from text.skip_space()
-        if (yield from text.at_end()) or (yield from text.expect(",", "]")) == "]":
+        if (yield from text.accept(",", "]")) != ",":
             return
         yield from text.skip_space()
 

@@ -26,7 +26,7 @@ def detect(evidence: Evidence) -> Verdict:
 
 
 def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
-    """One function per tag. Models leave the outer tags out; then the function stands alone."""
+    """One function per tag. Models leave outer tags out; then the function stands alone."""
     if trigger == BEGIN:
         yield from text.skip_space()
         yield from text.expect(FUNCTION)
@@ -45,8 +45,7 @@ def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
     out.end()
     if trigger == BEGIN:
         yield from text.skip_space()
-        if not (yield from text.at_end()):
-            yield from text.expect(END)
+        yield from text.accept(END)
 
 
 def structure(tools: Sequence[Tool]) -> TagGroup:

@@ -6,6 +6,7 @@ Shared by all dialects that do not write JSON. Knows schemas as plain mappings, 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ _NAMES = {
 }  # fmt: skip
 _PYTHON_NAMES = {"True": "true", "False": "false", "None": "null"}
 _NULLS = ("null", "None")
+_WRAPPERS = frozenset({"arguments", "input", "properties"})
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _EMPTY: Mapping[str, Any] = {}
 _MAX_SCHEMA_DEPTH = 8
 
@@ -173,6 +176,29 @@ class ArgumentsWriter:
     def write(self, key: str, value: str) -> None:
         """A whole value, as JSON text."""
         self._out.arguments(self._lead(key) + value)
+
+    def may_wrap(self, key: str) -> bool:
+        """Whether ``key`` is no parameter of the tool but a usual name for all of them, with nothing before it."""
+        declared = self._schema.get("properties")
+        return key in _WRAPPERS and not self._keys and isinstance(declared, Mapping) and key not in declared
+
+    def write_all(self, key: str, value: str) -> bool:
+        """Write what ``value`` holds, an object or a string of one, in place of ``key``; False when it has to be
+        written as itself. Models put all arguments into one of a name that the tool does not have."""
+        if not self.may_wrap(key):
+            return False
+        declared = self._schema["properties"]
+        try:
+            found = json.loads(value)
+            found = json.loads(found) if isinstance(found, str) else found
+            if not isinstance(found, dict) or not found.keys() <= declared.keys():
+                return False
+            items = [(name, json.dumps(one, ensure_ascii=False, allow_nan=False)) for name, one in found.items()]
+        except (ValueError, RecursionError):
+            return False
+        for name, text in items:
+            self.write(name, _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text))
+        return True
 
     def begin_value(self, key: str) -> None:
         """A value follows as JSON text, which goes into the call directly."""
