@@ -93,11 +93,15 @@ def fold_pieces(dialect, reading, pieces: list[str]) -> AnswerFold:
     return fold
 
 
-def fold_tokens(trip: RoundTrip, choice: SelectedDialect, reading, prompt: str, completion: str) -> AnswerFold:
-    """The same through token ids, one per update, with special tokens skipped as servers do."""
+def fold_tokens(
+    trip: RoundTrip, choice: SelectedDialect, reading, prompt: str, completion: str, *, spelled: bool = False
+) -> AnswerFold:
+    """The same through token ids, one per update, with special tokens skipped as servers do. ``spelled``: every
+    character by itself, so that no mark is the token that it has."""
     tokenizer = tokenizer_of(trip.tokenizer)
     prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
-    ids = tokenizer.encode(completion, add_special_tokens=False)
+    parts = list(completion) if spelled else [completion]
+    ids = [token_id for part in parts for token_id in tokenizer.encode(part, add_special_tokens=False)]
     text = TextStream(
         tokenizer, SamplingParams(), prompt_token_ids=prompt_ids, visible_token_ids=choice.visible_token_ids
     )
@@ -142,6 +146,8 @@ def test_round_trip(trip, variant, name):
         folds = [fold_pieces(choice.dialect, reading, pieces) for pieces in byte_cuts(completion)]
         if trip.tokenizer:
             folds.append(fold_tokens(trip, choice, reading, prompt, completion))
+            if name == "many calls":
+                folds.append(fold_tokens(trip, choice, reading, prompt, completion, spelled=True))
         for fold in folds:
             assert fold.content == content
             assert fold.reasoning == (reasoning or "")

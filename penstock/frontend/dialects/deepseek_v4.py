@@ -23,6 +23,8 @@ from penstock.types.decision import Verdict
 from penstock.types.structured import StructuralTag, StructuredKind
 
 BEGIN, END = block_of("tool_calls")
+MISSPELLED = (block_of("toolcalls")[0], block_of("tool")[0])
+"""Beginnings of a block as models write them now and then; each ends like a block."""
 
 
 def detect(evidence: Evidence) -> Verdict:
@@ -60,7 +62,7 @@ DIALECT = Dialect(
     name="deepseek_v4",
     models="DeepSeek V4",
     detect=detect,
-    triggers=(BEGIN, INVOKE),
+    triggers=(BEGIN, *MISSPELLED, INVOKE),
     parse=parse,
     resync=(INVOKE_END, END),
     markers=(TOKEN,),
@@ -79,6 +81,11 @@ DIALECT = Dialect(
             reasoning="Both.",
             content="On it.",
             calls=(("weather", '{"city": "Köln", "hours": [1, 2.5]}'), ("clock", "{}")),
+        ),
+        Sample(
+            title="a block whose beginning is misspelled",
+            text='<｜DSML｜toolcalls>\n<｜DSML｜invoke name="clock">\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>',
+            calls=(("clock", "{}"),),
         ),
         Sample(
             title="all arguments in one parameter that the tool does not have",

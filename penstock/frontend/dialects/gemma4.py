@@ -34,9 +34,9 @@ def detect(evidence: Evidence) -> Verdict:
 
 
 def parse(text: Cursor, out: Writer, _: str) -> Steps[None]:
-    """One call. A missing end tag behind its brace is forgiven."""
+    """One call. A missing end tag behind its brace is forgiven, and a word before the colon that is missing."""
     yield from text.skip_space()
-    yield from text.expect(CALL)
+    yield from text.expect(CALL, CALL[-1:])
     name = yield from text.read_while(_NAME)
     schema = out.schema(name)
     yield from text.skip_space()
@@ -152,6 +152,7 @@ DIALECT = Dialect(
             text='<|tool_call>call:weather{city:<|"|>Köln<|"|>,days:3,detail:{unit:<|"|>C<|"|>},hours:[1,2.5]}<tool_call|>',
             calls=(("weather", '{"city": "Köln", "days": 3, "detail": {"unit": "C"}, "hours": [1, 2.5]}'),),
         ),
+        Sample(title="without its first word", text="<|tool_call>:clock{}<tool_call|>", calls=(("clock", "{}"),)),
         Sample(
             title="thoughts, then two calls",
             text="<|channel>thought\nTime.\n<channel|><|tool_call>call:clock{}<tool_call|><|tool_call>call:clock{}<tool_call|>",
