@@ -25,6 +25,7 @@ from penstock.types.structured import StructuralTag, StructuredKind
 MARK = "]<]minimax[>["
 BEGIN, END = f"{MARK}<tool_call>", f"{MARK}</tool_call>"
 INVOKE, INVOKE_END = f'{MARK}<invoke name="', f"{MARK}</invoke>"
+_MARK_IN_NAME = MARK[: MARK.index(">")]
 ITEM = "item"
 MAX_DEPTH = 64
 """Of elements inside each other: each is a generator that every piece of text passes through."""
@@ -75,8 +76,8 @@ def _invoke(text: Cursor, out: Writer) -> Steps[None]:
 def _name(text: Cursor) -> Steps[str]:
     """Of an element, and the end of its tag."""
     name, _ = yield from text.read_until(">")
-    if not name or name.startswith("/"):
-        raise Malformed("a tag ends what was not begun")
+    if not name or name.startswith("/") or _MARK_IN_NAME in name:
+        raise Malformed("a tag ends what was not begun, or has no end")
     return name
 
 
