@@ -27,6 +27,7 @@ _STREAM_HEADERS = (
     ("cache-control", "no-cache"),
     ("x-accel-buffering", "no"),
 )
+_CHUNKED = (("transfer-encoding", "chunked"),)
 _LINE_ENDS = str.maketrans("\r\n", "  ")
 
 
@@ -190,7 +191,7 @@ class Exchange:
     ) -> None:
         """Send one complete answer."""
         named = (("content-type", content_type), ("content-length", str(len(body))), *headers)
-        self._send_head(status, named, b"" if self.method == "HEAD" else body)
+        self._send_head(status, header_lines(named), b"" if self.method == "HEAD" else body)
         self.complete = True
 
     async def answer_problem(self, problem: HttpError) -> None:
@@ -203,8 +204,7 @@ class Exchange:
 
     def start_stream(self) -> None:
         """Send the head of a stream of server-sent events."""
-        coding = (("transfer-encoding", "chunked"),) if self._chunked else ()
-        self._send_head(200, (*_STREAM_HEADERS, *coding))
+        self._send_head(200, _STREAM_LINES[self._chunked])
 
     def write_piece(self, piece: bytes) -> None:
         """One or more events of a stream that was started. Never blocks; after a disconnect it does nothing."""
@@ -226,22 +226,31 @@ class Exchange:
             self._write(b"0\r\n\r\n")
         self.complete = True
 
-    def _send_head(self, status: int, headers: Headers, body: bytes = b"") -> None:
+    def _send_head(self, status: int, lines: bytes, body: bytes = b"") -> None:
         self.started = True
         if self.gone:
             return
-        named = [*headers, *self.extra_headers]
+        if self.extra_headers:
+            lines += header_lines(self.extra_headers)
         if self.request_id:
-            named.append(("x-request-id", self.request_id))
+            lines += b"x-request-id: %b\r\n" % self.request_id.encode()
         if not self.keep_alive:
-            named.append(("connection", "close"))
-        self._write(answer_head(status, named) + body)
+            lines += b"connection: close\r\n"
+        self._write(answer_head(status, lines) + body)
 
 
-def answer_head(status: int, headers: Headers) -> bytes:
-    """Status line and header lines, with the empty line that ends them. Line ends in values become spaces."""
+def answer_head(status: int, lines: bytes) -> bytes:
+    """Status line and header lines, with the empty line that ends them."""
+    return _STATUS_LINES[status] + _date_line() + lines + b"\r\n"
+
+
+def header_lines(headers: Headers) -> bytes:
+    """Line ends in values become spaces."""
     lines = "".join([f"{name}: {value.translate(_LINE_ENDS)}\r\n" for name, value in headers])
-    return _STATUS_LINES[status] + _date_line() + lines.encode("latin-1", "replace") + b"\r\n"
+    return lines.encode("latin-1", "replace")
+
+
+_STREAM_LINES = {False: header_lines(_STREAM_HEADERS), True: header_lines((*_STREAM_HEADERS, *_CHUNKED))}
 
 
 _date: tuple[int, bytes] = (0, b"")

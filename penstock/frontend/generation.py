@@ -53,6 +53,22 @@ class PlainWriter(Protocol):
         """``text`` is escaped for a JSON string."""
 
 
+class _Nobody:
+    """Listens to what is left of a request after its answer."""
+
+    def deliver(self, index: int, delta: TextDelta) -> None: ...
+
+    def plain_writer(self, index: int) -> PlainWriter | None:
+        return None
+
+    def on_problem(self, problem: HttpError) -> None: ...
+
+    def on_finished(self) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
 class Generation:
     """Choices are numbered prompt by prompt: choice p * n + i is the i-th answer to prompt p.
 
@@ -97,6 +113,16 @@ class Generation:
         open_ids = [sequence.request.request_id for sequence in self._sequences if sequence.terminal is None]
         if open_ids:
             self.service.client.abort(open_ids)
+
+    def close(self) -> None:
+        """The answer is over, whatever the engine still says: ``abort``, and let go of everybody.
+
+        What holds each other in a ring stays until the garbage collector walks over all that is there, which takes
+        milliseconds when requests are many.
+        """
+        self.abort()
+        self._sequences = []
+        self.listener = _NOBODY
 
     def fail(self, problem: HttpError) -> None:
         """End the request with ``problem``; later calls are ignored."""

@@ -14,7 +14,7 @@ from typing import cast
 
 import httptools
 
-from penstock.frontend.exchange import CONGESTED_BYTES, Exchange, answer_head
+from penstock.frontend.exchange import CONGESTED_BYTES, Exchange, answer_head, header_lines
 from penstock.frontend.openai.errors import HttpError
 
 _LOG = logging.getLogger(__name__)
@@ -271,6 +271,6 @@ class HttpConnection(asyncio.Protocol):
             self._waiting.clear()
             return
         body = problem.encode()
-        headers = (("content-type", "application/json"), ("content-length", str(len(body))))
-        self.transport.write(answer_head(problem.status, (*headers, ("connection", "close"))) + body)
+        headers = (("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close"))
+        self.transport.write(answer_head(problem.status, header_lines(headers)) + body)
         self.transport.close()

@@ -31,6 +31,12 @@ class EncodeBatch(Protocol):
     def __call__(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]: ...
 
 
+class EncodeKnown(Protocol):
+    """The same."""
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> list[int] | None: ...
+
+
 class OpenGeneration(Protocol):
     """A request that is being answered."""
 
@@ -68,8 +74,10 @@ class Service:
             observe(self.metrics.on_delivery)
         self.num_together = 1  # requests that were begun in this turn of the event loop, with the one that asks
         self._texts: list[tuple[str, bool, asyncio.Future[list[int]]]] = []
+        self._encode_known: EncodeKnown | None = getattr(assets.tokenizer, "encode_known", None)
         self._encode_batch: EncodeBatch | None = getattr(assets.tokenizer, "encode_batch", None)
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
+        self._pool.submit(assets.tokenizer.encode, "é")  # what the first text of its kind would wait for
 
     @property
     def constrains_output(self) -> bool:
@@ -97,6 +105,10 @@ class Service:
     async def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Token ids of ``text``; long texts do not hold up the event loop."""
         tokenizer = self.assets.tokenizer
+        if self._encode_known is not None:
+            known = self._encode_known(text, add_special_tokens=add_special_tokens)
+            if known is not None:
+                return one_bos(tokenizer, text, known, add_special_tokens)
         if len(text) <= INLINE_CHARACTERS:
             if self.num_together > 1 and self._encode_batch is not None:
                 return await self._encode_together(text, add_special_tokens)

@@ -1,8 +1,9 @@
 """Ceiling engine: answers at the boundary of the engine process, in the core's place, as fast as a reader takes it.
 
-It shows what a frontend can carry: prefill takes no time, every open request gets one token per step, and a step costs
-copying two columns. Tokens are drawn uniformly from the vocabulary, once, and then read from a ring at a place that
-moves. Nothing is scheduled and nothing is checked; what it cannot answer truthfully it refuses.
+It shows what a frontend can carry: prefill takes no time, every open request gets one token per step, those that came
+while the step ran too, and a step costs copying two columns. Tokens are drawn uniformly from the vocabulary, once, and
+then read from a ring at a place that moves. Nothing is scheduled and nothing is checked; what it cannot answer
+truthfully it refuses.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class CeilingEngine:
             if delay:
                 due = max(due + delay, time.monotonic())
                 self._wait_until(due)
+                self._take_in()
             self._run_step()
 
     def _wait_until(self, due: float) -> None:
@@ -104,7 +106,7 @@ class CeilingEngine:
             rest = due - time.monotonic()
             if rest <= 0:
                 return
-            time.sleep(rest)  # what comes meanwhile is part of the next step, not of this one
+            time.sleep(rest)
 
     def _take_in(self) -> None:
         changed = bool(self._inbox)

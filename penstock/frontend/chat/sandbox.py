@@ -22,12 +22,15 @@ def compile_template(source: str, name: str) -> Template:
     from jinja2 import TemplateSyntaxError
 
     try:
-        return _environment().from_string(source)
+        template = _environment().from_string(source)
     except TemplateSyntaxError as error:
         raise UnsupportedModelError(
             f"The chat template {name!r} is not valid: line {error.lineno}: {error.message}.\n\n"
             "Use --chat-template to name a file with another one."
         ) from error
+    # Each rendering copies them, and to copy the environment's chain of mappings takes half of a short rendering.
+    template.globals = dict(template.globals)
+    return template
 
 
 @cache

@@ -105,13 +105,14 @@ class ChatTemplate:
             return ""
 
 
-def _render(template: Template, variables: Mapping[str, Any]) -> str:
+def _render(template: Template, variables: dict[str, Any]) -> str:
     from jinja2 import TemplateError
 
     parts: list[str] = []
     length = 0
     try:
-        for part in template.generate(variables):
+        # As ``generate`` does it, without its second generator and its search for lines in the template.
+        for part in template.root_render_func(template.new_context(variables)):
             parts.append(part)
             length += len(part)
             if length > MAX_RENDERED_CHARACTERS:

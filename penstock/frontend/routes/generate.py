@@ -118,7 +118,7 @@ async def write_generation(
         await answer.close()
     finally:
         exchange.on_gone = exchange.on_room = None
-        generation.abort()
+        generation.close()
 
 
 class _Answer:

@@ -14,18 +14,20 @@ import msgspec
 from penstock.frontend.text.tokenizer import Tokenizer
 
 _encode = msgspec.json.Encoder().encode
+_make_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class PieceTable:
     """Bytes and, where they are whole characters, text of every token, filled on first use; shared by all requests.
 
     ``texts[id]`` is None for an id not seen yet and for a token that is not UTF-8 by itself; ``escaped[id]`` is the
-    same as UTF-8 inside a JSON string. Escaping knows single characters only, so pieces can be joined.
+    same as UTF-8 inside a JSON string. Escaping knows single characters only, so pieces can be joined. ``skipped`` ids
+    have no text.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool, visible: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
-        self._skipped = tokenizer.special_token_ids - visible if skip_special_tokens else frozenset()
+        self.skipped = tokenizer.special_token_ids - visible if skip_special_tokens else frozenset()
         self.texts: list[str | None] = [None] * tokenizer.vocab_size
         self.escaped: list[bytes | None] = [None] * tokenizer.vocab_size
         self._bytes: dict[int, bytes] = {}
@@ -36,7 +38,7 @@ class PieceTable:
         if data is None:
             if not 0 <= token_id < len(self.texts):
                 return b""
-            data = b"" if token_id in self._skipped else self._tokenizer.token_bytes(token_id)
+            data = b"" if token_id in self.skipped else self._tokenizer.token_bytes(token_id)
             self._bytes[token_id] = data
             try:
                 text = data.decode("utf-8")
@@ -82,7 +84,7 @@ class Detokenizer:
         self._escaped = self._table.escaped
         self._at_start = at_start and tokenizer.drops_first_space
         self._pending = False  # the decoder holds the beginning of a character
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = _make_decoder("replace")
 
     def push(self, ids: Sequence[int]) -> str:
         """Text that became certain with these tokens; may be empty."""

@@ -92,9 +92,8 @@ class TextStream:
         eos_token_ids: frozenset[int] = frozenset(),
         visible_token_ids: frozenset[int] = frozenset(),
     ) -> None:
-        special = tokenizer.special_token_ids
-        hidden = special - visible_token_ids if sampling.skip_special_tokens else frozenset()
-        at_start = all(token_id in hidden for token_id in prompt_token_ids)
+        hidden = piece_table(tokenizer, sampling.skip_special_tokens, visible_token_ids).skipped
+        at_start = hidden.issuperset(prompt_token_ids)
         self._tokenizer = tokenizer
         self._bytes_of = piece_table(tokenizer, False).bytes_of
         self._detokenizer = Detokenizer(

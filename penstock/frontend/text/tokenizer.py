@@ -6,15 +6,19 @@ Does not know where a tokenizer comes from (``load``) or that text is streamed (
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from penstock.errors import UnsupportedModelError
 from penstock.frontend.text.pieces import PieceDecoder, piece_decoder
+from penstock.frontend.text.word_encoder import WordEncoder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HubBackend
+
+_LOG = logging.getLogger(__name__)
 
 
 class Tokenizer(Protocol):
@@ -80,6 +84,7 @@ class HubTokenizer:
         added = backend.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         self._pieces: PieceDecoder = piece_decoder(_decoder_of(backend))
+        self._words = _word_encoder(backend)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -102,10 +107,16 @@ class HubTokenizer:
         return self._pieces.drops_first_space
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return self.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+        known = self.encode_known(text, add_special_tokens=add_special_tokens)
+        return known if known is not None else self.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+
+    def encode_known(self, text: str, *, add_special_tokens: bool) -> list[int] | None:
+        """``encode`` of a text whose words are known: a tenth of a microsecond a character, on this thread. None: it
+        takes the library, which is slower and can do several at once."""
+        return self._words.encode(text, add_special_tokens=add_special_tokens) if self._words is not None else None
 
     def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
-        """``encode`` of several texts, side by side on the machine's cores."""
+        """``encode`` of several texts by the library, side by side on the machine's cores."""
         # This call leaves out offsets into the text, which nobody asks for: a quarter of the time.
         encode = self._backend.encode_batch_fast
         try:
@@ -127,6 +138,14 @@ class HubTokenizer:
 
     def token_text(self, token_id: int) -> str:
         return self.token_bytes(token_id).decode("utf-8", "replace")
+
+
+def _word_encoder(backend: HubBackend) -> WordEncoder | None:
+    try:
+        return WordEncoder(backend)
+    except NotImplementedError as reason:
+        _LOG.debug("words of this tokenizer are not remembered: %s", reason)
+        return None
 
 
 def set_sequence_ends(backend: HubBackend, *, bos: str | None, eos: str | None) -> None:
