@@ -32,8 +32,11 @@ from penstock.types.output import EngineStats, FailureKind, FinishReason, Output
 from penstock.types.plan import StepPlan
 from penstock.types.request import GenerateRequest
 from penstock.types.result import RowFailure, StepResult, TokenLogprobs
+from penstock.types.structured import ConstraintStats
 
 __all__ = ["CoreLimits", "EngineCore"]
+
+_NO_CONSTRAINTS = ConstraintStats()
 
 
 @dataclass(slots=True)
@@ -90,6 +93,7 @@ class EngineCore:
         self._results_s = 0.0
         self._outputs_s = 0.0
         self._accept_s = 0.0
+        self._num_masked_rows = 0
 
     # -- what the owner asks -------------------------------------------------------------------------------------
 
@@ -174,7 +178,6 @@ class EngineCore:
 
     def stats(self) -> EngineStats:
         scheduler = self._scheduler
-        num_masks, masks_s = self._constraints.costs() if self._constraints is not None else (0, 0.0)
         return EngineStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
@@ -193,9 +196,9 @@ class EngineCore:
             results_s=self._results_s,
             outputs_s=self._outputs_s,
             num_compiling=len(self._compiling),
-            num_masks=num_masks,
-            masks_s=masks_s,
+            num_masked_rows=self._num_masked_rows,
             accept_s=self._accept_s,
+            constraints=_NO_CONSTRAINTS if self._constraints is None else self._constraints.stats(),
         )
 
     def check_integrity(self) -> None:
@@ -259,6 +262,7 @@ class EngineCore:
             drafts = plan.row_drafts[row] if plan.row_drafts else ()
             rows.extend([row] * (len(drafts) + 1))
             wanted.append((request.constraint if request.is_open else None, drafts))
+        self._num_masked_rows += len(wanted)
         flight.handle.masks(rows, self._constraints.fill(wanted))
 
     def _follow(self, request: RequestState, tokens: Sequence[int], stop: Stop | None) -> Stop | None:
@@ -463,7 +467,8 @@ class EngineCore:
     ) -> None:
         """The only place where a Terminal is made. Seat and blocks are free for the plan that is made next."""
         del self._requests[request.id]
-        self._compiling.pop(request.id, None)
+        if self._compiling.pop(request.id, None) is not None and request.constraint is not None:
+            request.constraint.drop()
         self._scheduler.remove(request, compact=compact)
         if request.num_jobs:
             request.move_to(RequestStatus.HELD)

@@ -12,6 +12,7 @@ from penstock.types.output import OutputBatch
 from penstock.types.plan import Bitmasks, StepPlan
 from penstock.types.request import SamplingParams
 from penstock.types.result import StepResult
+from penstock.types.structured import ConstraintStats
 
 
 class StepHandle(Protocol):
@@ -128,6 +129,9 @@ class Constraint(Protocol):
     def open(self) -> None:
         """Begin; called once, when ``done`` without a problem."""
 
+    def drop(self) -> None:
+        """Nobody waits any more; called at most once, instead of ``open``, while not ``done``."""
+
     def accept(self, token_ids: Sequence[int]) -> None:
         """Go on by tokens of the answer. What goes wrong is told by ``problem``."""
 
@@ -148,8 +152,8 @@ class Constraints(Protocol[C]):
         Until its step has answered, a constraint that is being filled may not be touched.
         """
 
-    def costs(self) -> tuple[int, float]:
-        """Masks filled so far, and the seconds that filling took."""
+    def stats(self) -> ConstraintStats:
+        """Counters since the start."""
 
     def close(self) -> None:
         """Release threads and processes. Idempotent."""

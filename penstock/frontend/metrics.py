@@ -28,7 +28,9 @@ FINISHED_REASONS = ("stop", "length", "abort", "error")
 _ENGINES = frozenset(
     (
         "prefix_cache_queries", "prefix_cache_hits", "num_preemptions", "executor_forward_seconds",
-        "executor_sample_seconds", "iteration_tokens_total",
+        "executor_sample_seconds", "iteration_tokens_total", "structured_output_compilations",
+        "structured_output_compile_seconds", "structured_output_cache_hits", "structured_output_rows",
+        "structured_output_masks", "structured_output_mask_seconds", "structured_output_accept_seconds",
     )
 )  # fmt: skip
 """Counted by the engine, so that every frontend knows all of it."""
@@ -56,6 +58,7 @@ class ServerMetrics:
         self.seen_at = 0.0  # the round of news whose statistics were taken in last
         self.set = MetricSet()
         self._define_engine()
+        self._define_structured()
         self._define_tokens(length_bounds(max_model_len))
         self._define_latencies()
 
@@ -70,6 +73,22 @@ class ServerMetrics:
         self._forward = counter("executor_forward_seconds", "Executor time from the inputs to the logits.").at()
         self._sample = counter("executor_sample_seconds", "Executor time from the logits to the tokens.").at()
         self._cache_config = gauge("cache_config_info", "The engine's resolved settings, as labels.")
+
+    def _define_structured(self) -> None:
+        """What constraints cost the engine. Whatever runs on its own thread holds every request up; the rest runs
+        beside."""
+        gauge, counter = self.set.gauge, self.set.counter
+        self._compiling = gauge("num_requests_compiling", "Requests whose constraint is being compiled.").at()
+        compilations = counter("structured_output_compilations", "Constraints compiled, or refused.", "result")
+        self._compiled, self._refused = compilations.at("compiled"), compilations.at("refused")
+        self._compile = counter("structured_output_compile_seconds", "Time in compiling, beside the engine.").at()
+        self._found = counter("structured_output_cache_hits", "Requests that met their compiled constraint.").at()
+        self._masked_rows = counter("structured_output_rows", "Rows of engine steps that had a token mask.").at()
+        self._masks = counter("structured_output_masks", "Token masks filled.").at()
+        self._mask = counter("structured_output_mask_seconds", "Time in filling masks, beside the engine.").at()
+        self._accept = counter(
+            "structured_output_accept_seconds", "The engine's own time in following constrained answers."
+        ).at()
 
     def _define_tokens(self, lengths: tuple[int, ...]) -> None:
         counter, histogram = self.set.counter, self.set.histogram
@@ -186,6 +205,7 @@ class ServerMetrics:
         self._preemptions.set(stats.num_preemptions)
         self._forward.set(stats.forward_s)
         self._sample.set(stats.sample_s)
+        self._set_structured(stats)
         metrics = self
 
         class Snapshot(Collector):
@@ -195,6 +215,18 @@ class ServerMetrics:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(Snapshot())
         return generate_latest(registry)
+
+    def _set_structured(self, stats: EngineStats) -> None:
+        constraints = stats.constraints
+        self._compiling.set(stats.num_compiling)
+        self._compiled.set(constraints.num_compiled)
+        self._refused.set(constraints.num_refused)
+        self._compile.set(constraints.compile_s)
+        self._found.set(constraints.num_found)
+        self._masked_rows.set(stats.num_masked_rows)
+        self._masks.set(constraints.num_masks)
+        self._mask.set(constraints.masks_s)
+        self._accept.set(stats.accept_s)
 
     def _families(self, others: Sequence[Counts]) -> Iterator[Metric]:
         for metric in self.set:

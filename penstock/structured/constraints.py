@@ -11,22 +11,29 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 
 from penstock.structured.contract import ConstraintError, GrammarSession, StructuredBackend, Vocabulary
 from penstock.structured.grammar_cache import CompileLimits, GrammarCache, Pending
 from penstock.types.request import SamplingParams
+from penstock.types.structured import ConstraintStats
 
 log = logging.getLogger(__name__)
 
 ROWS_PER_THREAD = 16
 """A mask takes 20 to 100 us; handing it to another thread takes as long."""
 
+FOLLOW_S = 1.0
+FOLLOW_TOKEN_S = 0.005
+"""Seconds of processor time that one answer may take to follow, and how many more per token: many times what schemas of
+use take. Everyone in a step waits for the slowest of its masks."""
+
 
 class RequestConstraint:
     """One request's place in its grammar. All but ``fill`` is called by the core's thread; ``fill`` never beside it."""
 
-    __slots__ = ("_cache", "_ends", "_pending", "_problem", "_session")
+    __slots__ = ("_cache", "_ends", "_left_s", "_pending", "_problem", "_session")
 
     def __init__(self, cache: GrammarCache, pending: Pending, *, may_end: bool) -> None:
         self._cache = cache
@@ -34,6 +41,7 @@ class RequestConstraint:
         self._session: GrammarSession | None = None
         self._ends = may_end
         self._problem = ""
+        self._left_s = FOLLOW_S
 
     @property
     def done(self) -> bool:
@@ -55,12 +63,17 @@ class RequestConstraint:
         assert self._pending.grammar is not None
         self._session = self._pending.grammar.open()
 
+    def drop(self) -> None:
+        """The request has ended before ``done``."""
+        self._cache.drop(self._pending)
+
     def give_up(self, problem: str) -> None:
         self._problem = self._problem or problem
 
     def accept(self, token_ids: Sequence[int]) -> None:
         """Go on by tokens that were sampled under this constraint's masks."""
         assert self._session is not None
+        began = time.thread_time()
         try:
             for token_id in token_ids:
                 if not self._session.accept(token_id):
@@ -68,6 +81,7 @@ class RequestConstraint:
                     return
         except ConstraintError as error:
             self._problem = str(error)
+        self._charge(began, len(token_ids))
 
     def fill(self, drafts: Sequence[int]) -> list[bytes]:
         """Masks of the next token and of those behind each draft. Drafts that are not allowed end the list with masks
@@ -76,6 +90,7 @@ class RequestConstraint:
         nothing = bytes(vocabulary.mask_bytes)
         masks: list[bytes] = []
         accepted = 0
+        began = time.thread_time()
         assert self._session is not None
         try:
             masks.append(self._fill_one(vocabulary))
@@ -87,7 +102,16 @@ class RequestConstraint:
             self._session.rollback(accepted)
         except ConstraintError as error:
             self._problem = str(error)
+        self._charge(began, len(masks))
         return masks + [nothing] * (len(drafts) + 1 - len(masks))
+
+    def _charge(self, began: float, num_tokens: int) -> None:
+        self._left_s += num_tokens * FOLLOW_TOKEN_S - (time.thread_time() - began)
+        if self._left_s < 0:
+            self.give_up(
+                "The answer takes too long to follow in the form that was asked for. Make that simpler: a grammar with "
+                "fewer ways to read the same text."
+            )
 
     def _fill_one(self, vocabulary: Vocabulary) -> bytes:
         assert self._session is not None
@@ -165,9 +189,9 @@ class Constraints:
             self._jobs.put((filled, numbered[part::num_jobs]))
         return filled.wait
 
-    def costs(self) -> tuple[int, float]:
-        """Masks filled so far, and the seconds that it took, over all threads."""
-        return self._num_masks, self._fill_s
+    def stats(self) -> ConstraintStats:
+        """Counters since the start; seconds are added up over all threads."""
+        return replace(self._cache.stats(), num_masks=self._num_masks, masks_s=self._fill_s)
 
     def close(self) -> None:
         """Idempotent."""

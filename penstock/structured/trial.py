@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from penstock.structured.contract import ConstraintError, Vocabulary
-from penstock.structured.trial_process import LENGTH, TrialOrder, write_frame
+from penstock.structured.trial_process import LENGTH, TrialAnswer, TrialOrder, write_frame
 from penstock.types.structured import StructuredSpec
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,14 @@ START_S = 60.0
 
 class NoTrialError(Exception):
     """No trial process can be had on this machine."""
+
+
+class _EndedError(Exception):
+    """The process has ended without an answer."""
+
+
+class TrialLimitError(ConstraintError):
+    """The constraint took more than it may, or ended the process: perhaps not so on another day."""
 
 
 class Trial:
@@ -39,8 +47,26 @@ class Trial:
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
-    def check(self, spec: StructuredSpec) -> None:
-        """Raises ConstraintError with what is wrong, NoTrialError when the process cannot be started."""
+    def check(self, spec: StructuredSpec) -> int:
+        """How many bytes its grammar holds, about. Raises ConstraintError with what is wrong, NoTrialError when the process cannot be started.
+
+        A process that compiled others before may have kept their memory: what ends it has another trial in a new one.
+        """
+        was_used = self._process is not None
+        try:
+            return self._check(spec)
+        except _EndedError:
+            try:
+                if not was_used:
+                    raise
+                return self._check(spec)
+            except _EndedError:
+                raise TrialLimitError(
+                    f"Compiling the {spec.kind.value} needs too much memory, or brings the compiler down. Make it "
+                    "simpler."
+                ) from None
+
+    def _check(self, spec: StructuredSpec) -> int:
         process = self._started()
         try:
             assert process.stdin is not None
@@ -48,21 +74,21 @@ class Trial:
             answer = self._read(process, time.monotonic() + self._time_limit_s)
         except TimeoutError:  # an OSError too
             self._kill()
-            raise ConstraintError(
+            raise TrialLimitError(
                 f"Compiling the {spec.kind.value} took longer than {self._time_limit_s:g} s. Make it simpler: smaller "
                 "bounds, fewer alternatives, no large multipleOf."
             ) from None
         except OSError:
             answer = None
-        if answer is None:
+        if not answer:
             self._kill()
             if self._closed:
                 raise ConstraintError("The engine was stopped.")
-            raise ConstraintError(
-                f"Compiling the {spec.kind.value} needs too much memory, or brings the compiler down. Make it simpler."
-            )
-        if answer:
-            raise ConstraintError(answer.decode())
+            raise _EndedError
+        found = msgspec.msgpack.decode(answer, type=TrialAnswer)
+        if found.problem:
+            raise ConstraintError(found.problem)
+        return found.num_bytes
 
     def close(self) -> None:
         """Also ends a check that is running. Idempotent."""

@@ -7,6 +7,8 @@ an upper bound: a schema of forty characters can ask for gigabytes.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import struct
 import sys
@@ -32,6 +34,14 @@ class TrialOrder:
     memory_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialAnswer:
+    """``problem`` is the sentence against the constraint, or empty; ``num_bytes`` is what its grammar holds."""
+
+    problem: str = ""
+    num_bytes: int = 0
+
+
 def write_frame(stream: IO[bytes], data: bytes) -> None:
     stream.write(LENGTH.pack(len(data)) + data)
     stream.flush()
@@ -48,7 +58,7 @@ def read_frame(stream: IO[bytes]) -> bytes | None:
 
 
 def main() -> None:
-    """Answer every constraint with the sentence against it, or an empty one."""
+    """Answer every constraint with a TrialAnswer."""
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     first = read_frame(source)
@@ -64,14 +74,18 @@ def main() -> None:
     threading.Thread(target=_read, args=(source, frames), daemon=True).start()
     decoder = msgspec.msgpack.Decoder(StructuredSpec)
     while True:
-        problem = ""
+        spec = decoder.decode(frames.get())
+        before = _resident_bytes()
         try:
-            compiler.compile(decoder.decode(frames.get())).open().fill()
+            session = compiler.compile(spec).open()
+            session.fill()
+            answer = TrialAnswer(num_bytes=max(0, _resident_bytes() - before))
+            del session
         except ConstraintError as error:
-            problem = str(error)
+            answer = TrialAnswer(problem=str(error).encode("utf-8", "replace").decode())
         except MemoryError:
-            problem = "The constraint needs too much memory to compile."
-        write_frame(answers, problem.encode("utf-8", "replace"))
+            os._exit(1)
+        write_frame(answers, msgspec.msgpack.encode(answer))
 
 
 def _read(source: IO[bytes], frames: SimpleQueue[bytes]) -> None:
@@ -79,6 +93,16 @@ def _read(source: IO[bytes], frames: SimpleQueue[bytes]) -> None:
     while (frame := read_frame(source)) is not None:
         frames.put(frame)
     os._exit(0)
+
+
+def _resident_bytes() -> int:
+    """Memory in use, without what was freed and kept for later where that can be given back; 0 where unknown."""
+    if sys.platform != "linux":
+        return 0
+    with contextlib.suppress(AttributeError, OSError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _limit_memory(more_bytes: int) -> None:

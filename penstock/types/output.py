@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from penstock.types.result import TokenLogprobs
+from penstock.types.structured import ConstraintStats
 
 
 class FinishReason(Enum):
@@ -89,10 +90,10 @@ class EngineStats:
     plan_s: float = 0.0  # the core's seconds in making plans and handing them over
     results_s: float = 0.0  # the core's seconds in taking results in, without waiting for them
     num_compiling: int = 0  # requests whose constraint is being compiled; they are not among the waiting ones
-    num_masks: int = 0  # token masks filled for constrained rows
-    masks_s: float = 0.0  # seconds in filling them, on threads beside the core's
+    num_masked_rows: int = 0  # rows that sampled under a token mask
     accept_s: float = 0.0  # the core's seconds in following constraints by the tokens of answers
     outputs_s: float = 0.0  # the core's seconds in handing updates to the frontend
+    constraints: ConstraintStats = ConstraintStats()
 
     def at_rest(self) -> EngineStats:
         """The same counters with nothing in use: what is true of an engine that has gone."""

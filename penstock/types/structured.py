@@ -162,6 +162,21 @@ class StructuredSpec:
         return cls(kind=StructuredKind.TAGS, tags=tuple(tags), **fields)
 
 
+@dataclass(frozen=True, slots=True)
+class ConstraintStats:
+    """What an engine's constraints have cost since its start. ``num_compiled`` are grammars, ``num_refused``
+    constraints that cannot be compiled, ``compile_s`` the seconds that both took on threads beside the core's;
+    ``num_found`` requests met theirs in the cache, also while it was being compiled. ``masks_s``: seconds in filling
+    ``num_masks`` token masks, on threads beside the core's."""
+
+    num_compiled: int = 0
+    num_refused: int = 0
+    num_found: int = 0
+    compile_s: float = 0.0
+    num_masks: int = 0
+    masks_s: float = 0.0
+
+
 def schema_text(schema: Mapping[str, Any] | bool | str) -> str:
     """A schema as JSON text, its keys in their order. Raises InvalidRequestError for what is no JSON."""
     if isinstance(schema, str):

@@ -15,11 +15,16 @@ from penstock.frontend.routes.table import ROUTES
 from penstock.types.output import EngineStats
 
 # Names that existing dashboards query, without prefix.
-GAUGES = {"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "cache_config_info"}
+GAUGES = {
+    "num_requests_running", "num_requests_waiting", "num_requests_compiling", "kv_cache_usage_perc",
+    "cache_config_info",
+}  # fmt: skip
 COUNTERS = {
     "executor_forward_seconds", "executor_sample_seconds",
     "prefix_cache_queries", "prefix_cache_hits", "num_preemptions", "prompt_tokens", "generation_tokens",
-    "request_success", "prompt_tokens_cached",
+    "request_success", "prompt_tokens_cached", "structured_output_compilations", "structured_output_compile_seconds",
+    "structured_output_cache_hits", "structured_output_rows", "structured_output_masks",
+    "structured_output_mask_seconds", "structured_output_accept_seconds",
 }  # fmt: skip
 HISTOGRAMS = {
     "time_to_first_token_seconds", "inter_token_latency_seconds", "request_time_per_output_token_seconds",

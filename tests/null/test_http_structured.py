@@ -11,6 +11,7 @@ import openai
 import pydantic
 import pytest
 from http_fixtures import MockServer
+from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.mock.executor import mock_token
 from penstock.structured.grammar_cache import CompileLimits
@@ -158,6 +159,31 @@ def test_what_cannot_be_compiled_is_a_400_in_streams_too(server, stream, constra
     assert answer.status_code == 400
     for word in words:
         assert word in answer.json()["error"]["message"]
+
+
+def test_metrics_say_what_constraints_cost(server):
+    def read():
+        text = httpx.get(f"{server.url}/metrics").text
+        families = {family.name.partition(":")[2]: family for family in text_string_to_metric_families(text)}
+        samples = [(name, sample) for name, family in families.items() for sample in family.samples]
+        named = [(sample.labels.get("result", name), sample) for name, sample in samples]
+        return {
+            name.removeprefix("structured_output_"): sample.value
+            for name, sample in named
+            if not sample.name.endswith("_created")
+        }
+
+    before = read()
+    fields = {"structured_outputs": {"regex": "me[a-z]{5}"}}
+    for _ in range(2):
+        assert completion(server, **fields).choices[0].finish_reason == "stop"
+    assert post(server, structured_outputs={"regex": "me["}).status_code == 400
+    after = read()
+    grown = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    assert grown["compiled"] == grown["refused"] == grown["cache_hits"] == 1
+    assert grown["rows"] == grown["masks"] == 2 * (7 + 1)
+    assert all(grown[f"{name}_seconds"] > 0 for name in ("compile", "mask", "accept"))
+    assert after["num_requests_compiling"] == 0
 
 
 def test_errors_are_those_of_the_client(server):

@@ -28,6 +28,8 @@ def both(server, **fields):
         (choice,) = chunk.choices
         assert finish is None
         finish = choice.finish_reason
+        news = chunk.model_dump(exclude_unset=True)["choices"][0]
+        assert news["delta"] or finish or news["logprobs"] or news.get("token_ids")  # no event without news
         delta = choice.delta.model_dump()
         for name in ("content", "reasoning", "reasoning_content"):
             message[name] += delta.get(name) or ""

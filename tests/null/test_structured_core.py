@@ -15,6 +15,7 @@ from penstock.mock.clock import VirtualClock
 from penstock.mock.executor import MockExecutor, mix, mock_token
 from penstock.mock.performance import FixedDelay
 from penstock.mock.rig import RecordingChannel, full_group, make_core, make_request
+from penstock.structured import constraints
 from penstock.structured.backends.llguidance import Llguidance
 from penstock.types.output import FailureKind, FinishReason
 from penstock.types.structured import StructuredSpec
@@ -94,7 +95,7 @@ def test_answers_have_the_form_and_end_with_an_end_token(bench, depth):
         assert (terminal.reason, terminal.stop_token_id, terminal.num_output_tokens) == (FinishReason.STOP, END, 8)
         free = one.channel.tokens(10 + request_id)
         assert free == tuple(mock_token(3, 10 + request_id, len(PROMPT) + i) for i in range(16))
-    assert one.core.stats().num_masks >= 6 * 8
+    assert one.core.stats().constraints.num_masks >= 6 * 8
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -252,6 +253,38 @@ def test_a_grammar_that_outgrows_its_limits_ends_its_request_alone(bench, depth)
     assert one.channel.terminal(3).reason is FinishReason.LENGTH
 
 
+def test_nobody_compiles_for_those_who_have_left(bench):
+    backend = GatedBackend()
+    one = bench(backend=backend)
+    for request_id in range(10):
+        one.add(request_id, StructuredSpec.choice([f"{request_id}"]))
+    one.add(10, StructuredSpec.choice(["9"]))  # somebody still waits for the same
+    one.core.abort(range(10))
+    backend.gate.set()
+    one.finish()
+    assert one.text(10) == "9"
+    begun = {spec.choices[0] for spec in backend.compiled}
+    assert "9" in begun
+    assert len(begun) <= 1 + 2  # two threads had begun with what they had in hand
+    one.add(11, StructuredSpec.choice(["5"]))  # and who comes later gets it all the same
+    one.finish()
+    assert one.text(11) == "5"
+
+
+def test_an_answer_that_takes_too_long_to_follow_ends_alone(bench, monkeypatch):
+    """Reading "aaa..." in every way that this grammar has takes longer with every letter."""
+    monkeypatch.setattr(constraints, "FOLLOW_S", 0.05)
+    monkeypatch.setattr(constraints, "FOLLOW_TOKEN_S", 0.0)
+    one = bench(max_model_len=400)
+    one.add(1, StructuredSpec.lark('start: a\na: a a | a a a | "a" | '), ignore_eos=True, stop=(), max_tokens=300)
+    one.add(2, DATE)
+    one.finish()
+    terminal = one.channel.terminal(1)
+    assert terminal.failure is FailureKind.CONSTRAINT
+    assert "takes too long to follow" in terminal.message
+    assert one.channel.terminal(2).reason is FinishReason.STOP
+
+
 # -- drafts ------------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +318,7 @@ def test_drafts_are_followed_as_far_as_the_grammar_goes_and_taken_back(bench, de
     assert re.fullmatch("[0-9]{40}", one.text(2))
     stats = one.core.stats()
     assert stats.num_steps < 60  # several tokens per step
-    assert stats.num_masks > stats.generation_tokens
+    assert stats.constraints.num_masks > stats.generation_tokens
 
 
 # -- what backends answer ----------------------------------------------------------------------------------------

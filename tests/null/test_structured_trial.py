@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 from structured_fixtures import byte_vocabulary
 
 from penstock import LLM, SamplingParams, StructuredSpec
 from penstock.errors import InvalidRequestError
+from penstock.structured import grammar_cache
 from penstock.structured.backends.llguidance import Llguidance
 from penstock.structured.contract import ConstraintError
 from penstock.structured.grammar_cache import CompileLimits, GrammarCache
+from penstock.structured import trial as trial_module
 from penstock.structured.trial import Trial
+from penstock.structured.trial_process import write_frame
 from penstock.types.structured import MAX_CHOICES
 
 # A few characters that ask for gigabytes and for minutes.
@@ -58,6 +63,59 @@ def test_a_compiler_that_is_brought_down_is_started_again(trial):
     one.check(StructuredSpec.regex("b+"))
     with pytest.raises(ConstraintError, match="regular expression"):
         one.check(StructuredSpec.regex("["))
+
+
+def test_what_ends_a_used_process_has_another_trial_in_a_new_one(trial, monkeypatch):
+    one = trial()
+    one.check(StructuredSpec.regex("a+"))
+    used = one._process
+
+    def breaks_once(stream, data):
+        if one._process is used:
+            used.kill()
+            used.wait()
+        write_frame(stream, data)
+
+    monkeypatch.setattr(trial_module, "write_frame", breaks_once)
+    one.check(StructuredSpec.regex("b+"))
+    assert one._process is not used
+
+
+def test_a_trial_says_what_a_grammar_holds(trial):
+    one = trial()
+    small = one.check(StructuredSpec.regex("a+"))
+    large = one.check(HOSTILE["huge enum"])
+    if sys.platform == "linux":
+        assert large > 10 * 2**20 > small
+    with pytest.raises(ConstraintError, match="regular expression"):
+        one.check(StructuredSpec.regex("["))
+
+
+def test_refusals_by_time_are_not_kept():
+    cache = GrammarCache(Llguidance(), byte_vocabulary, CompileLimits(time_s=0.3))
+    first = cache.find(BOMB)
+    wait_for(lambda: first.done)
+    assert "took longer" in first.problem
+    assert cache.find(BOMB) is not first
+    refused = cache.find(StructuredSpec.regex("["))
+    wait_for(lambda: refused.done)
+    assert cache.find(StructuredSpec.regex("[")) is refused
+    assert cache.stats().num_refused >= 2
+    cache.close()
+
+
+def test_grammars_are_forgotten_by_what_they_hold(monkeypatch):
+    monkeypatch.setattr(GrammarCache, "_try", lambda _cache, _trial, _spec: 40)
+    cache = GrammarCache(Llguidance(), byte_vocabulary, CompileLimits(max_cached_bytes=100))
+    found = []
+    for letter in "abcd":
+        found.append(cache.find(StructuredSpec.regex(letter)))
+        wait_for(lambda: found[-1].done)
+    assert cache.find(StructuredSpec.regex("d")) is found[3]
+    assert cache.find(StructuredSpec.regex("c")) is found[2]
+    assert cache.find(StructuredSpec.regex("a")) is not found[0]
+    assert cache.stats().num_found == 2
+    cache.close()
 
 
 def test_its_process_ends_with_it(trial):
@@ -122,8 +180,9 @@ HOSTILE = {
 }
 
 
-def test_hostile_constraints_leave_others_their_engine():
+def test_hostile_constraints_leave_others_their_engine(monkeypatch):
     """Either it is refused with a sentence, or it is followed; while it is compiled, others are answered."""
+    monkeypatch.setattr(grammar_cache, "CompileLimits", partial(CompileLimits, time_s=1.0))
     refused = {}
     with LLM(mock=True, max_model_len=512) as llm:
         llm.generate("warm", SamplingParams(max_tokens=2, structured=StructuredSpec.regex("a+")))

@@ -33,6 +33,7 @@ from penstock.frontend.openai.reading import events_delta, events_message
 from penstock.frontend.text.stream import PositionScores, TextDelta, TokenScore
 
 DONE = b"data: [DONE]\n\n"
+_NO_NEWS = ChatDelta()
 _MARK = "@text@"  # stands for a text in a choice that has no other
 
 
@@ -240,7 +241,13 @@ class ChatFormat:
             if self.shown.token_ids:
                 opening.prompt_token_ids = list(self.prompts[0])
             events = self._event(opening)
-        return events + self._event(self.chunk_choice(index, delta))
+        choice = self.chunk_choice(index, delta)
+        # A dialect withholds text until it knows what the text means: such news are told by what comes later.
+        return (
+            events
+            if delta.events is not None and choice == ChatChunkChoice(index=index, delta=_NO_NEWS)
+            else (events + self._event(choice))
+        )
 
     def _event(self, choice: ChatChunkChoice) -> bytes:
         return self._frame[0] + encode_json(choice) + self._frame[1]
