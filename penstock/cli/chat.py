@@ -20,6 +20,7 @@ from penstock.cli.sampling import (
     load_llm,
     naming_options,
     request_seed,
+    show_reasoning,
 )
 from penstock.config import env
 from penstock.config.flags import engine_flags
@@ -142,6 +143,7 @@ class Conversation:
             deltas = cast("Generator[TextDelta, None, None]", self._llm.stream_chat(self._messages, self._sampling))
             with contextlib.suppress(KeyboardInterrupt), contextlib.closing(deltas):
                 for delta in deltas:
+                    show_reasoning(delta)
                     pieces.append(delta.text)
                     print(delta.text, end="", flush=True)
         except InvalidRequestError as error:

@@ -19,6 +19,7 @@ from penstock.cli.sampling import (
     load_llm,
     naming_options,
     request_seed,
+    show_reasoning,
 )
 from penstock.config import env
 from penstock.config.flags import engine_flags
@@ -104,6 +105,7 @@ def _print_stream(deltas: Iterable[TextDelta]) -> tuple[str, int]:
     for delta in deltas:
         reason = delta.finish_reason or reason
         num_tokens += len(delta.token_ids)
+        show_reasoning(delta)
         if delta.text:
             last = delta.text
             print(delta.text, end="", flush=live)
@@ -120,6 +122,7 @@ def _print_json(llm: LLM, text: str, messages: list[dict[str, Any]] | None, samp
     content = {
         "model": llm.info.model.name,
         "text": choice.text,
+        **({"reasoning": choice.reasoning} if choice.reasoning else {}),
         "finish_reason": choice.finish_reason,
         "prompt": answer.prompt,
         "token_ids": list(choice.token_ids),

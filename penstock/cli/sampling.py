@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from penstock.types.structured import StructuredSpec
 
 if TYPE_CHECKING:
     from penstock.engine.llm import LLM
+    from penstock.frontend.text.stream import TextDelta
 
 DEFAULT_MAX_TOKENS = 1024
 _OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "seed")
@@ -72,6 +74,12 @@ def constraint(json_schema: str | None) -> StructuredSpec | None:
         except (OSError, UnicodeError) as error:
             raise ConfigError(f"--json-schema must be a file or a JSON schema; {json_schema}: {error}.") from error
     return StructuredSpec.json_schema(text)
+
+
+def show_reasoning(delta: TextDelta) -> None:
+    """What the model wrote for itself, on stderr when somebody watches: the answer stands alone on stdout."""
+    if delta.reasoning and sys.stderr.isatty():
+        print(f"\033[2m{delta.reasoning}\033[0m", end="", file=sys.stderr, flush=True)
 
 
 def in_options(error: InvalidRequestError) -> str:

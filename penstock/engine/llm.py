@@ -12,15 +12,20 @@ import os
 import queue
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from penstock.engine.build import build_for_llm
 from penstock.engine.inproc import InProcessClient
-from penstock.engine.outputs import CompletionOutput, RequestOutput
+from penstock.engine.outputs import CompletionOutput, FunctionCall, RequestOutput
 from penstock.errors import ConfigError, EngineDeadError, InvalidRequestError, RequestFailedError
 from penstock.frontend.chat.messages import normalize_messages
+from penstock.frontend.chat.tools import ToolUse, read_tool_use
+from penstock.frontend.chatting import check_tools, constrain_answer, constrains_output, plan_reading
+from penstock.frontend.dialects.contract import Reading
+from penstock.frontend.dialects.events import AnswerFold, ContentText
+from penstock.frontend.openai.structured import constraint_of_format
 from penstock.frontend.text.answer_stream import AnswerStream
 from penstock.frontend.text.requests import PreparedRequest, merge_sampling, prepare_request
 from penstock.frontend.text.stream import TextDelta, TextFold, TextStream
@@ -30,6 +35,7 @@ from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
 from penstock.types.output import EngineStats, FailureKind, Terminal, TokenUpdate
 from penstock.types.request import SamplingParams
+from penstock.types.structured import StructuredSpec
 
 Prompt = str | Sequence[int]
 Message = dict[str, Any]
@@ -164,6 +170,10 @@ class LLM:
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
+        response_format: Mapping[str, Any] | None = None,
         priority: int = 0,
         cache_salt: str = "",
         timeout: float | None = None,
@@ -171,15 +181,19 @@ class LLM:
         **template_options: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation, or several at once. ``template_options`` go to the chat template, for example
-        ``add_generation_prompt``, ``continue_final_message`` or variables of the model's own. Everything else is
-        as in ``generate``.
+        ``add_generation_prompt``, ``continue_final_message`` or variables of the model's own. ``tools``,
+        ``tool_choice``, ``parallel_tool_calls`` and ``response_format`` are what OpenAI's API has under these names,
+        and reasoning and calls of tools stand apart in the outputs, as the server answers them. Everything else is as
+        in ``generate``.
 
         >>> llm.chat([{"role": "user", "content": "What is the capital of France?"}])[0].text
         """
         conversations = [messages] if _is_conversation(messages) else list(messages)
-        texts = [self.render_chat(conversation, **template_options) for conversation in conversations]  # type: ignore[arg-type]
+        use = read_tool_use(tools, tool_choice, parallel_tool_calls)
+        form = constraint_of_format(response_format)
         terms = self._terms(priority, cache_salt, timeout)
-        return self._run(self._prepare(texts, sampling_params, terms, add_special_tokens=False), texts, progress)
+        prepared = self._prepare_chats(conversations, sampling_params, use, form, template_options, terms)  # type: ignore[arg-type]
+        return self._run([job for job, _ in prepared], [text for _, text in prepared], progress)
 
     def stream(
         self,
@@ -203,15 +217,22 @@ class LLM:
         messages: Sequence[Message],
         sampling_params: SamplingParams | None = None,
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
+        response_format: Mapping[str, Any] | None = None,
         priority: int = 0,
         cache_salt: str = "",
         timeout: float | None = None,
         **template_options: Any,
     ) -> Iterator[TextDelta]:
-        """Like ``stream``, for a conversation."""
-        text = self.render_chat(messages, **template_options)
+        """Like ``stream``, for a conversation, with the options of ``chat``. A delta's ``text`` is for the user, its
+        ``reasoning`` is the model's own, and its ``events`` have the calls of tools as they come."""
+        use = read_tool_use(tools, tool_choice, parallel_tool_calls)
+        form = constraint_of_format(response_format)
         terms = self._terms(priority, cache_salt, timeout)
-        return self._stream(*self._prepare([text], sampling_params, terms, add_special_tokens=False))
+        ((prepared, _),) = self._prepare_chats([messages], sampling_params, use, form, template_options, terms)
+        return self._stream(prepared)
 
     def render_chat(self, messages: Sequence[Message], **template_options: Any) -> str:
         """The prompt text that the model's chat template makes of a conversation."""
@@ -221,6 +242,41 @@ class LLM:
                 f"{self.info.model.name} has no chat template. Use generate, or give a template with chat_template."
             )
         return template.render(normalize_messages(list(messages)), **template_options)
+
+    def _prepare_chats(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: SamplingParams | Sequence[SamplingParams] | None,
+        use: ToolUse,
+        form: StructuredSpec | None,
+        template_options: Mapping[str, Any],
+        terms: dict[str, Any],
+    ) -> list[tuple[PreparedRequest, str]]:
+        """Each conversation ready for the engine, with the text of its prompt."""
+        assets = self._assets
+        check_tools(assets, use)
+        if use.shown:
+            template_options = {**template_options, "tools": use.shown}
+        texts = [self.render_chat(conversation, **template_options) for conversation in conversations]
+        continues = bool(template_options.get("continue_final_message"))
+        enforced = constrains_output(self.info.decisions)
+        readings: list[Reading | None] = []
+        wanted: list[SamplingParams] = []
+        for text, messages, params in zip(texts, conversations, self._each(sampling, len(texts)), strict=True):
+            if form is not None and params.structured is not None:
+                raise InvalidRequestError(
+                    "response_format and structured of the sampling parameters exclude each other: give one of them.",
+                    param="response_format",
+                )
+            params = params if form is None else dataclasses.replace(params, structured=form)
+            reading = plan_reading(assets, text, use, messages, continues=continues)
+            wanted.append(constrain_answer(assets, params, use, reading, enforced=enforced))
+            readings.append(reading)
+        prepared = self._prepare(texts, wanted, terms, add_special_tokens=False)
+        return [
+            (dataclasses.replace(job, reading=reading), text)
+            for job, reading, text in zip(prepared, readings, texts, strict=True)
+        ]
 
     def _terms(self, priority: int, cache_salt: str, timeout: float | None) -> dict[str, Any]:
         """What concerns the request but not its sampling, as ``prepare_request`` takes it. Starts the clock."""
@@ -246,13 +302,6 @@ class LLM:
         *,
         add_special_tokens: bool,
     ) -> list[PreparedRequest]:
-        if sampling is None or isinstance(sampling, SamplingParams):
-            sampling = [sampling or self.default_sampling()] * len(prompts)
-        if len(sampling) != len(prompts):
-            raise InvalidRequestError(
-                f"{len(prompts)} prompts came with {len(sampling)} sampling_params; give one, or one per prompt.",
-                param="sampling_params",
-            )
         return [
             prepare_request(
                 self._assets,
@@ -264,8 +313,21 @@ class LLM:
                 vocab_size=self.info.model.vocab_size,
                 **terms,
             )
-            for prompt, params in zip(prompts, sampling, strict=True)
+            for prompt, params in zip(prompts, self._each(sampling, len(prompts)), strict=True)
         ]
+
+    def _each(
+        self, sampling: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
+    ) -> Sequence[SamplingParams]:
+        """Sampling parameters of every prompt."""
+        if sampling is None or isinstance(sampling, SamplingParams):
+            return [sampling or self.default_sampling()] * num_prompts
+        if len(sampling) != num_prompts:
+            raise InvalidRequestError(
+                f"{num_prompts} prompts came with {len(sampling)} sampling_params; give one, or one per prompt.",
+                param="sampling_params",
+            )
+        return sampling
 
     def _run(
         self, prepared: Sequence[PreparedRequest], prompts: Sequence[Prompt], progress: bool
@@ -300,7 +362,7 @@ class LLM:
             if delta.failure is not None:
                 raise _failure_of(delta.failure) from self._client.death
             if not delta.is_empty:
-                yield delta
+                yield _as_said(delta)
 
     def _events(self, prepared: Sequence[PreparedRequest]) -> Iterator[tuple[int, TextDelta, Terminal | None]]:
         """Submit everything, then yield each request's deltas until all have had their terminal.
@@ -334,21 +396,34 @@ def _sink(request_id: int, news: queue.SimpleQueue[_News]) -> Callable[[Sequence
     return lambda updates, terminal: news.put((request_id, updates, terminal))
 
 
+def _as_said(delta: TextDelta) -> TextDelta:
+    """With the text that is for the user, where somebody reads what the model writes."""
+    if delta.events is None:
+        return delta
+    return dataclasses.replace(delta, text="".join(e.text for e in delta.events if isinstance(e, ContentText)))
+
+
+def _output(index: int, fold: TextFold, job: PreparedRequest) -> CompletionOutput:
+    said = AnswerFold()
+    events = fold.events
+    said.add(events or ())
+    return CompletionOutput(
+        index=index,
+        text=fold.text if events is None else said.content,
+        reasoning=said.reasoning,
+        tool_calls=tuple(FunctionCall(id=call.id, name=call.name, arguments=call.arguments) for call in said.calls),
+        token_ids=tuple(fold.token_ids),
+        finish_reason=fold.finish_reason or "",
+        stop_reason=fold.stop_reason,
+        logprobs=None if job.sampling.logprobs is None else tuple(fold.scores),
+    )
+
+
 def _answer(job: PreparedRequest, prompt: Prompt, folds: Sequence[TextFold], first: Terminal) -> RequestOutput:
     return RequestOutput(
         prompt=prompt if isinstance(prompt, str) else None,
         prompt_token_ids=job.prompt_token_ids,
-        outputs=tuple(
-            CompletionOutput(
-                index=index,
-                text=fold.text,
-                token_ids=tuple(fold.token_ids),
-                finish_reason=fold.finish_reason or "",
-                stop_reason=fold.stop_reason,
-                logprobs=None if job.sampling.logprobs is None else tuple(fold.scores),
-            )
-            for index, fold in enumerate(folds)
-        ),
+        outputs=tuple(_output(index, fold, job) for index, fold in enumerate(folds)),
         prompt_logprobs=None if job.sampling.prompt_logprobs is None else tuple(folds[0].prompt_scores),
         num_cached_tokens=first.num_cached_tokens,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from penstock.config.sections import ServerConfig
 from penstock.errors import ModelNotServedError
 from penstock.frontend.admission import Admission
+from penstock.frontend.chatting import constrains_output
 from penstock.frontend.client import EngineClient
 from penstock.frontend.metrics import ServerMetrics
 from penstock.frontend.openai.errors import HttpError
@@ -81,9 +82,8 @@ class Service:
 
     @property
     def constrains_output(self) -> bool:
-        """Whether the engine enforces ``SamplingParams.structured``: its decisions say which backend does."""
-        decisions = self.client.info.decisions
-        return any(one.subject.startswith("structured") and one.chosen is not None for one in decisions)
+        """Whether the engine enforces ``SamplingParams.structured``."""
+        return constrains_output(self.client.info.decisions)
 
     def snapshot(self) -> Snapshot:
         """What this process has counted."""

@@ -111,6 +111,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "dependentSchemas": ({},),
     "dependencies": ({},),
     "not": (False,),
+    "format": ("password", "binary", "int32", "int64", "uint32", "uint64", "float", "double"),  # OpenAPI's
     "$recursiveAnchor": (False,),
 }
 _ONE = frozenset(
@@ -157,7 +158,7 @@ def _checked(schema: Any, at: str, depth: int, enforced: frozenset[str], backend
     if isinstance(schema, bool):
         return schema
     if not isinstance(schema, dict):
-        raise ConstraintError(f"The JSON schema must have an object, true or false at {at}, got {_shown(schema)}.")
+        raise ConstraintError(f"The JSON schema must have an object, true or false at {at}, got {shown(schema)}.")
     kept: dict[str, Any] = {}
     for keyword, value in schema.items():
         if any(type(value) is type(neutral) and value == neutral for neutral in _NEUTRAL.get(keyword, ())):
@@ -200,12 +201,12 @@ def _refuse(keyword: str, at: str, enforced: frozenset[str], backend: str) -> No
         )
     if keyword == "x-guidance":
         raise ConstraintError("x-guidance is not taken from requests: it could switch checks off. Leave it out.")
-    if keyword.startswith("x-"):
+    if keyword.startswith(("x-", "_")):
         return
     close = difflib.get_close_matches(keyword, sorted(enforced), n=1, cutoff=0.85)
     if close:
         raise ConstraintError(
-            f"The JSON schema has an unknown keyword {_shown(keyword)} at {at}. Write {close[0]} if that is what you "
+            f"The JSON schema has an unknown keyword {shown(keyword)} at {at}. Write {close[0]} if that is what you "
             f"mean, or x-{keyword} if it is an annotation."
         )
 
@@ -218,6 +219,6 @@ def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -48,9 +48,10 @@ class Trial:
         self._closed = False
 
     def check(self, spec: StructuredSpec) -> int:
-        """How many bytes its grammar holds, about. Raises ConstraintError with what is wrong, NoTrialError when the process cannot be started.
+        """How many bytes its grammar holds, about.
 
-        A process that compiled others before may have kept their memory: what ends it has another trial in a new one.
+        Raises ConstraintError with what is wrong, NoTrialError when the process cannot be started. A process that
+        compiled others before may have kept their memory: what ends it has another trial in a new one.
         """
         was_used = self._process is not None
         try:

@@ -93,7 +93,7 @@ class EngineStats:
     num_masked_rows: int = 0  # rows that sampled under a token mask
     accept_s: float = 0.0  # the core's seconds in following constraints by the tokens of answers
     outputs_s: float = 0.0  # the core's seconds in handing updates to the frontend
-    constraints: ConstraintStats = ConstraintStats()
+    constraints: ConstraintStats = field(default_factory=ConstraintStats)
 
     def at_rest(self) -> EngineStats:
         """The same counters with nothing in use: what is true of an engine that has gone."""

@@ -15,10 +15,10 @@ from structured_fixtures import byte_vocabulary
 from penstock import LLM, SamplingParams, StructuredSpec
 from penstock.errors import InvalidRequestError
 from penstock.structured import grammar_cache
+from penstock.structured import trial as trial_module
 from penstock.structured.backends.llguidance import Llguidance
 from penstock.structured.contract import ConstraintError
 from penstock.structured.grammar_cache import CompileLimits, GrammarCache
-from penstock.structured import trial as trial_module
 from penstock.structured.trial import Trial
 from penstock.structured.trial_process import write_frame
 from penstock.types.structured import MAX_CHOICES

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from penstock.errors import InvalidRequestError
 from penstock.frontend.openai.requests import ResponseFormat, SamplingFields, StructuredOutputs
 from penstock.types.structured import StructuralTag, StructuredKind, StructuredSpec, schema_text
@@ -22,6 +24,15 @@ def constraint_of(request: SamplingFields) -> StructuredSpec | None:
             "response_format and structured_outputs exclude each other: give one of them.", param="structured_outputs"
         )
     return by_format or by_fields
+
+
+def constraint_of_format(form: Mapping[str, Any] | None) -> StructuredSpec | None:
+    """The same for a ``response_format`` that no request has been read from. Raises InvalidRequestError."""
+    try:
+        read = None if form is None else msgspec.convert(form, ResponseFormat)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(f"response_format is wrong: {error}.", param="response_format") from None
+    return _named("response_format", lambda: _of_format(read))
 
 
 def _named(param: str, make: Callable[[], StructuredSpec | None]) -> StructuredSpec | None:

@@ -10,10 +10,8 @@ from typing import Any
 from penstock.errors import InvalidRequestError
 from penstock.frontend.chat.effort import effort_variables, knows_effort
 from penstock.frontend.chat.messages import normalize_messages
-from penstock.frontend.chat.tools import NO_TOOLS, ToolUse, read_tool_use
-from penstock.frontend.dialects.constrain import call_constraint, content_begins_behind
-from penstock.frontend.dialects.contract import Dialect, Reading
-from penstock.frontend.dialects.reading import make_reading
+from penstock.frontend.chat.tools import ToolUse, read_tool_use
+from penstock.frontend.chatting import check_tools, constrain_answer, plan_reading
 from penstock.frontend.exchange import Exchange
 from penstock.frontend.openai.format import ChatFormat
 from penstock.frontend.openai.requests import ChatRequest
@@ -21,7 +19,6 @@ from penstock.frontend.openai.sampling import chat_sampling
 from penstock.frontend.routes.generate import make_head, make_shown, prepare, warn, warn_of_ignored, write_generation
 from penstock.frontend.service import Service
 from penstock.frontend.text.requests import PreparedRequest
-from penstock.types.request import SamplingParams
 
 _RESERVED = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "self", "chat_template"}
@@ -53,10 +50,11 @@ async def prepare_chat(
     warn_of_ignored(exchange, service, request)
     sampling = chat_sampling(request, service.assets.sampling_defaults, service.server.max_n)
     use = read_tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
-    check_tools(service, use)
+    assets = service.assets
+    check_tools(assets, use)
     text = render_request(exchange, service, request, use)
-    reading = plan_reading(service, text, use, request)
-    sampling = constrain_calls(service, sampling, use, reading)
+    reading = plan_reading(assets, text, use, request.messages, continues=bool(request.continue_final_message))
+    sampling = constrain_answer(assets, sampling, use, reading, enforced=service.constrains_output)
     ids = await service.encode(text, add_special_tokens=bool(request.add_special_tokens))
     room = service.client.info.max_model_len - len(ids)
     if fit_context and sampling.max_tokens is not None and 0 < room < sampling.max_tokens:
@@ -77,77 +75,6 @@ def render_request(exchange: Exchange, service: Service, request: ChatRequest, u
         chat_template_kwargs=effort_variables(request.reasoning_effort, request.chat_template_kwargs or {}),
         tools=use.shown,
     )
-
-
-def check_tools(service: Service, use: ToolUse) -> None:
-    """Raises InvalidRequestError where the model could not see tools, or nobody could read its calls."""
-    if use is NO_TOOLS:
-        return
-    dialect = served_dialect(service)
-    template = service.assets.chat_template
-    if dialect is None or not dialect.reads_calls:
-        selected = service.assets.dialect
-        why = selected.decision.why if selected is not None else "no dialect was selected"
-        raise InvalidRequestError(
-            f"tools cannot be used with this model: nothing reads its calls ({why}). Start the server with "
-            "--tool-dialect NAME if you know how it writes them; `penstock explain` shows what was found.",
-            param="tools",
-        )
-    if template is not None and not template.traits(with_tools=True).takes_tools:
-        raise InvalidRequestError(
-            "tools cannot be used with this model: its chat template does not print them. Start the server with "
-            "--chat-template and a template that does.",
-            param="tools",
-        )
-
-
-def served_dialect(service: Service) -> Dialect | None:
-    return service.assets.dialect.dialect if service.assets.dialect is not None else None
-
-
-def plan_reading(service: Service, prompt: str, use: ToolUse, request: ChatRequest) -> Reading | None:
-    """How the answers are to be read; None when they can only be content."""
-    prefill = _last_content(request.messages) if request.continue_final_message else None
-    max_calls = 1 if use.single else None
-    return make_reading(served_dialect(service), prompt, tools=use.schemas, max_calls=max_calls, prefill=prefill)
-
-
-def constrain_calls(
-    service: Service, sampling: SamplingParams, use: ToolUse, reading: Reading | None
-) -> SamplingParams:
-    """Sampling that can only give the calls that the request asks for; raises where that cannot be promised.
-
-    Another constraint of the request holds for what follows the reasoning, not for the reasoning.
-    """
-    dialect = served_dialect(service)
-    if not use.is_constrained:
-        after = content_begins_behind(dialect, reading)
-        if sampling.structured is None or not after:
-            return sampling
-        return dataclasses.replace(sampling, structured=dataclasses.replace(sampling.structured, after=after))
-    param = "tool_choice" if use.required else "tools"
-    asked = "tool_choice" if use.required else "strict of a function"
-    if not service.constrains_output:
-        raise InvalidRequestError(
-            f"{asked} needs constrained output, which this server does not have. Use tool_choice auto and functions "
-            "without strict.",
-            param=param,
-        )
-    if sampling.structured is not None:
-        raise InvalidRequestError(
-            f"{asked} and response_format exclude each other: the answer cannot have both forms. Leave one out.",
-            param=param,
-        )
-    assert dialect is not None
-    assert reading is not None
-    spec = call_constraint(dialect, use.tools, reading, required=use.required, single=use.single)
-    if spec is None:
-        raise InvalidRequestError(
-            f"{asked} needs a grammar of the model's calls, and the dialect {dialect.name} has none. Use tool_choice "
-            "auto and functions without strict.",
-            param=param,
-        )
-    return dataclasses.replace(sampling, structured=spec)
 
 
 def render_chat(
@@ -185,10 +112,3 @@ def render_chat(
         continue_final_message=continues,
         **kwargs,
     )
-
-
-def _last_content(messages: Sequence[Mapping[str, Any]]) -> str:
-    content = normalize_messages(messages[-1:])[0]["content"]
-    if isinstance(content, str) or content is None:
-        return content or ""
-    return "\n".join(part["text"] for part in content)

@@ -18,9 +18,10 @@ from penstock.frontend.anthropic.requests import (
 from penstock.frontend.chat.effort import knows_effort
 from penstock.frontend.chat.naming import renamed
 from penstock.frontend.chat.tools import read_tool_use
+from penstock.frontend.chatting import check_tools
 from penstock.frontend.exchange import Exchange
 from penstock.frontend.openai.encode import encode_json
-from penstock.frontend.routes.chat import check_tools, prepare_chat, render_request
+from penstock.frontend.routes.chat import prepare_chat, render_request
 from penstock.frontend.routes.generate import make_head, warn, write_generation
 from penstock.frontend.service import Service
 
@@ -52,7 +53,7 @@ async def post_count_tokens(exchange: Exchange, service: Service, request: Count
     with renamed(CHAT_NAMES):
         chat = chat_request(request, messages)
         use = read_tool_use(chat.tools, chat.tool_choice, chat.parallel_tool_calls)
-        check_tools(service, use)
+        check_tools(service.assets, use)
         ids = await service.encode(render_request(exchange, service, chat, use), add_special_tokens=False)
     await exchange.answer(200, encode_json(TokenCount(input_tokens=len(ids))))
 

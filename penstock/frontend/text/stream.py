@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from penstock.frontend.dialects.events import Event, merged
+from penstock.frontend.dialects.events import Event, ReasoningText, merged
 from penstock.frontend.text.detokenizer import Detokenizer, escape, piece_table
 from penstock.frontend.text.stops import StopFinder
 from penstock.frontend.text.tokenizer import Tokenizer
@@ -67,6 +67,11 @@ class TextDelta:
     abort: bool = False
     failure: Terminal | None = None
     events: tuple[Event, ...] | None = None
+
+    @property
+    def reasoning(self) -> str:
+        """What the model wrote for itself, where somebody reads it."""
+        return "".join(event.text for event in self.events or () if isinstance(event, ReasoningText))
 
     @property
     def is_empty(self) -> bool:

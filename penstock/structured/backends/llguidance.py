@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from penstock.structured.contract import ConstraintError, StructuredNeed, Vocabulary
-from penstock.structured.keywords import checked_schema
+from penstock.structured.keywords import checked_schema, each_schema, shown
 from penstock.structured.lark import WHITESPACE, Content, write_grammar
 from penstock.types.decision import YES, Verdict
 from penstock.types.structured import StructuredKind, StructuredSpec
@@ -48,6 +48,11 @@ ENFORCED = frozenset(
         "multipleOf",
     ]
 )
+
+FORMATS = frozenset(
+    ["date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"],
+)
+"""What ``format`` may ask of strings."""
 
 # What compiling and one mask may cost. Items of a mask take up to 15 us each in ambiguous grammars, so a mask at most
 # about 0.1 s of one core; objects with 300 optional properties need 2,500 of them. What a mask does not outgrow, the
@@ -105,7 +110,10 @@ class LlguidanceCompiler:
             case StructuredKind.JSON_OBJECT:
                 return Content(inline=_inline_schema({"type": "object"}))
             case StructuredKind.JSON_SCHEMA:
-                return Content(inline=_inline_schema(checked_schema(text, ENFORCED, Llguidance.name)))
+                schema = checked_schema(text, ENFORCED, Llguidance.name)
+                for at, one in each_schema(schema):
+                    _check_format(one, at)
+                return Content(inline=_inline_schema(schema))
             case StructuredKind.REGEX:
                 return Content(inline=f"/{self._library.regex_to_lark(text, 'd')}/")
             case StructuredKind.GBNF:
@@ -215,7 +223,21 @@ def _inline_schema(schema: Any) -> str:
     return "%json " + json.dumps({"x-guidance": dict(_OPTIONS), **schema}, ensure_ascii=False)
 
 
+def _check_format(schema: Mapping[str, Any], at: str) -> None:
+    """Formats say something of strings alone. Raises ConstraintError."""
+    if "format" not in schema or schema.get("type") in ("object", "array", "number", "integer", "boolean", "null"):
+        return
+    wanted = schema["format"]
+    if not isinstance(wanted, str) or wanted not in FORMATS:
+        raise ConstraintError(
+            f"The JSON schema keyword format (at {at}) cannot be enforced by llguidance with the value "
+            f"{shown(wanted)}. Leave it out and check it yourself, or write a pattern."
+        )
+
+
 _UNIMPLEMENTED = re.compile(r"Unimplemented keys: \[(.*?)\]")
+_PLACE = re.compile(r"at \d+\(\d+\): |failed to compile JSON schema: ")
+_COUNTED_PROPERTIES = "min/maxProperties only supported when"
 _ONE_OF = "oneOf constraints are not supported"
 
 
@@ -230,11 +252,18 @@ def _sentence(spec: StructuredSpec, found: str) -> str:
             "The JSON schema keyword oneOf cannot be enforced here, because two of its schemas may accept the same "
             "value. Use anyOf, or make them exclude each other."
         )
+    if _COUNTED_PROPERTIES in found:
+        return (
+            "The JSON schema keywords minProperties and maxProperties can be enforced by llguidance only where all "
+            "that properties names is required."
+        )
     what = {
         StructuredKind.JSON_SCHEMA: "JSON schema",
         StructuredKind.REGEX: "regular expression",
         StructuredKind.TAGS: "structural tags",
     }.get(spec.kind, spec.kind.value)
+    if spec.kind is not StructuredKind.LARK:  # others have not written the lines that the library shows
+        found = _PLACE.sub("", found.partition("\n   1 | ")[0])
     return f"The {what} cannot be compiled: {_shortened(found)}."
 
 
