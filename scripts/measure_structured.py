@@ -2,9 +2,14 @@
 
     python scripts/measure_structured.py [--model smollm2] [--prompts 500] [--concurrency 32] [--backend llguidance]
 
-Every prompt asks for JSON of one of a dozen schemas, and is answered twice in runs of their own: constrained, and free
-with as many tokens, for the cost. Answers that end by themselves are checked with the package jsonschema, which shares
-nothing with the grammars; those cut by max_tokens must be prefixes that a grammar over bytes accepts.
+Every prompt asks for JSON of one of a dozen schemas. Answers that end by themselves are checked with the package
+jsonschema, which shares nothing with the grammars; those cut by max_tokens must be prefixes that a grammar over bytes
+accepts.
+
+What a constrained token costs is measured by answering the prompts again in parts of ``--concurrency``: each part
+constrained and free, with as many tokens per answer, one right after the other and each of the two first in turn, so
+that both see the same machine. Prompts are in the prefix cache for both. The overhead is the median over the parts, with
+the quartiles beside it; its processor time is that of the whole process, all threads.
 """
 
 from __future__ import annotations
@@ -13,7 +18,8 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +28,6 @@ import jsonschema
 from penstock import LLM, SamplingParams, StructuredSpec
 from penstock.structured.contract import ConstraintError, Vocabulary
 from penstock.structured.select import BACKENDS
-from penstock.types.output import EngineStats
 
 # What a prompt asks for -> the properties of its schema, all of them required.
 SCHEMAS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("structured_schemas.json").read_text("utf-8"))
@@ -61,38 +66,73 @@ def main() -> int:
         base = llm.default_sampling(max_tokens=arguments.max_tokens)
         llm.chat(messages[: len(names)], [replace(base, max_tokens=1, structured=specs[name]) for name in asked[:12]])
         sampling = [replace(base, structured=specs[name], seed=i) for i, name in enumerate(asked)]
-        answers, seconds, stats = timed(llm, messages, sampling)
-        lengths = [len(answer.outputs[0].token_ids) for answer in answers]
-        free = [SamplingParams(max_tokens=n, ignore_eos=True, seed=i) for i, n in enumerate(lengths)]
-        _, free_seconds, _ = timed(llm, messages, free)
+        before = llm.stats()
+        answers = llm.chat(messages, sampling, progress=sys.stderr.isatty())
+        after = llm.stats()
         report(answers, asked, schemas, arguments.backend or llm.info.settings["structured_backend"])
-        tokens = sum(lengths)
-        print(f"tokens: {tokens}; {tokens / seconds:.1f}/s constrained, {tokens / free_seconds:.1f}/s free")
+        lengths = [len(answer.outputs[0].token_ids) for answer in answers]
+        num_masks = after.constraints.num_masks - before.constraints.num_masks
+        mask_s, accept_s = after.constraints.masks_s - before.constraints.masks_s, after.accept_s - before.accept_s
         print(
-            f"per token: mask {stats.masks_s / stats.num_masks * 1e6:.1f} us on threads beside the forward pass, "
-            f"accepting {stats.accept_s / tokens * 1e6:.1f} us on the engine's thread, "
-            f"in all {(seconds - free_seconds) / tokens * 1e6:.1f} us"
+            f"tokens: {sum(lengths)}; a mask took {mask_s / num_masks * 1e6:.0f} us on threads beside the forward "
+            f"pass, following a token {accept_s / sum(lengths) * 1e6:.0f} us on the engine's thread"
         )
+        report_overhead(list(parts(llm, messages, sampling, lengths, arguments.concurrency)))
     return 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Seconds on the clock and of processor time for the same number of tokens, constrained and free."""
+
+    tokens: int
+    constrained: tuple[float, float]
+    free: tuple[float, float]
+
+
+def parts(
+    llm: LLM, messages: list[Any], sampling: list[SamplingParams], lengths: list[int], size: int
+) -> Iterator[Part]:
+    """Answer parts of ``size`` prompts again, each both ways."""
+    for number, begin in enumerate(range(0, len(messages), size)):
+        taken = slice(begin, begin + size)
+        tokens = sum(lengths[taken])
+        if not tokens:
+            continue
+        free = [
+            replace(one, structured=None, ignore_eos=True, max_tokens=length)
+            for one, length in zip(sampling[taken], lengths[taken], strict=True)
+        ]
+        seconds = {}
+        for which in ("constrained", "free") if number % 2 else ("free", "constrained"):
+            wall, process = time.perf_counter(), time.process_time()
+            found = llm.chat(messages[taken], sampling[taken] if which == "constrained" else free)
+            seconds[which] = time.perf_counter() - wall, time.process_time() - process
+            if sum(len(answer.outputs[0].token_ids) for answer in found) != tokens:
+                print(f"part {number}, {which}: another number of tokens than before; left out")
+                break
+        else:
+            yield Part(tokens, seconds["constrained"], seconds["free"])
+
+
+def report_overhead(measured: list[Part]) -> None:
+    for position, what in enumerate(("on the clock", "of processor time")):
+        rates = [
+            sum(part.tokens for part in measured) / sum(getattr(part, which)[position] for part in measured)
+            for which in ("constrained", "free")
+        ]
+        more = sorted((part.constrained[position] - part.free[position]) / part.tokens * 1e6 for part in measured)
+        low, middle, high = (more[int(share * (len(more) - 1))] for share in (0.25, 0.5, 0.75))
+        print(
+            f"{what}: {rates[0]:.1f} tokens/s constrained, {rates[1]:.1f} free ({rates[0] / rates[1] - 1:+.1%}); "
+            f"a constrained token costs {middle:+.0f} us more (median of {len(more)} parts, quartiles {low:+.0f} to "
+            f"{high:+.0f})"
+        )
 
 
 def schema_of(name: str) -> dict[str, Any]:
     properties = SCHEMAS[name]
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def timed(llm: LLM, messages: Any, sampling: list[SamplingParams]) -> tuple[Any, float, EngineStats]:
-    """Answers, seconds, and what the engine's counters grew by."""
-    before, began = llm.stats(), time.perf_counter()
-    answers = llm.chat(messages, sampling, progress=sys.stderr.isatty())
-    seconds, after = time.perf_counter() - began, llm.stats()
-    grown = replace(
-        after,
-        num_masks=after.num_masks - before.num_masks,
-        masks_s=after.masks_s - before.masks_s,
-        accept_s=after.accept_s - before.accept_s,
-    )
-    return answers, seconds, grown
 
 
 def report(answers: Any, asked: list[str], schemas: dict[str, dict[str, Any]], backend: str) -> None:

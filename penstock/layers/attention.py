@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from penstock.attention.context import current_forward
-from penstock.attention.contract import AttentionSpec
+from penstock.attention.contract import UNSCALED, AttentionSpec
+from penstock.errors import UnsupportedModelError
 from penstock.layers.linear import Linear
 from penstock.layers.norm import HeadNorms
 from penstock.layers.parameter import DenseParameter, Layer
 from penstock.layers.parts import LayerParts
 from penstock.layers.rotary import RopeTables
 from penstock.quantization.linear import LinearInput
+from penstock.quantization.schemes import WeightRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +29,30 @@ class AttentionPlace:
     spec: AttentionSpec
 
 
+class KvScales(DenseParameter):
+    """What entries of a float8 cache are multiplied with, keys and values [2]. ``pair`` has them for the host; 1 until
+    a checkpoint brings others. Raises UnsupportedModelError for what is no scale."""
+
+    def __init__(self) -> None:
+        super().__init__((2,), torch.float32, fill=1.0)
+        self.pair = UNSCALED
+
+    def load(self, records: Sequence[WeightRecord], /) -> None:
+        super().load(records)
+        keys, values = self.data.tolist()
+        if not all(0.0 < scale < math.inf for scale in (keys, values)):
+            raise UnsupportedModelError(
+                f"Scales of keys and values must be above 0; the checkpoint has {keys}, {values}."
+            )
+        self.pair = (keys, values)
+
+
 class SelfAttention(Layer):
     """Fused q, k, v; optional per-head norms; rotation and paged attention in the backend; output.
 
     ``head_norm_eps`` turns the norms of queries and keys on. ``scale`` multiplies the scores. With sinks in the place's
-    spec there is a parameter ``sinks`` [num_heads], in float32 whatever the checkpoint stores.
+    spec there is a parameter ``sinks`` [num_heads], in float32 whatever the checkpoint stores. ``kv_scales`` are used
+    where the cache is float8.
     """
 
     def __init__(
@@ -50,6 +73,7 @@ class SelfAttention(Layer):
         width = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
         self.qkv = Linear(hidden_size, width, parts, bias=qkv_bias)
         self.output = Linear(spec.num_heads * spec.head_dim, hidden_size, parts, bias=output_bias)
+        self.kv_scales = KvScales()
         self.sinks: DenseParameter | None = None
         if spec.sinks:
             self.sinks = DenseParameter((spec.num_heads,), torch.float32, device=parts.device)
@@ -65,8 +89,10 @@ class SelfAttention(Layer):
         if self.norms is not None:
             qk = self.norms(qk)
         step = current_forward()
+        kv = step.kv[self._layer]
         out = self._backend.run(
-            qk, qkv[:, rotated:], tables, step.kv[self._layer], self._scale, step.metadata[self._group],
+            qk, qkv[:, rotated:], tables, kv, self._scale, step.metadata[self._group],
             sinks=None if self.sinks is None else self.sinks.data,
+            kv_scales=self.kv_scales.pair if kv.dtype is torch.float8_e4m3fn else UNSCALED,
         )  # fmt: skip
         return self.output(out.reshape(x.shape[0], heads * self._head_dim))

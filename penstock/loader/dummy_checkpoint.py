@@ -69,12 +69,12 @@ class DummyCheckpoint:
         return TensorFacts(dense_scheme(dtype), shape, math.prod(shape) * dtype.itemsize, self.dtype)
 
     def make_weight(self, target: str, shape: tuple[int, ...], device: torch.device) -> WeightRecord:
-        """Values for one parameter, the same for the same seed, target and shape: ones for norms, else normal.
+        """Values for one parameter, the same for the same seed, target and shape: ones for norms and scales, else normal.
 
         Values repeat with the period of one pool, because drawing billions of them would take minutes.
         """
         dtype = getattr(torch, self.dtype)
-        if len(shape) == 1 and "norm" in target:
+        if len(shape) == 1 and ("norm" in target or target.endswith("scales")):
             return dense_record(torch.ones(shape, dtype=dtype, device=device))
         if self._pool is None:
             generator = torch.Generator().manual_seed(self._seed)

@@ -17,7 +17,14 @@ from penstock.loader.contract import TensorFacts
 from penstock.loader.model_facts import make_facts, make_identity, middle_bytes, read_config, read_json
 from penstock.loader.safetensors_file import SafetensorsEntry, SafetensorsFile
 from penstock.loader.sources import ModelSource
-from penstock.quantization.formats.fp8 import SCALE_SUFFIXES, UNUSED_SCALES, Fp8Layout, convert_fp8, read_layout
+from penstock.quantization.formats.fp8 import (
+    SCALE_SUFFIXES,
+    UNUSED_SCALES,
+    Fp8Layout,
+    cache_scales,
+    convert_fp8,
+    read_layout,
+)
 from penstock.quantization.schemes import WeightRecord, dense_record, dense_scheme, record_bytes
 from penstock.types.facts import ModelFacts
 
@@ -55,7 +62,10 @@ class SafetensorsCheckpoint:
                 self._entries[name] = (file, entry)
         self._scales = self._find_scales() if self._layout else {}
         scales = {entry.name for _, entry in self._scales.values()}
-        self.tensor_names = tuple(name for name in self._entries if name not in scales and not self._is_unused(name))
+        plain = [name for name in self._entries if name not in scales and not self._is_unused(name)]
+        self._cache_scales = cache_scales(self._entries)
+        self._entries |= {name: self._entries[stored] for name, stored in self._cache_scales.items()}
+        self.tensor_names = tuple(dict.fromkeys((*plain, *self._cache_scales)))
 
     def facts(self) -> ModelFacts:
         facts = {name: self._facts_of(self._entries[name][1]) for name in self.tensor_names}
@@ -75,6 +85,8 @@ class SafetensorsCheckpoint:
 
     def load(self, name: str) -> WeightRecord:
         file, entry = self._entries[name]
+        if name in self._cache_scales:
+            return dense_record(_values(file, entry, self._dtype_of(entry)).reshape(-1))
         if name not in self._scales:
             return dense_record(_values(file, entry, self._dtype_of(entry)))
         assert self._layout is not None
@@ -116,7 +128,8 @@ class SafetensorsCheckpoint:
             scheme = self._layout.scheme
             return TensorFacts(scheme, entry.shape, record_bytes(scheme, entry.shape))
         dtype = self._dtype_of(entry)
-        return TensorFacts(dense_scheme(dtype), entry.shape, entry.nbytes, str(dtype).removeprefix("torch."))
+        shape = entry.shape or (1,)  # one value is a row of one
+        return TensorFacts(dense_scheme(dtype), shape, entry.nbytes, str(dtype).removeprefix("torch."))
 
     def _dtype_of(self, entry: SafetensorsEntry) -> torch.dtype:
         if entry.dtype not in _DTYPES:

@@ -226,7 +226,8 @@ def outer_weights() -> WeightTable:
 
 
 def attention_weights(*, gguf_rope_fold: str = "") -> WeightTable:
-    """Projections of one layer and their biases, which a model has or has not by its configuration.
+    """Projections of one layer and their biases, which a model has or has not by its configuration; and the scales of
+    its keys and values in a float8 cache, which checkpoints may bring.
 
     ``gguf_rope_fold`` undoes what GGUF converters of the family did to the rows of queries and keys.
     """
@@ -243,6 +244,14 @@ def attention_weights(*, gguf_rope_fold: str = "") -> WeightTable:
             )
         )
         rows.append(_one("attention.output", "self_attn.o_proj", "attn_output", leaf, "columns"))
+    rows.append(
+        Weight(
+            target="layers.{i}.attention.kv_scales",
+            hub=(f"{_BLOCK}self_attn.k_scale", f"{_BLOCK}self_attn.v_scale"),
+            gguf=(),
+            optional=True,
+        )
+    )
     return tuple(rows)
 
 

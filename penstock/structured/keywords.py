@@ -111,7 +111,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "dependentSchemas": ({},),
     "dependencies": ({},),
     "not": (False,),
-    "format": ("password", "binary", "int32", "int64", "uint32", "uint64", "float", "double"),  # OpenAPI's
+    "format": ("password", "binary", "int32", "int64", "uint32", "uint64", "float", "double", "unknown"),  # OpenAPI's
     "$recursiveAnchor": (False,),
 }
 _ONE = frozenset(

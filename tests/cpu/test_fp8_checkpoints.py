@@ -11,7 +11,7 @@ import pytest
 import torch
 from executor_fixtures import VOCAB, PlanMaker, describe_alone, greedy_by_transformers, random_prompt, tiny_spec
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 from penstock.errors import UnsupportedModelError
 from penstock.executor.local import LocalExecutor
@@ -203,7 +203,81 @@ def test_values_without_scales_and_scales_that_do_not_fit_are_refused(tmp_path: 
         open_checkpoint(resolve_source(str(tmp_path))).load(name)
 
 
-def test_scales_of_a_float8_cache_are_not_weights(tmp_path: Path) -> None:
+# How tools name the scales of keys and values below self_attn.
+CACHE_SCALES = {
+    "llm-compressor": ("k_scale", "v_scale"),
+    "modelopt": ("k_proj.k_scale", "v_proj.v_scale"),
+    "autofp8": ("k_proj.output_scale", "v_proj.output_scale"),
+}
+SCALES = (0.02, 0.005)  # what a layer's keys and values of about 1 are divided by
+
+
+class ScaledCache(DynamicCache):
+    """Of transformers: whatever is read from it has been rounded to float8 under these scales."""
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        pairs = zip((keys, values), SCALES, strict=True)
+        stored = [(x / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).float() * scale for x, scale in pairs]
+        return super().update(*stored, *args, **kwargs)
+
+
+def add_cache_scales(directory: Path, names: tuple[str, str], values: tuple[float, float] = SCALES) -> None:
+    stored = load_file(directory / "model.safetensors")
+    for layer in range(2):
+        for position, (name, value) in enumerate(zip(names, values, strict=True)):
+            scale = torch.tensor(value) if position else torch.tensor([value])
+            stored[f"model.layers.{layer}.self_attn.{name}"] = scale
+    save_file(stored, directory / "model.safetensors")
+
+
+@pytest.mark.parametrize("tool", CACHE_SCALES)
+def test_scales_of_a_float8_cache_are_read_and_used(tool: str, tmp_path: Path) -> None:
+    model = save(tmp_path, "fp8-tensor")
+    add_cache_scales(tmp_path, CACHE_SCALES[tool])
+    cache = {"kv_cache_dtype": "float8_e4m3fn", "attention_backend": "reference_torch"}
+    spec = tiny_spec(tmp_path, max_num_batched_tokens=16, **cache)
+    prompt = random_prompt(40)
+    executor = LocalExecutor(spec)
+    try:
+        maker = PlanMaker(executor.start())
+        tokens, entries = describe_alone(
+            executor, maker, 0, prompt, 8, sampling=SamplingParams(temperature=0.0, logprobs=5)
+        )
+    finally:
+        executor.stop()
+    caches = ScaledCache(), DynamicCache()
+    ids = torch.tensor([[*prompt, *tokens]])
+    with torch.inference_mode():
+        scaled, exact = (model(ids, past_key_values=cache).logits[0].log_softmax(-1) for cache in caches)
+    furthest = 0.0
+    for place, entry in enumerate(entries):
+        row, there = len(prompt) - 1 + place, list(entry.token_ids)
+        torch.testing.assert_close(torch.tensor(entry.logprobs), scaled[row, there], rtol=0, atol=2e-3)
+        furthest = max(furthest, float((scaled - exact)[row, there].abs().max()))
+    assert furthest > 0.02  # the rounding under these scales is seen
+
+
+def test_without_a_float8_cache_its_scales_change_nothing(tmp_path: Path) -> None:
+    model = save(tmp_path, "fp8-tensor")
+    add_cache_scales(tmp_path, CACHE_SCALES["llm-compressor"])
+    executor = LocalExecutor(tiny_spec(tmp_path))
+    try:
+        maker = PlanMaker(executor.start())
+        prompt = random_prompt(20)
+        tokens, _ = describe_alone(executor, maker, 0, prompt, 5, sampling=SamplingParams(temperature=0.0, logprobs=1))
+    finally:
+        executor.stop()
+    assert tokens == greedy_by_transformers(model, prompt, 5)
+
+
+def test_scales_that_are_none_are_refused(tmp_path: Path) -> None:
+    save(tmp_path, "fp8-tensor")
+    add_cache_scales(tmp_path, CACHE_SCALES["modelopt"], (-1.0, 0.5))
+    with pytest.raises(UnsupportedModelError, match=r"must be above 0; the checkpoint has -1\.0, 0\.5"):
+        LocalExecutor(tiny_spec(tmp_path)).start()
+
+
+def test_a_scale_of_keys_alone_is_no_weight(tmp_path: Path) -> None:
     save(tmp_path, "fp8-tensor")
     stored = load_file(tmp_path / "model.safetensors")
     stored["model.layers.0.self_attn.k_scale"] = torch.tensor(0.1)

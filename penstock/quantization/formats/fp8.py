@@ -6,14 +6,16 @@ Two tools write such checkpoints. quant_method "fp8" stores a scale per matrix, 
 by its shape.
 
 Scales become float32 entries of every row, which is exact. Scales that were measured for activations (``input_scale``)
-are not used: each row gets its own as it comes, which fits it at least as well. Those of a float8 KV cache say nothing
-about the weights.
+are not used: each row gets its own as it comes, which fits it at least as well. Those of a float8 KV cache belong
+to the attention; tools do not agree on their names.
 
 It does not know files.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +25,15 @@ from penstock.quantization.schemes import SCHEMES, WeightRecord, WeightScheme
 
 BLOCK = 128
 SCALE_SUFFIXES = ("_scale_inv", "_scale")  # behind the name of the weight that they belong to
-# Scales of activations and of the KV cache, by the last part of their name.
-UNUSED_SCALES = ("input_scale", "output_scale", "k_scale", "v_scale", "q_scale")
+# Scales of activations, and those of a KV cache that are not there for both keys and values, by the end of their name.
+UNUSED_SCALES = ("input_scale", "output_scale", "k_scale", "v_scale", "kv_scale", "q_scale", "prob_scale")
+# llm-compressor writes self_attn.k_scale, ModelOpt k_proj.k_scale, AutoFP8 and older compressed-tensors
+# k_proj.output_scale.
+_CACHE_SCALES = (
+    re.compile(r"(?P<attention>.*\bself_attn\.)(?P<which>[kv])_scale"),
+    re.compile(r"(?P<attention>.*\bself_attn\.)(?P<which>[kv])_proj\.(?P=which)_scale"),
+    re.compile(r"(?P<attention>.*\bself_attn\.)(?P<which>[kv])_proj\.output_scale"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,19 @@ def read_layout(config: dict[str, Any]) -> Fp8Layout:
     if method == "compressed-tensors":
         return _compressed_tensors(config)
     raise ValueError(str(method or "an unknown method"))
+
+
+def cache_scales(names: Iterable[str]) -> dict[str, str]:
+    """Of the tensors that are scales of a float8 KV cache: "....self_attn.k_scale", "....v_scale" -> the stored name,
+    for every layer that has both."""
+    found: dict[str, str] = {}
+    names = list(names)
+    for pattern in _CACHE_SCALES:
+        for name in names:
+            if (match := pattern.fullmatch(name)) is not None:
+                found.setdefault(f"{match['attention']}{match['which']}_scale", name)
+    pairs = {one.replace("k_scale", "v_scale"): one for one in found if one.endswith("k_scale")}
+    return {one: found[one] for values, keys in pairs.items() if values in found for one in (keys, values)}
 
 
 def convert_fp8(layout: Fp8Layout, codes: torch.Tensor, scales: torch.Tensor) -> WeightRecord:
