@@ -8,8 +8,8 @@ accepts.
 
 What a constrained token costs is measured by answering the prompts again in parts of ``--concurrency``: each part
 constrained and free, with as many tokens per answer, one right after the other and each of the two first in turn, so
-that both see the same machine. Prompts are in the prefix cache for both. The overhead is the median over the parts, with
-the quartiles beside it; its processor time is that of the whole process, all threads.
+that both see the same machine. Prompts are in the prefix cache for both. The overhead is the median over the parts,
+with the quartiles beside it; its processor time is that of the whole process, all threads.
 """
 
 from __future__ import annotations

@@ -188,6 +188,8 @@ class GrammarCache:
         with self._lock:
             if self._prepared is None:
                 vocabulary = self._make_vocabulary()
+                if not vocabulary.end_ids:
+                    raise ConstraintError("Answers cannot be constrained: this model has no token that ends an answer.")
                 self._prepared = vocabulary, self._backend.prepare(vocabulary)
             return self._prepared
 
