@@ -69,7 +69,7 @@ class DummyCheckpoint:
         return TensorFacts(dense_scheme(dtype), shape, math.prod(shape) * dtype.itemsize, self.dtype)
 
     def make_weight(self, target: str, shape: tuple[int, ...], device: torch.device) -> WeightRecord:
-        """Values for one parameter, the same for the same seed, target and shape: ones for norms and scales, else normal.
+        """Values of one parameter, the same for a seed, target and shape: ones for norms and scales, else normal.
 
         Values repeat with the period of one pool, because drawing billions of them would take minutes.
         """
