@@ -12,7 +12,7 @@ from typing import Any
 from penstock.errors import InvalidRequestError
 from penstock.frontend.chat.messages import normalize_messages
 from penstock.frontend.chat.tools import NO_TOOLS, ToolUse
-from penstock.frontend.dialects.constrain import call_constraint, content_begins_behind
+from penstock.frontend.dialects.constrain import before_content, call_constraint
 from penstock.frontend.dialects.contract import Dialect, Reading
 from penstock.frontend.dialects.reading import make_reading
 from penstock.frontend.text.load import TextAssets
@@ -71,10 +71,11 @@ def constrain_answer(
     """
     dialect = dialect_of(assets)
     if not use.is_constrained:
-        after = content_begins_behind(dialect, reading)
-        if sampling.structured is None or not after:
+        form = sampling.structured
+        opens, after = before_content(dialect, reading)
+        if form is None or form.after or not after:
             return sampling
-        return dataclasses.replace(sampling, structured=dataclasses.replace(sampling.structured, after=after))
+        return dataclasses.replace(sampling, structured=dataclasses.replace(form, opens=opens, after=after))
     param = "tool_choice" if use.required else "tools"
     asked = "tool_choice" if use.required else "strict of a function"
     if not enforced:

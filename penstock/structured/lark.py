@@ -76,7 +76,8 @@ def write_grammar(spec: StructuredSpec, vocabulary: Vocabulary, content_of: Cont
         main = grammar.place(content_of(spec.kind, spec.text))
     if spec.after:
         _write_before(spec.after, vocabulary, grammar)
-        main = f"before BREAK? {main}"
+        opening = " ".join(_terms(_split(spec.opens, vocabulary)))
+        main = f"({opening} before BREAK?)? {main}" if opening else f"before BREAK? {main}"
         grammar.rule(r"BREAK: /\n{1,2}/")
     grammar.rule(f"start: {main}")
     return grammar.text()

@@ -52,7 +52,8 @@ class StructuredSpec:
     """One constraint. Use the class methods; they check.
 
     ``after`` lets the answer begin with any text that ends where this text first occurs (the end of a model's
-    reasoning); the constraint holds behind it. Empty: it holds from the first token.
+    reasoning); the constraint holds behind it. Empty: it holds from the first token. With ``opens`` such a text comes
+    only where the answer begins with that (the start of a reasoning that a model may leave out).
 
     Tags come in groups: ``opening``, one tag or several with ``separator`` between them, ``closing``. With
     ``triggers``, text is free until one of them has been written; then a group must follow that begins with it, and the
@@ -72,11 +73,12 @@ class StructuredSpec:
     required: bool = False
     single: bool = False
     after: str = ""
+    opens: str = ""
 
     def __post_init__(self) -> None:
         """Raises InvalidRequestError. Texts are not parsed here: what is wrong inside them is said when they
         compile."""
-        for name in ("text", "opening", "separator", "closing", "after"):
+        for name in ("text", "opening", "separator", "closing", "after", "opens"):
             if not isinstance(getattr(self, name), str):
                 raise _wrong(f"{name} of a constraint must be a text")
         if bool(self.text) != (self.kind in _TEXT_KINDS):
@@ -91,6 +93,8 @@ class StructuredSpec:
             raise _wrong("tags must be one or more, and only constraints of kind structural_tags have them")
         if len(self.choices) > MAX_CHOICES:
             raise _wrong(f"choices are at most {MAX_CHOICES}, got {len(self.choices)}")
+        if self.opens and not self.after:
+            raise _wrong("a constraint with opens needs after, where what was opened ends")
         self._check_tags()
         if self.num_characters > MAX_CONSTRAINT_CHARACTERS:
             raise _wrong(
@@ -117,7 +121,16 @@ class StructuredSpec:
 
     @property
     def num_characters(self) -> int:
-        pieces = [self.text, self.opening, self.separator, self.closing, self.after, *self.choices, *self.triggers]
+        pieces = [
+            self.text,
+            self.opening,
+            self.separator,
+            self.closing,
+            self.after,
+            self.opens,
+            *self.choices,
+            *self.triggers,
+        ]
         return sum(map(len, pieces)) + sum(len(tag.begin) + len(tag.end) + len(tag.text) for tag in self.tags)
 
     @classmethod
@@ -148,13 +161,13 @@ class StructuredSpec:
         return cls.gbnf(grammar, after=after) if gbnf else cls.lark(grammar, after=after)
 
     @classmethod
-    def choice(cls, choices: Iterable[str], *, after: str = "") -> StructuredSpec:
+    def choice(cls, choices: Iterable[str], *, after: str = "", opens: str = "") -> StructuredSpec:
         if isinstance(choices, str) or not isinstance(choices, Iterable):
             raise _wrong("choices must be a list of texts")
         found = tuple(choices)
         if not all(isinstance(choice, str) for choice in found):
             raise _wrong("choices must be a list of texts")
-        return cls(kind=StructuredKind.CHOICE, choices=tuple(dict.fromkeys(found)), after=after)
+        return cls(kind=StructuredKind.CHOICE, choices=tuple(dict.fromkeys(found)), after=after, opens=opens)
 
     @classmethod
     def structural_tags(cls, tags: Iterable[StructuralTag], **fields: Any) -> StructuredSpec:

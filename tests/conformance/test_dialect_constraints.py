@@ -10,7 +10,7 @@ import re
 import jsonschema
 import pytest
 
-from penstock.frontend.dialects.constrain import call_constraint, content_begins_behind
+from penstock.frontend.dialects.constrain import before_content, call_constraint
 from penstock.frontend.dialects.contract import Dialect, Reading, Tool
 from penstock.frontend.dialects.events import AnswerFold
 from penstock.frontend.dialects.machine import Machine
@@ -220,7 +220,8 @@ def test_gpt_oss_thinks_before_it_calls_or_answers():
         call_constraint(dialect, TOOL_LIST, Reading(tools=TOOLS, reads_reasoning=False), required=True, single=True)
         is None
     )
-    opening = content_begins_behind(dialect, reading)
+    opens, opening = before_content(dialect, reading)
+    assert not opens
     assert takes(StructuredSpec.choice(["Noon."], after=opening), final)
     assert not takes(StructuredSpec.choice(["Noon."], after=opening), final + "!")
-    assert not content_begins_behind(dialect, Reading(tools={}, reads_reasoning=False))
+    assert before_content(dialect, Reading(tools={}, reads_reasoning=False)) == ("", "")

@@ -77,6 +77,10 @@ CASES: dict[str, tuple[StructuredSpec, Fits]] = {
         by_regex(r"([^e]|e(?!\{)|e\{[0-9]{2}\})*e\{[0-9]{2}\}([^e]|e(?!\{)|e\{[0-9]{2}\})*"),
     ),
     "behind a reasoning": (StructuredSpec.choice(["yes"], after="a!"), by_regex(r"([^a]|a(?!!))*a!\n{0,2}yes")),
+    "with or without a reasoning": (
+        StructuredSpec.choice(["yes"], after="a!", opens="e{"),
+        by_regex(r"(e\{([^a]|a(?!!))*a!\n{0,2})?yes"),
+    ),
 }
 
 

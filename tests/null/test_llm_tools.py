@@ -116,6 +116,14 @@ def test_a_form_holds_behind_the_reasoning(both, thinks):
         jsonschema.validate(json.loads(text), TIMES)
 
 
+@needs_llguidance
+def test_a_model_may_think_before_a_form_and_need_not(both):
+    times = '{"zone": "CET", "hours": 3}'
+    for thought in ("", "<think>\nHm, {}.\n</think>\n\n"):
+        with mock_server(chat_template=TEMPLATE, token_of=says(thought + times, tools=())) as server:
+            assert both(server, response_format=FORM) == [("stop", times, [])]
+
+
 def test_an_answer_is_a_message_to_go_on_with(monkeypatch):
     with mock_server(chat_template=TEMPLATE, token_of=says(CALL, enable_thinking=False)) as server:
         monkeypatch.setattr(llm_module, "build_for_llm", lambda _, *, mock: (server.client, server.app.service.assets))

@@ -35,10 +35,13 @@ def call_constraint(
     )
 
 
-def content_begins_behind(dialect: Dialect | None, reading: Reading | None) -> str:
-    """The text behind which a constraint on content holds; empty when it holds from the first token on."""
+def before_content(dialect: Dialect | None, reading: Reading | None) -> tuple[str, str]:
+    """What comes before a constraint on content holds, as ``opens`` and ``after`` of a StructuredSpec: reasoning that
+    the prompt has opened, or that the model may open; both empty when it cannot think."""
     if dialect is None or reading is None:
-        return ""
+        return "", ""
     if dialect.content_opening and (reading.in_reasoning or reading.reads_reasoning):
-        return dialect.content_opening
-    return dialect.reasoning.end if dialect.reasoning is not None and reading.in_reasoning else ""
+        return "", dialect.content_opening
+    if dialect.reasoning is None or (not reading.reads_reasoning and not reading.in_reasoning):
+        return "", ""
+    return "" if reading.in_reasoning else dialect.reasoning.begin, dialect.reasoning.end

@@ -126,9 +126,11 @@ class XgrammarCompiler:
         if not spec.after:
             return main
         self._refuse_special(spec.after)
-        before = {"type": "tag", "begin": "", "content": {"type": "any_text"}, "end": spec.after}
+        self._refuse_special(spec.opens)
+        before = {"type": "tag", "begin": spec.opens, "content": {"type": "any_text"}, "end": spec.after}
         breaks = {"type": "regex", "pattern": r"\n{0,2}"}
-        return {"type": "sequence", "elements": [before, breaks, main]}
+        whole = {"type": "sequence", "elements": [before, breaks, main]}
+        return {"type": "or", "elements": [whole, main]} if spec.opens else whole
 
     def _tags(self, spec: StructuredSpec) -> dict[str, Any]:
         for text in (spec.opening, spec.separator, spec.closing):
