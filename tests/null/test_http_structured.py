@@ -144,7 +144,8 @@ def test_what_is_wrong_with_a_field_is_a_400_that_names_it(server, fields, param
         ({"json": {"type": "object", "not": {}}}, ["not", "#"]),
         ({"json": {"properties": {"a": {"uniqueItems": True}}}}, ["uniqueItems", "#/properties/a"]),
         ({"json": {"requried": ["a"]}}, ["requried", "required"]),
-        ({"json": {"type": "string", "format": "fancy"}}, ["format", "fancy"]),
+        ({"json": {"items": {"type": "string", "format": "fancy"}}}, ["keyword format", "fancy", "#/items"]),
+        ({"json": {"type": "object", "properties": {"a": {}}, "minProperties": 1}}, ["keywords minProperties"]),
         ({"json": {"oneOf": [{"type": "integer"}, {"minimum": 3}]}}, ["oneOf"]),
         ({"json": "{"}, ["not valid JSON"]),
         ({"json": False}, ["structured_outputs"]),
@@ -159,6 +160,7 @@ def test_what_cannot_be_compiled_is_a_400_in_streams_too(server, stream, constra
     assert answer.status_code == 400
     for word in words:
         assert word in answer.json()["error"]["message"]
+    assert "%" not in answer.json()["error"]["message"]  # nothing of the grammar that we made of it
 
 
 def test_metrics_say_what_constraints_cost(server):

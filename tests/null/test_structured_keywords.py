@@ -57,7 +57,11 @@ def test_what_asks_for_nothing_is_left_out():
 
 
 def test_annotations_and_foreign_keywords_stay():
-    schema = dict.fromkeys(sorted(ANNOTATIONS - {"$defs", "definitions"}), "x") | {"x-order": 1, "javaType": "Foo"}
+    schema = dict.fromkeys(sorted(ANNOTATIONS - {"$defs", "definitions"}), "x") | {
+        "x-order": 1,
+        "javaType": "Foo",
+        "_format": "date",
+    }
     assert check(schema) == schema
 
 
