@@ -13,7 +13,6 @@ import pytest
 from http_fixtures import MockServer
 
 from penstock.mock.executor import mock_token
-from penstock.structured.grammar_cache import CompileLimits
 
 MESSAGES = [{"role": "user", "content": "Say something."}]
 SCHEMA = {
@@ -26,7 +25,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[MockServer]:
-    with MockServer(token_of=mock_token, compile_limits=CompileLimits(trials=False), check_integrity=False) as running:
+    with MockServer(token_of=mock_token, check_integrity=False) as running:
         yield running
 
 
