@@ -134,7 +134,7 @@ class CoreLife(RuleBasedStateMachine):
 
 
 CoreLife.TestCase.settings = settings(
-    max_examples=num_examples(30),
+    max_examples=num_examples(20),
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),
