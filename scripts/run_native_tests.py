@@ -77,11 +77,12 @@ def _run_target(name: str, files: list[str]) -> str:
     folder = str(ROOT / "build" / f"native-{sys.implementation.cache_tag if name == 'host' else name}")
     generator = ["-G", "Ninja"] if shutil.which("ninja", path=PATH) else []
     configure = ["cmake", "-S", "native", "-B", folder, *generator, "--log-level=WARNING"]
+    together = ["--parallel", str(os.cpu_count() or 1)]
     selected = ["--tests-regex", f"^({'|'.join(files)})$"] if files else []
     steps = {
         "configuring": [*configure, "-DPENSTOCK_PYTHON=OFF", "-DPENSTOCK_TESTS=ON", *SETTINGS.get(name, ())],
-        "building": ["cmake", "--build", folder, "--parallel", str(os.cpu_count() or 1), "--target", "native_tests"],
-        "tests": ["ctest", "--test-dir", folder, "--output-on-failure", "--no-tests=error", *selected],
+        "building": ["cmake", "--build", folder, *together, "--target", "native_tests"],
+        "tests": ["ctest", "--test-dir", folder, *together, "--output-on-failure", "--no-tests=error", *selected],
     }
     for what, command in steps.items():
         if subprocess.run(command, cwd=ROOT, env={**ENVIRONMENT, **os.environ, "PATH": PATH}, check=False).returncode:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
 
 import pytest
+from drawn_examples import num_examples
 from hypothesis import HealthCheck, settings
 
 # A developer's own settings must not change what a test sees; the cache stays, so that bundles are not fetched twice,
-# and so does what tests on a card are told: how long to run, and where a model is.
-_KEPT = ("PENSTOCK_CACHE", "PENSTOCK_SOAK_SECONDS", "PENSTOCK_TEST_MODEL")
+# and so does what tests are told: how many examples to draw; on a card, how long to run, and where a model is.
+_KEPT = ("PENSTOCK_CACHE", "PENSTOCK_SOAK_SECONDS", "PENSTOCK_TEST_EXAMPLES", "PENSTOCK_TEST_MODEL")
 for _name in [name for name in os.environ if name.startswith("PENSTOCK_") and name not in _KEPT]:
     del os.environ[_name]
 
@@ -19,9 +21,18 @@ for _name in [name for name in os.environ if name.startswith("PENSTOCK_") and na
 if not os.path.exists("/dev/nvidiactl"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# No deadlines: a busy machine is no failure of the code.
-settings.register_profile("penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No deadlines: a busy machine is no failure of the code. PENSTOCK_TEST_EXAMPLES=10 draws ten times as many examples.
+settings.register_profile(
+    "penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=num_examples(100)
+)
 settings.load_profile("penstock")
+
+
+def pytest_collection_finish() -> None:
+    """What importing all tests made stays: no garbage collection need look at it again, of which each executor that
+    stops makes one, for a third of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -20,23 +20,16 @@ struct Shape {
 
 constexpr float kScale = 0.2f;
 
-// One row of `length` tokens over shuffled blocks of a pool that is NaN where nothing was written.
-struct Row {
+// Inputs of one row of `length` tokens, and what attention gives for them. They depend on the shape alone: the same serve
+// all types of the cache and all instruction sets.
+struct Inputs {
     Shape shape;
-    KvType type;
     int64_t length;
     std::vector<float> qk, v, cosines, sines, sinks;
-    std::vector<int64_t> table;
-    Guarded<unsigned char> memory;
-    KvPool pool;
 
-    Row(const Shape& s, KvType t, int64_t n)
-        : shape(s), type(t), length(n), qk(normal_values(n * (s.heads + s.kv_heads) * s.head_dim, 1)),
-          v(normal_values(n * s.kv_heads * s.head_dim, 2)), sinks(normal_values(s.heads, 3)),
-          table(static_cast<size_t>(blocks())),
-          memory(std::vector<unsigned char>(static_cast<size_t>(blocks() * block_bytes()), 0xff)),
-          pool{reinterpret_cast<char*>(memory.data()), block_bytes(), s.block_tokens, s.kv_heads, s.head_dim} {
-        for (int64_t i = 0; i < blocks(); ++i) table[static_cast<size_t>(i)] = blocks() - 1 - i;
+    Inputs(const Shape& s, int64_t n)
+        : shape(s), length(n), qk(normal_values(n * (s.heads + s.kv_heads) * s.head_dim, 1)),
+          v(normal_values(n * s.kv_heads * s.head_dim, 2)), sinks(normal_values(s.heads, 3)) {
         for (int64_t i = 0; i < n; ++i) {
             for (int64_t j = 0; j < s.head_dim; ++j) {
                 const double angle = static_cast<double>(i) / static_cast<double>(1 + j % (s.head_dim / 2));
@@ -46,54 +39,38 @@ struct Row {
         }
     }
 
-    int64_t blocks() const { return (length + shape.block_tokens - 1) / shape.block_tokens; }
-    int64_t block_bytes() const {
-        return shape.kv_heads * (shape.block_tokens / kTile) * tile_bytes(type, shape.head_dim);
-    }
-
-    // Computes the tokens [begin, end), everything before being in the pool.
-    void compute(Write write, Attend attend, int64_t begin, int64_t end, bool split, float* out) const {
-        const int64_t tokens = end - begin, width = (shape.heads + shape.kv_heads) * shape.head_dim;
-        const int64_t chunks = (length + kChunk - 1) / kChunk, jobs = tokens * shape.kv_heads;
-        const Guarded<float> q(tokens * shape.heads * shape.head_dim);
-        const Guarded<float> parts(
-            split ? jobs * chunks * (shape.heads / shape.kv_heads) * (padded(shape.head_dim) + 16) : 1);
-        const Guarded<int32_t> arrived(jobs);
-        std::vector<int64_t> slots;
-        for (int64_t i = begin; i < end; ++i)
-            slots.push_back(table[static_cast<size_t>(i / shape.block_tokens)] * shape.block_tokens +
-                            i % shape.block_tokens);
-        const int64_t starts[] = {0, tokens}, lens[] = {end};
-        run_kernel(write, WriteArgs{qk.data() + begin * width, width, shape.head_dim,
-                                    v.data() + begin * shape.kv_heads * shape.head_dim,
-                                    shape.kv_heads * shape.head_dim, shape.head_dim,
-                                    cosines.data() + begin * shape.head_dim, sines.data() + begin * shape.head_dim,
-                                    tokens, shape.heads, kScale, slots.data(), pool, q.data(),
-                                    split ? arrived.data() : nullptr});
-        run_kernel(attend, AttendArgs{q.data(), pool, starts, lens, table.data(), blocks(), 1, tokens, shape.heads,
-                                      shape.window, shape.soft_cap, shape.sinks ? sinks.data() : nullptr, out, split ? parts.data() : nullptr,
-                                      split ? arrived.data() : nullptr, chunks});
-    }
-
-    // The element j of the rotated head h of token t: queries first, then keys.
-    double rotated(int64_t t, int64_t h, int64_t j) const {
-        const int64_t dim = shape.head_dim;
-        const float* x = qk.data() + (t * (shape.heads + shape.kv_heads) + h) * dim;
-        const size_t angle = static_cast<size_t>(t * dim + j);
-        return static_cast<double>(x[j]) * cosines[angle] + static_cast<double>(x[(j + dim / 2) % dim]) * sines[angle];
+    // All heads of all tokens after rotation: queries first, then keys.
+    std::vector<double> rotated() const {
+        const int64_t dim = shape.head_dim, heads = shape.heads + shape.kv_heads;
+        std::vector<double> found(qk.size());
+        for (int64_t t = 0; t < length; ++t) {
+            for (int64_t h = 0; h < heads; ++h) {
+                const int64_t begin = (t * heads + h) * dim;
+                for (int64_t j = 0; j < dim; ++j) {
+                    const size_t angle = static_cast<size_t>(t * dim + j);
+                    const double x = qk[static_cast<size_t>(begin + j)];
+                    const double other = qk[static_cast<size_t>(begin + (j + dim / 2) % dim)];
+                    found[static_cast<size_t>(begin + j)] = x * cosines[angle] + other * sines[angle];
+                }
+            }
+        }
+        return found;
     }
 
     std::vector<float> expected() const {
-        const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads;
+        const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads, heads = shape.heads + shape.kv_heads;
+        const std::vector<double> turned = rotated();
         std::vector<float> wanted;
         for (int64_t t = 0; t < length; ++t) {
             for (int64_t h = 0; h < shape.heads; ++h) {
                 const int64_t low = shape.window > 0 ? std::max<int64_t>(0, t + 1 - shape.window) : 0;
-                std::vector<double> weights, sums(static_cast<size_t>(dim));
+                const double* query = turned.data() + (t * heads + h) * dim;
+                std::vector<double> sums(static_cast<size_t>(dim));
                 double total = shape.sinks ? std::exp(static_cast<double>(sinks[static_cast<size_t>(h)])) : 0.0;
                 for (int64_t s = low; s <= t; ++s) {
+                    const double* key = turned.data() + (s * heads + shape.heads + h / group) * dim;
                     double score = 0;
-                    for (int64_t j = 0; j < dim; ++j) score += rotated(t, h, j) * rotated(s, shape.heads + h / group, j);
+                    for (int64_t j = 0; j < dim; ++j) score += query[j] * key[j];
                     score *= kScale;
                     if (shape.soft_cap > 0) score = shape.soft_cap * std::tanh(score / shape.soft_cap);
                     const double weight = std::exp(score);
@@ -105,6 +82,54 @@ struct Row {
             }
         }
         return wanted;
+    }
+};
+
+// One row over shuffled blocks of a pool that is NaN where nothing was written.
+struct Row {
+    const Inputs& inputs;
+    KvType type;
+    std::vector<int64_t> table;
+    Guarded<unsigned char> memory;
+    KvPool pool;
+
+    Row(const Inputs& in, KvType t)
+        : inputs(in), type(t), table(static_cast<size_t>(blocks())),
+          memory(std::vector<unsigned char>(static_cast<size_t>(blocks() * block_bytes()), 0xff)),
+          pool{reinterpret_cast<char*>(memory.data()), block_bytes(), in.shape.block_tokens, in.shape.kv_heads,
+               in.shape.head_dim} {
+        for (int64_t i = 0; i < blocks(); ++i) table[static_cast<size_t>(i)] = blocks() - 1 - i;
+    }
+
+    int64_t blocks() const { return (inputs.length + inputs.shape.block_tokens - 1) / inputs.shape.block_tokens; }
+    int64_t block_bytes() const {
+        const Shape& shape = inputs.shape;
+        return shape.kv_heads * (shape.block_tokens / kTile) * tile_bytes(type, shape.head_dim);
+    }
+
+    // Computes the tokens [begin, end), everything before being in the pool.
+    void compute(Write write, Attend attend, int64_t begin, int64_t end, bool split, float* out) const {
+        const Shape& shape = inputs.shape;
+        const int64_t tokens = end - begin, width = (shape.heads + shape.kv_heads) * shape.head_dim;
+        const int64_t chunks = (inputs.length + kChunk - 1) / kChunk, jobs = tokens * shape.kv_heads;
+        const Guarded<float> q(tokens * shape.heads * shape.head_dim);
+        const Guarded<float> parts(
+            split ? jobs * chunks * (shape.heads / shape.kv_heads) * (padded(shape.head_dim) + 16) : 1);
+        const Guarded<int32_t> arrived(jobs);
+        std::vector<int64_t> slots;
+        for (int64_t i = begin; i < end; ++i)
+            slots.push_back(table[static_cast<size_t>(i / shape.block_tokens)] * shape.block_tokens +
+                            i % shape.block_tokens);
+        const int64_t starts[] = {0, tokens}, lens[] = {end};
+        run_kernel(write, WriteArgs{inputs.qk.data() + begin * width, width, shape.head_dim,
+                                    inputs.v.data() + begin * shape.kv_heads * shape.head_dim,
+                                    shape.kv_heads * shape.head_dim, shape.head_dim,
+                                    inputs.cosines.data() + begin * shape.head_dim,
+                                    inputs.sines.data() + begin * shape.head_dim, tokens, shape.heads, kScale,
+                                    slots.data(), pool, q.data(), split ? arrived.data() : nullptr});
+        run_kernel(attend, AttendArgs{q.data(), pool, starts, lens, table.data(), blocks(), 1, tokens, shape.heads,
+                                      shape.window, shape.soft_cap, shape.sinks ? inputs.sinks.data() : nullptr, out,
+                                      split ? parts.data() : nullptr, split ? arrived.data() : nullptr, chunks});
     }
 };
 
@@ -120,17 +145,19 @@ std::string words(const Shape& s, KvType type) {
            std::to_string(s.sinks) + ", type " + std::to_string(static_cast<int>(type));
 }
 
-// Calls use(row, write, attend) for every type of the cache, shape and instruction set.
+// Calls use(inputs, expected values, type, write, attend) for every shape, type of the cache and instruction set.
 template <class Use>
 void for_each_case(Use use) {
-    for (const KvType type : {KvType::float32, KvType::bfloat16, KvType::int8}) {
-        for (const Shape& shape : kShapes) {
+    for (const Shape& shape : kShapes) {
+        const Inputs inputs(shape, kLength);
+        const std::vector<float> expected = inputs.expected();
+        for (const KvType type : {KvType::float32, KvType::bfloat16, KvType::int8}) {
             const Context context(words(shape, type));
             for (int isa = 0; isa < kNumIsas; ++isa) {
                 const Write write = kWrite[static_cast<int>(type)].find(isa);
                 if (write == nullptr || !can_run(static_cast<Isa>(isa))) continue;
                 const Context set(kIsaNames[isa]);
-                use(shape, type, write, kAttend[static_cast<int>(type)][isa]);
+                use(inputs, expected, type, write, kAttend[static_cast<int>(type)][isa]);
             }
         }
     }
@@ -138,22 +165,16 @@ void for_each_case(Use use) {
 
 }  // namespace
 
-TEST(attention_of_a_prompt) {
-    for_each_case([](const Shape& shape, KvType type, Write write, Attend attend) {
-        const Row row(shape, type, kLength);
-        const Guarded<float> out(kLength * shape.heads * shape.head_dim);
-        row.compute(write, attend, 0, kLength, false, out.data());
-        const float tolerance = type == KvType::float32 ? 4e-6f : type == KvType::bfloat16 ? 2e-2f : 8e-2f;
-        CHECK_CLOSE(out.data(), row.expected().data(), out.size(), tolerance, tolerance);
-    });
-}
-
-TEST(attention_has_the_same_bits_in_any_chunks_and_when_it_is_split) {
-    for_each_case([](const Shape& shape, KvType type, Write write, Attend attend) {
-        const int64_t width = shape.heads * shape.head_dim;
-        const Row whole(shape, type, kLength), parts(shape, type, kLength);
+// The whole prompt at once gives what plain code gives; in any chunks, and split, it gives the same bits again.
+TEST(attention_of_a_prompt_in_any_chunks) {
+    for_each_case([](const Inputs& inputs, const std::vector<float>& expected, KvType type, Write write,
+                     Attend attend) {
+        const int64_t width = inputs.shape.heads * inputs.shape.head_dim;
+        const Row whole(inputs, type), parts(inputs, type);
         const Guarded<float> wanted(kLength * width), found(kLength * width);
         whole.compute(write, attend, 0, kLength, false, wanted.data());
+        const float tolerance = type == KvType::float32 ? 4e-6f : type == KvType::bfloat16 ? 2e-2f : 8e-2f;
+        CHECK_CLOSE(wanted.data(), expected.data(), wanted.size(), tolerance, tolerance);
         const int64_t ends[] = {1, 2, 19, 63, 64, 65, 66, 99, 130, 131, kLength};
         int64_t begin = 0;
         for (const int64_t end : ends) {

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from attention_scenes import CARD, FOR_CARDS, PACKAGED, PLAIN_CARD, READERS, Scene, Work, make_scene
+from drawn_examples import num_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,7 +175,7 @@ def test_a_row_does_not_depend_on_its_neighbours(backend: AttentionBackend) -> N
     assert found[1].isnan().all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=num_examples(25), deadline=None)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 70), st.integers(1, 40)), min_size=1, max_size=7),
     window=st.none() | st.integers(1, 80),

@@ -8,6 +8,7 @@ import json
 
 import pytest
 from dialect_round_trips import DATA, template_of
+from drawn_examples import num_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +42,7 @@ KEYS = st.from_regex(r"[A-Za-zé_][\w.-]{0,8}", fullmatch=True)
 CALLS = st.lists(st.tuples(st.sampled_from(sorted(TOOLS)), st.dictionaries(KEYS, VALUES, max_size=3)), max_size=3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=num_examples(150), deadline=None)
 @given(content=PROSE, reasoning=PROSE, calls=CALLS, thinking=st.booleans(), size=st.integers(1, 9))
 def test_it_reads_what_the_published_code_reads(content, reasoning, calls, thinking, size):
     mode = "thinking" if thinking else "chat"

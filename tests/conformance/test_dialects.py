@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 from dialect_cases import CASE_NAMES, ROME, TOOLS, Case, cases_of
+from drawn_examples import num_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,7 +160,7 @@ def words_of(dialect: Dialect) -> list[str]:
 
 
 @BY_NAME
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=num_examples(150), deadline=None)
 @given(data=st.data())
 def test_the_answer_does_not_depend_on_the_cuts(dialect, data):
     words = data.draw(st.lists(st.sampled_from(words_of(dialect)) | st.text(max_size=4), max_size=8))

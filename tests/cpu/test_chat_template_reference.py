@@ -8,7 +8,7 @@ import pytest
 from chat_template_fixtures import LLAMA3, QWEN, STYLES
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizer_fixtures import RANDOM_TEXT, TEXTS
+from tokenizer_fixtures import RANDOM_TEXT, TEXTS, transformers_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -205,7 +205,7 @@ def test_a_refusing_template_is_an_error_of_the_request():
 def test_the_real_models_chat_ids_equal_transformers():
     source = resolve_source("smollm2")
     assets = load_text_assets(source)
-    theirs = AutoTokenizer.from_pretrained(source.path.parent, gguf_file=source.path.name)
+    theirs = transformers_tokenizer(source.path)
     for messages in CONVERSATIONS.values():
         ids = prepare(assets, assets.chat_template.render(messages), add_special_tokens=False)
         assert list(ids) == theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]

@@ -14,6 +14,7 @@ import sys
 import httpx
 import pytest
 import schemathesis
+from drawn_examples import num_examples
 from engine_fixtures import save_model
 from http_fixtures import MockServer
 from hypothesis import HealthCheck, Phase, given, settings
@@ -43,7 +44,7 @@ schema.config.generation = GenerationConfig(modes=[GenerationMode.POSITIVE, Gene
 
 def bounded(examples):
     return settings(
-        max_examples=examples,
+        max_examples=num_examples(examples),
         deadline=None,
         database=None,
         phases=[Phase.generate],
@@ -53,7 +54,7 @@ def bounded(examples):
 
 
 @schema.parametrize()
-@bounded(60)
+@bounded(30)
 def test_no_route_ever_answers_with_a_server_error(case, server):
     case.call_and_validate(base_url=server.url, checks=[not_a_server_error], timeout=60)
 
@@ -81,7 +82,7 @@ def url(tmp_path_factory):
 
 
 @schema.include(path_regex="^/v1/(chat/)?completions$").parametrize()
-@bounded(150)
+@bounded(60)
 def test_a_real_model_never_answers_with_a_server_error(case, url):
     case.call_and_validate(base_url=url, checks=[not_a_server_error], timeout=60)
 
@@ -120,7 +121,7 @@ SAMPLING = {
 
 
 @given(body=st.fixed_dictionaries({}, optional=SAMPLING), prompt=st.lists(ids, min_size=1, max_size=20))
-@bounded(800)
+@bounded(300)
 def test_any_parameters_in_range_are_answered_by_a_real_model(body, prompt, http):
     """With tokens, or with the sentence that these parameters exclude every token: nothing else."""
     answer = http.post("/v1/completions", json={"prompt": prompt, "max_tokens": 6, **body})

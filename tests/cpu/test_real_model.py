@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizer_fixtures import transformers_tokenizer
 
 from penstock import LLM, SamplingParams
 from penstock.loader.sources import resolve_source
@@ -27,8 +30,7 @@ def gguf_path() -> Path:
 @pytest.fixture(scope="module")
 def token_ids(gguf_path: Path) -> list[int]:
     """Technical prose and licence text of this repository, cut to a fixed length by transformers' own tokenizer."""
-    transformers = pytest.importorskip("transformers")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
+    tokenizer = transformers_tokenizer(gguf_path)
     text = (ROOT / "docs" / "structure.md").read_text() + (ROOT / "LICENSE").read_text()
     ids: list[int] = tokenizer(text)["input_ids"][:NUM_TOKENS]
     assert len(ids) == NUM_TOKENS
@@ -36,8 +38,19 @@ def token_ids(gguf_path: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def expected(gguf_path: Path, token_ids: list[int]) -> torch.Tensor:
-    """Log-probability of each token but the first, by transformers."""
+def expected(gguf_path: Path, token_ids: list[int], tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+    """Log-probability of each token but the first, by transformers. Of all workers that run tests, one computes it."""
+    folder = tmp_path_factory.getbasetemp()
+    kept = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "smollm2-logprobs.pt"
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            torch.save(_by_transformers(gguf_path, token_ids), kept)
+    found: torch.Tensor = torch.load(kept)
+    return found
+
+
+def _by_transformers(gguf_path: Path, token_ids: list[int]) -> torch.Tensor:
     transformers = pytest.importorskip("transformers")
     model = transformers.AutoModelForCausalLM.from_pretrained(
         gguf_path.parent, gguf_file=gguf_path.name, dtype=torch.float32
@@ -51,7 +64,7 @@ def expected(gguf_path: Path, token_ids: list[int]) -> torch.Tensor:
     return picked
 
 
-@pytest.fixture(params=["reference_torch", "cpu_sdpa", "cpu_native"])
+@pytest.fixture(scope="module", params=["reference_torch", "cpu_sdpa", "cpu_native"])
 def llm(request: pytest.FixtureRequest) -> Iterator[LLM]:
     """Weights dequantized: what is computed in float32 from end to end agrees with transformers to four digits."""
     with LLM(

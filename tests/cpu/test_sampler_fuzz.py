@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from drawn_examples import num_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,7 +106,7 @@ def run(logits: torch.Tensor, params: Any, histories: Any, masks: Any, only: ran
 
 
 @given(batch=batches())
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=num_examples(400), deadline=None)
 def test_nothing_makes_the_sampler_raise_and_rows_fail_alone(batch) -> None:
     logits, params, _, masks = batch
     together = run(*batch, range(len(logits)))

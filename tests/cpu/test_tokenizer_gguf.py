@@ -15,6 +15,7 @@ from tokenizer_fixtures import (
     byte_level_keys,
     byte_level_parts,
     sentencepiece_keys,
+    transformers_tokenizer,
     write_gguf,
 )
 from tokenizers import Regex, pre_tokenizers
@@ -172,7 +173,7 @@ def test_an_end_of_turn_that_the_file_does_not_name_is_known_by_its_text():
 @pytest.fixture(scope="module")
 def smollm2():
     path = resolve_source("smollm2").path
-    theirs = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    theirs = transformers_tokenizer(path)
     # The file says "smollm", whose splits transformers does not know; these are the ones of the model's tokenizer.json.
     theirs.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from gguf import GGUFWriter
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer
 
 TEXTS = (
     "The capital of France is Paris, and 12345 + 678 = 13023.",
@@ -28,6 +30,16 @@ PIECES = st.one_of(
     st.characters(min_codepoint=32, exclude_categories=("Cs", "Cn", "Co")),
 )
 RANDOM_TEXT = st.lists(PIECES, max_size=20).map("".join)
+
+
+def transformers_tokenizer(path: Path) -> Any:
+    """What transformers makes of a GGUF file, the caller's own: reading one takes seconds, and is done once."""
+    return deepcopy(_read_by_transformers(path))
+
+
+@cache
+def _read_by_transformers(path: Path) -> Any:
+    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
 @cache

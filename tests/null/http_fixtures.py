@@ -71,7 +71,8 @@ class MockServer:
     sampling_defaults: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ("mock", "alias")
     template: bool = True
-    compile_limits: CompileLimits = field(default_factory=CompileLimits)
+    # Without a trial process: it costs its start in every server, and has tests of its own.
+    compile_limits: CompileLimits = field(default_factory=lambda: CompileLimits(trials=False))
     chat_template: str = CHATML
     tool_dialect: str = "auto"
     structured: Decision = field(default_factory=lambda: decide_structured(None))

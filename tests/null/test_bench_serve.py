@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import re
-import subprocess
-import sys
 
 import pytest
+from http_fixtures import mock_server
 
 from penstock.bench.added_latency import AddedLatency
 from penstock.bench.http_load import Target, Trace, _read_answer
@@ -21,19 +19,8 @@ from penstock.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def url():
-    command = [sys.executable, "-m", "penstock.cli", "serve", "--mock", "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    found = None
-    for line in process.stderr:
-        found = found or re.search(r"http://127\.0\.0\.1:\d+", line)
-        if line.startswith("Any OpenAI client"):
-            break
-    assert found
-    yield found.group()
-    process.terminate()
-    process.stderr.read()
-    process.stderr.close()
-    assert process.wait() == 0
+    with mock_server(step_s=0.002) as server:
+        yield server.url
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 from core_fixtures import MIXED, Rig, group_specs, peak_alone
+from drawn_examples import num_examples
 from hypothesis import HealthCheck, Phase, event, given, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -133,7 +134,7 @@ class CoreLife(RuleBasedStateMachine):
 
 
 CoreLife.TestCase.settings = settings(
-    max_examples=80,
+    max_examples=num_examples(20),
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -142,7 +143,7 @@ CoreLife.TestCase.settings = settings(
 TestCoreLife = CoreLife.TestCase
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=num_examples(25), deadline=None)
 @given(
     specs=group_specs(),
     limits=core_limits(seqs=(2, 6), budgets=(7, 64, 300), lengths=(700,)),
@@ -185,7 +186,7 @@ def test_storms_in_a_tight_cache(specs, limits, seed, depth, room, tier, transfe
     event(f"preempted: {min(3, rig.core.stats().num_preemptions)}")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=num_examples(15), deadline=None)
 @given(
     depth=st.integers(1, 3),
     budget=st.sampled_from((1, 5, 32, 500)),
@@ -215,7 +216,7 @@ def test_answers_do_not_depend_on_the_schedule(depth, budget, seqs, caching, dra
     assert all(rig.channel.terminal(i).reason is FinishReason.LENGTH for i in rig.requests)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=num_examples(25), deadline=None)
 @given(
     die_at=st.integers(0, 12),
     depth=st.integers(1, 3),

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from drawn_examples import num_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +48,7 @@ def test_literals_that_cannot_be_told_apart_are_refused(texts):
         Literals(texts)
 
 
-@settings(max_examples=300)
+@settings(max_examples=num_examples(100))
 @given(
     texts=st.lists(st.text("ab<", min_size=1, max_size=4), min_size=1, max_size=3, unique=True),
     text=st.text("ab<", max_size=20),
@@ -102,7 +103,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=num_examples(100))
 @given(value=values, cuts=cuts, ascii_only=st.booleans(), indent=st.none() | st.integers(0, 2))
 def test_json_values_pass_unchanged(value, cuts, ascii_only, indent):
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
@@ -112,7 +113,7 @@ def test_json_values_pass_unchanged(value, cuts, ascii_only, indent):
     assert cursor.take_back(unread=True) == text + " rest"
 
 
-@settings(max_examples=300)
+@settings(max_examples=num_examples(100))
 @given(text=st.text('{}[]":,\\u0a1-.e+ntrue\n', max_size=14), cuts=cuts)
 def test_what_passes_is_what_python_reads(text, cuts):
     """Up to the end of the first value the scanner takes exactly JSON, with raw control characters in strings."""

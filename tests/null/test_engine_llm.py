@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -241,40 +237,6 @@ def test_an_executor_that_dies_ends_what_runs_and_what_comes(monkeypatch):
         assert caught.value.__cause__.__traceback__ is not None
         with pytest.raises(EngineDeadError, match="died at step 5"):
             list(llm.stream("c", GREEDY))
-
-
-INTERRUPTED = """
-import sys, time
-from penstock import LLM, SamplingParams
-
-llm = LLM(mock=True)
-try:
-    print("ready", flush=True)  # inside: on a busy machine the signal may come before the next line
-    llm.generate(["a", "b", "c"], SamplingParams(max_tokens=100_000))
-except KeyboardInterrupt:
-    while llm.stats().num_running or llm.stats().num_waiting:
-        time.sleep(0.001)
-    print(len(llm.generate("d", SamplingParams(max_tokens=3))[0].outputs[0].token_ids), flush=True)
-    llm.close()
-    sys.exit(7)
-"""
-
-
-def test_ctrl_c_aborts_the_batch_and_leaves_the_engine_usable():
-    script = subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, text=True)
-    with script:
-        assert script.stdout.readline() == "ready\n"
-        time.sleep(0.3)
-        os.kill(script.pid, signal.SIGINT)
-        assert script.stdout.readline() == "3\n"
-    assert script.returncode == 7
-
-
-def test_a_program_may_end_without_closing():
-    code = "from penstock import LLM, SamplingParams; llm = LLM(mock=True); print(len(llm.generate('a')))"
-    code = code.replace("generate('a')", "generate('a', SamplingParams(max_tokens=2))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
 
 
 def test_progress_is_drawn_on_stderr_only(llm, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from drawn_examples import num_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,7 +92,7 @@ def merge(into: dict, more: dict) -> dict:
     return into
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=num_examples(30), deadline=None)
 @given(choices=st.lists(streams(), min_size=1, max_size=3), cuts=cuts, shown=shown, echo=st.booleans())
 def test_completion_chunks_add_up_to_the_answer(choices, cuts, shown, echo):
     fields = {"head": HEAD, "shown": shown, "n": 1, "prompts": [(5, 6)] * len(choices)}
@@ -109,7 +110,7 @@ def test_completion_chunks_add_up_to_the_answer(choices, cuts, shown, echo):
     assert answer["choices"] == [merged[index] for index in sorted(merged)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=num_examples(30), deadline=None)
 @given(choices=st.lists(streams(), min_size=1, max_size=3), cuts=cuts, shown=shown)
 def test_chat_chunks_add_up_to_the_answer(choices, cuts, shown):
     fields = {"head": HEAD, "shown": shown, "prompts": [(5, 6)]}

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import socket
-import subprocess
-import sys
 import threading
 
 import httpx
@@ -312,9 +309,10 @@ def test_a_slow_reader_gets_everything_in_fewer_chunks_and_delays_nobody():
             with server.http() as http:
                 assert http.post("/v1/completions", json={"prompt": "a", "max_tokens": 50}).status_code == 200
             server.wait_for(lambda: server.app.admission.num_open == 0, seconds=60)
-            answer = b""
+            received = []
             while piece := connection.recv(1 << 20):
-                answer += piece
+                received.append(piece)
+        answer = b"".join(received)
         events = [line for line in answer.decode().split("\r\n") if line.startswith("data: ")]
         text = answer.decode()
         assert text.count("data: {") < 6_000
@@ -323,19 +321,21 @@ def test_a_slow_reader_gets_everything_in_fewer_chunks_and_delays_nobody():
         tokens = [name for piece in pieces for name in piece["choices"][0]["logprobs"]["tokens"]]
         assert len(tokens) == 6_000
         with server.http() as http:
-            whole = http.post("/v1/completions", json={**body, "stream": False}).json()
+            whole = http.post("/v1/completions", json={**body, "stream": False, "logprobs": None}).json()
         assert "".join(piece["choices"][0]["text"] for piece in pieces) == whole["choices"][0]["text"]
         assert len(text) > 2 * CONGESTED_BYTES
 
 
 def _events(raw: str) -> list[str]:
     """Bodies of server-sent events out of a chunked HTTP answer."""
-    _, _, rest = raw.encode().partition(b"\r\n\r\n")
-    joined = b""
-    while rest:
-        size, _, rest = rest.partition(b"\r\n")
-        joined += rest[: int(size, 16)]
-        rest = rest[int(size, 16) + 2 :]
+    data = raw.encode()
+    at, chunks = data.index(b"\r\n\r\n") + 4, []
+    while at < len(data):
+        begin = data.index(b"\r\n", at) + 2
+        end = begin + int(data[at : begin - 2], 16)
+        chunks.append(data[begin:end])
+        at = end + 2
+    joined = b"".join(chunks)
     return [
         part.removeprefix("data: ") for part in joined.decode().split("\n\n") if part and not part.endswith("[DONE]")
     ]
@@ -468,32 +468,3 @@ def test_a_taken_port_is_a_sentence():
             bind("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(ConfigError, match="not an address"):
         bind("no.such.host.invalid", 0)
-
-
-SERVE = """
-from penstock.config.sections import MockConfig, ServerConfig
-from penstock.engine.serve import run_server
-from penstock.config.flags import engine_config_from
-run_server(engine_config_from(), ServerConfig(port=0, drain_timeout=20), mock=MockConfig(),
-           announce=lambda url, name: print(url, flush=True))
-print("ended", flush=True)
-"""
-
-
-def test_a_signal_drains_and_the_process_ends_in_order():
-    with subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            body = {"prompt": "abc", "max_tokens": 1000, "stream": True, "ignore_eos": True}
-            with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
-                lines = response.iter_lines()
-                assert next(lines).startswith("data: ")
-                process.send_signal(signal.SIGTERM)
-                rest = [line for line in lines if line]
-            assert rest[-1] == "data: [DONE]"
-            assert process.stdout.readline().strip() == "ended"
-            assert process.wait(30) == 0
-        finally:
-            if process.poll() is None:
-                process.kill()

@@ -14,7 +14,6 @@ from http_fixtures import MockServer
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.mock.executor import mock_token
-from penstock.structured.grammar_cache import CompileLimits
 
 MESSAGES = [{"role": "user", "content": "Say something."}]
 SCHEMA = {
@@ -27,7 +26,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[MockServer]:
-    with MockServer(token_of=mock_token, compile_limits=CompileLimits(trials=False), check_integrity=False) as running:
+    with MockServer(token_of=mock_token, check_integrity=False) as running:
         yield running
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from core_fixtures import MIXED, group
+from drawn_examples import num_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -215,7 +216,7 @@ def test_mixed_groups_hit_only_where_all_can():
     assert kv.lookup(kv.open("", ()), tokens, 255) == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=num_examples(60), deadline=None)
 @given(
     evicted=st.sets(st.integers(0, 15)),
     limit=st.integers(0, 63),

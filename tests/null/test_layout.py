@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -91,8 +92,8 @@ def test_everything_imported_is_a_declared_dependency():
     declared |= brought_by_users
     owners = packages_distributions()
     found = {}
-    for path in (ROOT / "penstock").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path, tree in _modules().items():
+        for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
@@ -111,11 +112,17 @@ def test_everything_imported_is_a_declared_dependency():
     assert missing == {}
 
 
+@functools.cache
+def _modules() -> dict[Path, ast.Module]:
+    """Every module of the package."""
+    return {path: ast.parse(path.read_text()) for path in (ROOT / "penstock").rglob("*.py")}
+
+
 def _imported_at_module_level() -> set[str]:
     """Top-level names that importing some module of the package imports."""
     found: set[str] = set()
-    for path in (ROOT / "penstock").rglob("*.py"):
-        waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    for tree in _modules().values():
+        waiting: list[ast.AST] = [tree]
         while waiting:
             node = waiting.pop()
             if isinstance(node, ast.Import):
@@ -135,8 +142,8 @@ def test_the_mocks_rig_does_not_pass_the_core_on():
 def test_the_extension_is_imported_in_one_place():
     """It is a binary, loaded by name where it is needed: import-linter sees neither."""
     mentions = {}
-    for path in (ROOT / "penstock").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path, tree in _modules().items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
             elif isinstance(node, ast.Call):

@@ -6,6 +6,7 @@ import ast
 import json
 
 import pytest
+from drawn_examples import num_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,13 +36,13 @@ def read(text: str, size: int = 1000) -> str:
     raise AssertionError("it waits for text behind the end")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=num_examples(150), deadline=None)
 @given(value=VALUES, size=st.integers(1, 20))
 def test_what_python_writes_is_read(value, size):
     assert json.loads(read(repr(value), size)) == value
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=num_examples(200), deadline=None)
 @given(text=st.text(st.sampled_from('\\"abfnrtvxuU0178{N} \né'), max_size=12), size=st.integers(1, 5))
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
 def test_escapes_mean_what_they_mean_in_python(text, size):

@@ -1,4 +1,4 @@
-"""The engine process lives and dies with its parent, and every death is told."""
+"""The engine process lives and dies with its parent, and every death is told. On the mock engine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pytest
 
 from penstock.config.flags import engine_config_from
 from penstock.engine.order import EngineOrder
-from penstock.engine.spawn import EngineProcess, describe_exit
-from penstock.engine.threads import prefer_short_spins
+from penstock.engine.spawn import EngineProcess
 from penstock.errors import ConfigError, EngineDeadError
 from penstock.ipc import codec
 from penstock.types.output import FailureKind, FinishReason
@@ -186,30 +185,3 @@ def test_the_mock_engines_process_loads_no_torch():
         assert "libtorch" not in Path(f"/proc/{process.child.pid}/maps").read_text()
 
     with_process(scenario)
-
-
-@pytest.mark.parametrize(
-    ("code", "sentence"),
-    [
-        (1, "exited with code 1"),
-        (-9, "killed by SIGKILL. The system may have run out of memory"),
-        (-11, "killed by SIGSEGV."),
-        (-200, "killed by signal 200"),
-    ],
-)
-def test_how_a_process_ended_is_one_sentence(code, sentence):
-    assert sentence in describe_exit(code)
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, {"GOMP_SPINCOUNT": "1000"}),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
-        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
-    ],
-)
-def test_kernel_threads_give_their_cores_away_soon_unless_the_user_chose(environ, expected):
-    assert "torch" not in sys.modules
-    prefer_short_spins(environ)
-    assert environ == expected
