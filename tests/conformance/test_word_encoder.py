@@ -15,7 +15,7 @@ from penstock.frontend.text import word_encoder
 from penstock.frontend.text.pretokenizers import PRE_TOKENIZERS, pre_tokenizer
 from penstock.frontend.text.tokenizer import HubTokenizer
 from penstock.frontend.text.vocabularies import Vocabulary, build_byte_level
-from penstock.frontend.text.word_encoder import MAX_TEXT_CHARACTERS, WordEncoder, why_not, written_out
+from penstock.frontend.text.word_encoder import MAX_NEW_CHARACTERS, WordEncoder, why_not, written_out
 
 # A folder for every way to cut that the package has.
 PUBLISHED = ("qwen-3", "qwen-3.5", "deepseek-v4", "minimax-m3", "deepseek-coder-33b-base")
@@ -136,12 +136,32 @@ def test_tokens_that_are_normalised_come_second():
         assert check(backend, known, text)
 
 
-def test_what_is_not_certain_is_left_to_the_library():
-    known = WordEncoder(byte_level("qwen2"))
+def test_what_is_not_certain_is_left_to_the_library(monkeypatch):
+    backend = byte_level("qwen2")
+    known = WordEncoder(backend)
+    cut = []
+    monkeypatch.setattr(word_encoder, "_words", lambda part, cuts: cut.append(part) or [part])
     newer = next(chr(code) for code in range(0x370, 0x3400) if unicodedata.category(chr(code)) != "Cn"
                  and unicodedata.ucd_3_2_0.category(chr(code)) == "Cn")  # fmt: skip
-    for text in (newer, "e\u0301", "\U0001f600", "\ud800", "x" * (MAX_TEXT_CHARACTERS + 1)):
+    for text in (newer, "e\u0301", "\U0001f600"):
+        assert check(backend, known, text)
+    for text in ("\ud800", "x" * (MAX_NEW_CHARACTERS + 1)):
         assert known.encode(text, add_special_tokens=False) is None
+    assert not cut
+
+
+def test_a_conversation_is_encoded_once(monkeypatch):
+    backend = byte_level("qwen2")
+    known = WordEncoder(backend)
+    cut = []
+    cut_words = word_encoder._words
+    monkeypatch.setattr(word_encoder, "_words", lambda part, cuts: cut.append(part) or cut_words(part, cuts))
+    turns = ["<bos>", "the system", "<think>", "question 12", "<think>", "an answer" * (MAX_NEW_CHARACTERS // 20)]
+    assert check(backend, known, "".join(turns))
+    assert cut == turns[1::2]
+    turns += ["<think>", "more " * (MAX_NEW_CHARACTERS // 6)]
+    assert check(backend, known, "".join(turns))
+    assert cut == turns[1::2]
 
 
 def _other(change) -> HubBackend:
@@ -180,16 +200,19 @@ def test_other_patterns_are_refused(pattern):
 
 def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(word_encoder, "MAX_WORDS", 10)
+    monkeypatch.setattr(word_encoder, "MAX_PARTS_CHARACTERS", 100)
     backend = byte_level("gpt-2")
     known = WordEncoder(backend)
-    assert all(check(backend, known, f"w{'a' * number}") for number in range(60))
-    assert len(known._known) <= 10
-    assert max(map(len, known._known)) <= word_encoder.MAX_WORD_CHARACTERS < 60
+    for number in range(60):
+        assert check(backend, known, f"w{'a' * number}")
+        assert len(known._words) <= 10
+        assert max(map(len, known._words)) <= word_encoder.MAX_WORD_CHARACTERS < 60
+        assert sum(map(len, known._parts)) == known._parts_characters <= 100
 
 
 def test_the_tokenizer_uses_it():
     tokenizer = HubTokenizer(byte_level("qwen2"))
     text = "the 12 <think>"
     assert tokenizer.encode_known(text, add_special_tokens=False) == tokenizer.encode(text, add_special_tokens=False)
-    assert tokenizer.encode_known("\U0001f600", add_special_tokens=False) is None
-    assert tokenizer.encode("\U0001f600", add_special_tokens=False) == tokenizer.encode_batch(["\U0001f600"])[0]
+    assert tokenizer.encode_known("\ud83d", add_special_tokens=False) is None
+    assert tokenizer.encode("\ud83d", add_special_tokens=False) == tokenizer.encode_batch(["\ud83d"])[0]

@@ -1,12 +1,13 @@
-"""WordEncoder: encoding with a memory of words, for byte-level BPE, next to the ``tokenizers`` library.
+"""WordEncoder: encoding with a memory, for byte-level BPE, next to the ``tokenizers`` library.
 
-The library spends most of an encoding in its regular expression: four microseconds a word. Python's own, with the
-tokens of every word that has been seen, takes a tenth. Equality is what matters: where it is not certain that both
-give the same tokens, ``why_not`` has a reason or ``encode`` answers None, and the library is asked.
+What lies between added tokens, such as a message of a conversation, is encoded by itself, and remembered: of the next
+turn only what is new is looked at. Of that, the library would spend most of the time in its regular expression: four
+microseconds a word. Python's own, with the tokens of every word that has been seen, takes a tenth.
 
-What makes it certain: a text is cut by the tokenizer's own patterns, in which classes of characters are written out,
-and only texts are taken whose characters have belonged to the same class since Unicode 3.2, so that no version of the
-tables can disagree. The tokens of a word come from the library's model, which looks at nothing but the word.
+Equality is what matters: where it is not certain that both give the same tokens, the library is asked. What makes it
+certain: a part is cut by the tokenizer's own patterns, in which classes of characters are written out, and only parts
+are cut whose characters have belonged to the same class since Unicode 3.2, so that no version of the tables can
+disagree. The tokens of a word come from the library's model, which looks at nothing but the word.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ MAX_WORDS = 1 << 16
 """Words that are remembered; then the memory starts afresh."""
 MAX_WORD_CHARACTERS = 32
 """Longer words are not remembered."""
-MAX_TEXT_CHARACTERS = 16 << 10
-"""Longer texts are the library's: it lets other threads run meanwhile."""
+MAX_PARTS_CHARACTERS = 1 << 21
+"""All parts that are remembered together; then the memory starts afresh."""
+MAX_NEW_CHARACTERS = 16 << 10
+"""With more that is not remembered a text is the library's, which lets other threads run meanwhile."""
 MAX_ADDED_TOKENS = 2048
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # ByteLevel's own
@@ -53,7 +56,8 @@ class _Pattern:
 
 
 class WordEncoder:
-    """``encode`` equals the library's, or is None. Used from several threads."""
+    """``encode`` equals the library's, or is None. Used from several threads: whoever finds a memory that another one
+    has emptied fills it again."""
 
     def __init__(self, backend: HubBackend) -> None:
         """Raises NotImplementedError with the reason when this tokenizer is of another kind."""
@@ -67,8 +71,8 @@ class WordEncoder:
         self._wide_cuts: list[_Split] | None = None  # made when they are needed: that takes 20 ms
         added = {token.content: (token_id, token) for token_id, token in backend.get_added_tokens_decoder().items()}
         self._added = {content: token_id for content, (token_id, _) in added.items() if content}
-        greedy = [content for content, (_, token) in added.items() if token.lstrip or token.rstrip or token.single_word]
-        self._refused = _any_of(greedy).search if any(greedy) else None
+        greedy = [text for text, (_, token) in added.items() if token.lstrip or token.rstrip or token.single_word]
+        self._refused = _any_of(filter(None, greedy)).search if any(greedy) else None
         # The library looks for those that are not normalised in the whole text first, then for the others in the rest.
         passes = [
             [text for text, (_, token) in added.items() if text and token.normalized is way] for way in (False, True)
@@ -78,32 +82,54 @@ class WordEncoder:
         framed = backend.encode("a").ids
         before = next(at for at in range(len(framed)) if framed[at : at + len(bare)] == bare)
         self._before, self._after = framed[:before], framed[before + len(bare) :]
-        self._known: dict[str, tuple[int, ...]] = {}
+        self._words: dict[str, tuple[int, ...]] = {}
+        self._parts: dict[str, tuple[int, ...]] = {}
+        self._parts_characters = 0
         self._backend = backend
         if not self._check(_ASCII_SAMPLE):
             raise NotImplementedError("the library cuts a sample text elsewhere")
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int] | None:
-        """Token ids, or None where only the library knows them."""
-        if len(text) > MAX_TEXT_CHARACTERS:
-            return None
-        cuts = self._ascii_cuts if text.isascii() else self._cuts_for(text)
-        if not cuts:
-            return None
+        """Token ids, or None where it is better to ask the library for all of them."""
         if self._refused is not None and self._refused(text):
             return None
         ids = list(self._before) if add_special_tokens else []
-        known = self._known
-        for part, token_id in self._parts(text):
+        remembered = self._parts
+        num_new = 0
+        for part, token_id in self._cut_out(text):
             if token_id is not None:
                 ids.append(token_id)
                 continue
-            for word in _words(part, cuts):
-                found = known.get(word)
-                ids += found if found is not None else self._learn(word)
+            found = remembered.get(part)
+            if found is None:
+                num_new += len(part)
+                found = self._encode_part(part) if num_new <= MAX_NEW_CHARACTERS else None
+                if found is None:
+                    return None
+            ids += found
         if add_special_tokens:
             ids += self._after
         return ids
+
+    def _encode_part(self, part: str) -> tuple[int, ...] | None:
+        cuts = self._ascii_cuts if part.isascii() else self._cuts_for(part)
+        if cuts:
+            known = self._words
+            ids: list[int] = []
+            for word in _words(part, cuts):
+                found = known.get(word)
+                ids += found if found is not None else self._learn(word)
+        else:
+            try:
+                ids = self._backend.encode_batch_fast([part], add_special_tokens=False)[0].ids
+            except TypeError:  # surrogates
+                return None
+        if self._parts_characters + len(part) > MAX_PARTS_CHARACTERS:
+            self._parts.clear()
+            self._parts_characters = 0
+        self._parts_characters += len(part)
+        self._parts[part] = found = tuple(ids)
+        return found
 
     def _check(self, text: str) -> bool:
         return self.encode(text, add_special_tokens=True) == self._backend.encode(text).ids
@@ -118,7 +144,7 @@ class WordEncoder:
                 self._wide_cuts = []
         return self._wide_cuts
 
-    def _parts(self, text: str) -> Iterator[tuple[str, int | None]]:
+    def _cut_out(self, text: str) -> Iterator[tuple[str, int | None]]:
         """The added tokens in a text, and what lies between them."""
         parts: Iterable[tuple[str, int | None]] = ((text, None),)
         for split in self._passes:
@@ -130,9 +156,9 @@ class WordEncoder:
         spelled = "".join([letters[byte] for byte in word.encode()])
         ids = tuple([token.id for token in self._model.tokenize(spelled)])
         if len(word) <= MAX_WORD_CHARACTERS:
-            if len(self._known) >= MAX_WORDS:
-                self._known.clear()
-            self._known[word] = ids
+            if len(self._words) >= MAX_WORDS:
+                self._words.clear()
+            self._words[word] = ids
         return ids
 
 
