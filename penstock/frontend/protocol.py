@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import cast
 
 import httptools
@@ -28,7 +29,13 @@ KEEP_ALIVE_S = 65.0
 MAX_PIPELINED = 32
 """Requests that wait behind the one being answered; more, and the connection is not read until one has ended."""
 
-STARTS_PER_TURN = 32
+STARTS_PER_TURN = 64
+
+
+@lru_cache(maxsize=256)
+def _header_name(name: bytes) -> str:
+    return name.decode("latin-1").lower()
+
 
 Handler = Callable[[Exchange], Awaitable[None]]
 """Answers one request. Must not raise, and has answered when it returns, unless the client has gone."""
@@ -152,7 +159,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value)
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._headers[_header_name(name)] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         self._in_head = False

@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import InvalidRequestError
@@ -21,6 +22,7 @@ from penstock.types.request import GenerateRequest, SamplingParams
 if TYPE_CHECKING:
     from penstock.frontend.text.load import TextAssets
 
+_PLAIN = frozenset((bool, int, float))
 MAX_STOP_CHARACTERS = 65_536
 """Over all stop strings of a request: they become an automaton with one node per character."""
 
@@ -57,8 +59,16 @@ def merge_sampling(defaults: Mapping[str, Any], asked: Mapping[str, Any]) -> Sam
 
     Raises InvalidRequestError as SamplingParams does.
     """
-    given = {name: value for name, value in asked.items() if value is not None}
-    return SamplingParams(**{**defaults, **given})
+    given = {**defaults, **{name: value for name, value in asked.items() if value is not None}}
+    if not _PLAIN.issuperset(map(type, given.values())):
+        return SamplingParams(**given)
+    return _plain_sampling(tuple(given), *given.values())
+
+
+@lru_cache(maxsize=256, typed=True)  # a bool is no number, although they are equal
+def _plain_sampling(names: tuple[str, ...], *values: Any) -> SamplingParams:
+    """Most requests of a server ask for what another one has asked for, and every value is checked."""
+    return SamplingParams(**dict(zip(names, values, strict=True)))
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:

@@ -152,8 +152,7 @@ class WordEncoder:
         return iter(parts)
 
     def _learn(self, word: str) -> tuple[int, ...]:
-        letters = _letters()
-        spelled = "".join([letters[byte] for byte in word.encode()])
+        spelled = word.encode().decode("latin-1").translate(_letters())
         ids = tuple([token.id for token in self._model.tokenize(spelled)])
         if len(word) <= MAX_WORD_CHARACTERS:
             if len(self._words) >= MAX_WORDS:
@@ -249,10 +248,9 @@ def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
 
 
 @cache
-def _letters() -> tuple[str, ...]:
+def _letters() -> dict[int, str]:
     """How byte-level BPE writes each byte."""
-    of_byte = {byte: letter for letter, byte in byte_alphabet().items()}
-    return tuple(of_byte[byte] for byte in range(256))
+    return {byte: letter for letter, byte in byte_alphabet().items()}
 
 
 # -- characters ------------------------------------------------------------------------------------------------------
