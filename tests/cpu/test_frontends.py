@@ -15,6 +15,10 @@ import httpx
 import psutil
 import pytest
 
+from penstock.bench.http_load import Target
+from penstock.bench.serve import ServeWorkload, measure_serve
+from penstock.bench.workload import random_prompts
+
 NUM_CONNECTIONS = 24  # the system spreads them by hash: that one process gets all has odds of one in eight million
 
 
@@ -84,6 +88,15 @@ def test_both_answer_and_count_together(shared):
         shown = {counts_of(client) for client in clients}
         tokens, ended, sent = before
         assert shown == {(tokens + 3 * NUM_CONNECTIONS, ended + NUM_CONNECTIONS, sent + 3 * NUM_CONNECTIONS)}
+
+
+def test_the_frontends_share_of_a_tokens_time_is_reported(shared):
+    _, url = shared
+    workload = ServeWorkload(concurrencies=(4,), num_prompts=8, input_len=4, output_len=20)
+    target = Target(base_url=url, model="mock")
+    report = measure_serve(target, workload, lambda n, s: random_prompts(n, 4, 250, s), "test", lambda _text: None)
+    (row,) = report.rows
+    assert 0 < row["added_ms_p50"] <= row["added_ms_p90"] <= row["added_ms_p99"]
 
 
 def test_the_queue_is_one_whoever_answers():

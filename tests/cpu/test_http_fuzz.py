@@ -54,7 +54,7 @@ def bounded(examples):
 
 
 @schema.parametrize()
-@bounded(30)
+@bounded(60)
 def test_no_route_ever_answers_with_a_server_error(case, server):
     case.call_and_validate(base_url=server.url, checks=[not_a_server_error], timeout=60)
 
@@ -82,7 +82,7 @@ def url(tmp_path_factory):
 
 
 @schema.include(path_regex="^/v1/(chat/)?completions$").parametrize()
-@bounded(60)
+@bounded(150)
 def test_a_real_model_never_answers_with_a_server_error(case, url):
     case.call_and_validate(base_url=url, checks=[not_a_server_error], timeout=60)
 
@@ -121,7 +121,7 @@ SAMPLING = {
 
 
 @given(body=st.fixed_dictionaries({}, optional=SAMPLING), prompt=st.lists(ids, min_size=1, max_size=20))
-@bounded(300)
+@bounded(800)
 def test_any_parameters_in_range_are_answered_by_a_real_model(body, prompt, http):
     """With tokens, or with the sentence that these parameters exclude every token: nothing else."""
     answer = http.post("/v1/completions", json={"prompt": prompt, "max_tokens": 6, **body})

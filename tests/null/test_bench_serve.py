@@ -78,14 +78,6 @@ def test_an_open_loop_sends_at_its_rate(url):
         assert row["late_ms_p50"] >= 0
 
 
-def test_the_frontends_share_of_a_tokens_time_is_reported(url):
-    workload = ServeWorkload(concurrencies=(4,), num_prompts=8, input_len=4, output_len=20)
-    target = Target(base_url=url, model="mock")
-    report = measure_serve(target, workload, lambda n, s: random_prompts(n, 4, 250, s), "test", lambda _text: None)
-    (row,) = report.rows
-    assert 0 < row["added_ms_p50"] <= row["added_ms_p90"] <= row["added_ms_p99"]
-
-
 def test_percentiles_of_what_was_counted_between_two_looks():
     bounds = (0.001, 0.002, math.inf)
     before, after = AddedLatency(bounds, (5, 5, 5)), AddedLatency(bounds, (5, 105, 105))
