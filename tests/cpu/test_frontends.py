@@ -160,8 +160,11 @@ def ports_of(pid: int) -> set[int]:
 def open_streams(stack, url, body):
     """One connection each, with the port of its own end and the beginning of its answer."""
     streams = []
-    for _ in range(NUM_CONNECTIONS):
-        client = stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False))
+    # All clients before the first stream: making one takes long enough for others to end.
+    clients = [
+        stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False)) for _ in range(NUM_CONNECTIONS)
+    ]
+    for client in clients:
         answer = stack.enter_context(client.stream("POST", "/v1/completions", json=body))
         port = answer.extensions["network_stream"].get_extra_info("client_addr")[1]
         lines = answer.iter_lines()
