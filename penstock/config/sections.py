@@ -146,6 +146,28 @@ class ServerConfig:
         maximum=64,
     )
     max_request_bytes: int = flag(32 << 20, "Largest request body.", size=True, minimum=1)
+    max_connections: int = flag(
+        4096,
+        "Most connections of a frontend process. For one more, those that have been idle for longest are closed; with "
+        "none idle it gets 503.",
+        minimum=1,
+    )
+    max_buffered_bytes: int = flag(
+        1 << 30,
+        "Memory of a frontend process for the requests that are open and for what clients have not read of their "
+        "answers. Above it new bodies get 503.",
+        size=True,
+        minimum=1,
+    )
+    max_unread_bytes: int = flag(
+        32 << 20,
+        "Memory for what the client of a stream has not read. Above it the stream ends with an error.",
+        size=True,
+        minimum=1,
+    )
+    stall_timeout: float = flag(
+        60.0, "Seconds after which a client that reads nothing of what waits for it is disconnected.", minimum=0.01
+    )
     max_queue: int = flag(1024, "Open requests beyond which new ones get 429.", minimum=1)
     max_n: int = flag(128, "Largest n of one request.", minimum=1)
     request_timeout: float | None = flag(None, "Seconds after which a request ends with a deadline error.", minimum=0)

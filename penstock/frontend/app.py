@@ -17,7 +17,7 @@ from penstock.frontend.admission import Admission
 from penstock.frontend.client import EngineClient
 from penstock.frontend.cors import Cors
 from penstock.frontend.exchange import Exchange
-from penstock.frontend.openai.decode import decode_body, warning_header
+from penstock.frontend.openai.decode import VALUE_BYTES, count_values, decode_body, warning_header
 from penstock.frontend.openai.errors import HttpError, problem_of
 from penstock.frontend.openai.openapi import openapi_document
 from penstock.frontend.openai.removed import refuse_removed
@@ -123,7 +123,16 @@ class App:
         if route.body is None:
             await route.handler(exchange, service)
             return
+        coding = exchange.headers.get("content-encoding", "identity").lower()
+        if coding != "identity":
+            exchange.keep_alive = False
+            raise HttpError(
+                415,
+                f"Send the body without Content-Encoding: {coding[:64]!r} is not decoded here.",
+                code="encoded_body",
+            )
         body = await exchange.read_body(self.server.max_request_bytes)
+        exchange.require(VALUE_BYTES * count_values(body))
         record, unknown = decode_body(body, route.body)
         if unknown:
             refuse_removed(unknown, route.removed)
@@ -167,8 +176,10 @@ class App:
             presented.append(bearer.strip())
         digests = [_digest(key.encode("latin-1", "replace")) for key in presented if key]
         # All keys are compared, in constant time each, so that timing tells nothing.
-        matches = [hmac.compare_digest(digest, key) for digest in digests for key in self._key_digests]
-        if not any(matches):
+        matches = [key for digest in digests for key in self._key_digests if hmac.compare_digest(digest, key)]
+        if matches:
+            exchange.owner = matches[0]
+        else:
             raise HttpError(
                 401,
                 "This server needs an API key: send it as 'Authorization: Bearer KEY' or as 'x-api-key: KEY'.",

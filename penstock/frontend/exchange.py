@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Protocol
 
+from penstock.frontend.buffers import Buffers
 from penstock.frontend.openai.errors import HttpError, encode_problem
 
 Headers = Iterable[tuple[str, str]]
@@ -19,7 +20,7 @@ ProblemEncoder = Callable[[HttpError, str], bytes]
 CONGESTED_BYTES = 64 << 10
 """Unsent bytes of one connection above which the writer of a stream should merge instead of append."""
 _UNREAD_BYTES = 64 << 10
-"""Bytes of a body that are taken before somebody reads it."""
+"""Bytes of a body that are taken before somebody reads it, and whatever else is held."""
 
 _STATUS_LINES = {int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _STREAM_HEADERS = (
@@ -36,6 +37,7 @@ class Wire(Protocol):
 
     transport: asyncio.Transport
     paused: bool  # the transport has more to send than it should hold
+    buffers: Buffers
 
     def pause_reading(self) -> None: ...
 
@@ -47,15 +49,17 @@ class Exchange:
 
     ``on_gone`` is called once when the client disconnects before the answer is complete; ``on_room`` when a stream
     that was ``congested`` has been read. ``encode_problem`` makes the body of an answer that is an error, from the
-    error and the request's id.
+    error and the request's id. ``owner`` stands for the key that the client has presented; empty: no key is needed.
     """
 
     __slots__ = (
         "_body",
         "_body_ended",
+        "_body_problem",
         "_body_size",
         "_chunked",
         "_connection",
+        "_held",
         "_max_body",
         "_target",
         "_waiter",
@@ -69,6 +73,7 @@ class Exchange:
         "method",
         "on_gone",
         "on_room",
+        "owner",
         "path",
         "request_id",
         "started",
@@ -90,6 +95,7 @@ class Exchange:
         self.headers = headers
         self.extra_headers: list[tuple[str, str]] = []
         self.request_id = ""
+        self.owner = b""
         self.keep_alive = keep_alive
         self.started = False
         self.complete = False
@@ -103,6 +109,8 @@ class Exchange:
         self._body: list[bytes] = []
         self._body_size = 0
         self._body_ended = False
+        self._body_problem: HttpError | None = None
+        self._held = 0
         self._max_body: int | None = None  # known once somebody reads
         self._waiter: asyncio.Future[None] | None = None
 
@@ -118,20 +126,34 @@ class Exchange:
     # -- the connection's calls ----------------------------------------------------------------------------------
 
     def feed(self, body: bytes) -> None:
-        if self.complete:
+        if self.complete or self._body_problem is not None:
             return
         self._body_size += len(body)
         if self._max_body is None:
             if self._body_size > _UNREAD_BYTES:
                 self._connection.pause_reading()
         elif self._body_size > self._max_body:
-            self._body.clear()
-            self._wake()
+            self.fail_body(_too_large(self._max_body))
             return
-        self._body.append(body)
+        if self.hold(len(body)):
+            self._body.append(body)
+        elif self._body_size <= _UNREAD_BYTES:  # the number of connections bounds those
+            self._held += len(body)
+            self._connection.buffers.take_anyway(len(body))
+            self._body.append(body)
+        else:
+            self.fail_body(self.too_much_held())
 
     def feed_end(self) -> None:
         self._body_ended = True
+        self._wake()
+
+    def fail_body(self, problem: HttpError) -> None:
+        """The rest of the body will not be read: whoever reads it gets ``problem``. Nothing is known of where the next
+        request begins, so that this one is the last."""
+        self.keep_alive = False
+        self._body_problem = problem
+        self._body.clear()
         self._wake()
 
     def discard_rest(self) -> None:
@@ -157,32 +179,56 @@ class Exchange:
         ConnectionResetError when the client has left."""
         self._max_body = max_bytes
         declared = self.headers.get("content-length", "")
-        if declared.isdigit() and int(declared[:20]) > max_bytes:
-            raise self._too_large(max_bytes)
-        if not self._body_ended:
+        if (declared.isdigit() and int(declared[:20]) > max_bytes) or self._body_size > max_bytes:
+            self.fail_body(_too_large(max_bytes))
+        elif not self._body_ended:
             if self.headers.get("expect", "").lower() == "100-continue":
                 self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._connection.resume_reading()
-        while not self._body_ended and not self.gone and self._body_size <= max_bytes:
+        while not self._body_ended and not self.gone and self._body_problem is None:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        if self._body_size > max_bytes:
-            raise self._too_large(max_bytes)
+        if self._body_problem is not None:
+            raise self._body_problem
         if not self._body_ended:
             raise ConnectionResetError("the client left while it sent its request")
-        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
-
-    def _too_large(self, max_bytes: int) -> HttpError:
-        self.keep_alive = False  # the rest of the body is not read: nobody knows where the next request begins
-        return HttpError(
-            413,
-            f"The request body is larger than the {max_bytes} bytes that this server takes (--max-request-bytes).",
-            code="request_too_large",
-        )
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()  # what it became is held as long as the request is open, and counted so
+        return body
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    # -- what is held for the client -----------------------------------------------------------------------------
+
+    def hold(self, size: int) -> bool:
+        """Count ``size`` bytes as held for this client until the exchange ends or they are released; False, and they
+        are not counted, when the server holds too much already."""
+        if not self._connection.buffers.take(size):
+            return False
+        self._held += size
+        return True
+
+    def require(self, size: int) -> None:
+        """``hold``, or raise HttpError 503."""
+        if not self.hold(size):
+            raise self.too_much_held()
+
+    def release(self, size: int | None = None) -> None:
+        """No longer held; None: nothing of this exchange is."""
+        size = self._held if size is None else size
+        self._held -= size
+        self._connection.buffers.give_back(size)
+
+    def too_much_held(self) -> HttpError:
+        """What to tell the client whose ``hold`` was False."""
+        return HttpError(
+            503,
+            f"The server holds its limit of {self._connection.buffers.limit} bytes for requests and for clients that "
+            "do not read their answers (--max-buffered-bytes). Try again later.",
+            code="buffers_full",
+        )
 
     # -- answering -----------------------------------------------------------------------------------------------
 
@@ -237,6 +283,14 @@ class Exchange:
         if not self.keep_alive:
             lines += b"connection: close\r\n"
         self._write(answer_head(status, lines) + body)
+
+
+def _too_large(max_bytes: int) -> HttpError:
+    return HttpError(
+        413,
+        f"The request body is larger than the {max_bytes} bytes that this server takes (--max-request-bytes).",
+        code="request_too_large",
+    )
 
 
 def answer_head(status: int, lines: bytes) -> bytes:

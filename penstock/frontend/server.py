@@ -11,6 +11,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.config.sections import ServerConfig
 from penstock.errors import ConfigError
+from penstock.frontend.openai.errors import HttpError
 from penstock.frontend.protocol import HttpConnection, Starter
 
 if TYPE_CHECKING:
@@ -31,6 +33,12 @@ _BACKLOG = 2048
 _GC_THRESHOLDS = (20_000, 20, 20)
 _ACCEPTS_PER_TURN = 256
 _ACCEPT_PAUSE_S = 1.0
+_IDLE_SHARE = 32
+"""One in so many connections is closed at a time when there are too many: looking for idle ones looks at all."""
+_MAX_REFUSED = 256
+"""Connections above the limit that are told so; more are closed without a word."""
+_SPARE_DESCRIPTORS = 512
+"""Files that a process may have open besides its connections."""
 
 OnReady = Callable[[str, int], None]
 """Called once with the host and the port, when connections are accepted."""
@@ -99,6 +107,7 @@ class DrainingServer:
         self._handles_signals = handles_signals
         self._app = app
         self._server = server
+        self._max_connections = min(server.max_connections, _descriptors() - _SPARE_DESCRIPTORS)
         self._on_ready = on_ready
         self._starter: Starter | None = None
         self._drain_task: asyncio.Task[None] | None = None
@@ -119,7 +128,7 @@ class DrainingServer:
             bind(self._server.host, self._server.port).close()
         listener = bind(self._server.host, self._server.port, shared=shared)
         try:
-            self._starter = Starter(self._app, loop, self._app.on_turn)
+            self._starter = Starter(self._app, loop, self._server, self._app.on_turn)
             listener.listen(_BACKLOG)
             loop.add_reader(listener.fileno(), self._accept, listener)
             with self._signals():
@@ -149,7 +158,11 @@ class DrainingServer:
                 self._loop.remove_reader(listener.fileno())
                 self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again, listener)
                 return
-            task = self._loop.create_task(self._connect(client))
+            refusal = self._make_room()
+            if refusal is not None and self._num_connections >= self._max_connections + _MAX_REFUSED:
+                client.close()
+                continue
+            task = self._loop.create_task(self._connect(client, refusal))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 
@@ -157,14 +170,31 @@ class DrainingServer:
         if self._loop is not None and listener.fileno() >= 0 and not self._drained.is_set():
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
-    async def _connect(self, client: socket.socket) -> None:
+    @property
+    def _num_connections(self) -> int:
+        return len(self._connecting) + (len(self._starter.connections) if self._starter is not None else 0)
+
+    def _make_room(self) -> HttpError | None:
+        """Close idle connections where there are too many; what to tell the new one when none is idle."""
+        if self._num_connections < self._max_connections:
+            return None
+        assert self._starter is not None
+        if self._starter.close_idle(max(1, self._max_connections // _IDLE_SHARE)):
+            return None
+        return HttpError(
+            503,
+            f"The server has its limit of {self._max_connections} connections (--max-connections). Try again later.",
+            code="too_many_connections",
+        )
+
+    async def _connect(self, client: socket.socket, refusal: HttpError | None) -> None:
         starter = self._starter
         assert starter is not None
         try:
             client.setblocking(False)
             with contextlib.suppress(OSError):  # a socket of another kind than TCP
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await starter.loop.connect_accepted_socket(lambda: HttpConnection(starter), client)
+            await starter.loop.connect_accepted_socket(lambda: HttpConnection(starter, refusal), client)
         except OSError as error:  # it has gone already
             _LOG.debug("a connection ended before it began: %s", error)
             client.close()
@@ -219,6 +249,20 @@ class DrainingServer:
             await self._app.drain()
         finally:
             self._drained.set()
+
+
+def _descriptors() -> int:
+    """How many files this process may have open, after asking for as many as it may ask for."""
+    try:
+        import resource
+    except ImportError:  # a system without such a limit
+        return sys.maxsize
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else max(soft, 2 * _SPARE_DESCRIPTORS)
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:

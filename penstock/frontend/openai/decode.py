@@ -14,9 +14,30 @@ from penstock.frontend.openai.requests import field_names
 
 T = TypeVar("T", bound=Struct)
 
+MAX_VALUES = 1 << 20
+"""Values in the JSON of one body. Each takes up to VALUE_BYTES of memory, however short it is: two bytes are a list."""
+VALUE_BYTES = 128
+
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
 _MAX_WARNED = 8
+
+
+def count_values(body: bytes) -> int:
+    """How many JSON values ``body`` has, counted from above. Raises InvalidRequestError when they are too many."""
+    num = body.count(b",") + body.count(b"[") + body.count(b"{") + 1
+    if num <= MAX_VALUES:
+        return num
+    # Texts may have those characters, too.
+    bare = _TEXT.sub(b"", body)
+    num = bare.count(b",") + bare.count(b"[") + bare.count(b"{") + 1
+    if num > MAX_VALUES:
+        raise InvalidRequestError(
+            f"The body has more than {MAX_VALUES} JSON values. Send fewer prompts, messages or token ids at a time.",
+            code="too_many_values",
+        )
+    return num
 
 
 def decode_body(body: bytes, kind: type[T]) -> tuple[T, tuple[str, ...]]:

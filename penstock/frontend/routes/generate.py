@@ -25,6 +25,13 @@ from penstock.types.request import SamplingParams
 MAX_CHUNK_TOKENS = 16
 """Most tokens that are merged into one chunk for a client that is behind."""
 
+_DELTA_BYTES = 96
+"""Memory for a delta that is kept, besides its tokens, counted from above."""
+_TOKEN_BYTES = 48
+_SCORE_BYTES = 192
+"""The same for a token with its log probability."""
+_EVENT_BYTES = 160
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -131,6 +138,13 @@ class _Answer:
         self._form = form
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def _hold(self, size: int) -> bool:
+        """Count what is kept of an answer; False, and the request has failed, when the server keeps too much."""
+        if self._exchange.hold(size):
+            return True
+        self.generation.fail(self._exchange.too_much_held())
+        return False
+
     def end(self) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
@@ -153,7 +167,8 @@ class _WholeAnswer(_Answer):
         self._folds: dict[int, TextFold] = {}
 
     def deliver(self, index: int, delta: TextDelta) -> None:
-        self._folds.setdefault(index, TextFold()).add(delta)
+        if self._hold(size_of(delta)):
+            self._folds.setdefault(index, TextFold()).add(delta)
 
     async def close(self) -> None:
         generation = self.generation
@@ -165,18 +180,29 @@ class _WholeAnswer(_Answer):
         await self._exchange.answer(200, self._form.answer(deltas, generation.usage()))
 
 
+@dataclasses.dataclass(slots=True)
+class _Kept:
+    """One chunk that waits for the client. ``size`` is what it takes."""
+
+    index: int
+    fold: TextFold = dataclasses.field(default_factory=TextFold)
+    size: int = 0
+
+
 class _StreamedAnswer(_Answer):
     """Server-sent events. News that arrive while the client is behind are folded, ``MAX_CHUNK_TOKENS`` to a chunk, and
-    sent when it has read."""
+    sent when it has read. When more than the server's limit waits so, it is thrown away, and an error ends the stream.
+    """
 
     def __init__(self, exchange: Exchange, form: Format) -> None:
         super().__init__(exchange, form)
         exchange.on_room = self._write_pending
-        self._pending: list[tuple[int, TextFold]] = []
+        self._pending: list[_Kept] = []
+        self._kept_bytes = 0
 
     def deliver(self, index: int, delta: TextDelta) -> None:
         if self._pending or self._exchange.congested:
-            self._hold(index, delta)
+            self._keep(index, delta)
         else:
             self._write(self._form.chunk(index, delta))
 
@@ -184,25 +210,49 @@ class _StreamedAnswer(_Answer):
         frame = self._form.plain_frame(index) if self._exchange.started else None
         return _PlainEvents(self._exchange, *frame) if frame is not None else None
 
-    def _hold(self, index: int, delta: TextDelta) -> None:
-        for held_index, fold in reversed(self._pending):
-            if held_index == index:
-                if len(fold.token_ids) + len(delta.token_ids) <= MAX_CHUNK_TOKENS:
-                    fold.add(delta)
-                    return
-                break
-        fold = TextFold()
-        fold.add(delta)
-        self._pending.append((index, fold))
+    def _keep(self, index: int, delta: TextDelta) -> None:
+        size = size_of(delta)
+        limit = self.generation.service.server.max_unread_bytes
+        if self._kept_bytes + size > limit:
+            self._throw_away()
+            self.generation.fail(
+                HttpError(
+                    408,
+                    f"The client did not read fast enough: {limit} bytes of this answer waited for it "
+                    "(--max-unread-bytes), and were thrown away. Read faster, or ask for less.",
+                    code="reader_too_slow",
+                )
+            )
+            return
+        if not self._exchange.hold(size):
+            self._throw_away()
+            self.generation.fail(self._exchange.too_much_held())
+            return
+        self._kept_bytes += size
+        last = next((kept for kept in reversed(self._pending) if kept.index == index), None)
+        if last is None or len(last.fold.token_ids) + len(delta.token_ids) > MAX_CHUNK_TOKENS:
+            last = _Kept(index)
+            self._pending.append(last)
+        last.fold.add(delta)
+        last.size += size
+
+    def _throw_away(self) -> None:
+        self._release(self._kept_bytes)
+        self._pending.clear()
+
+    def _release(self, size: int) -> None:
+        self._kept_bytes -= size
+        self._exchange.release(size)
 
     def _write_pending(self) -> None:
         """What was held, for as long as the client has room."""
         pending = self._pending
         written = 0
-        for index, fold in pending:
+        for kept in pending:
             if self._exchange.congested:
                 break
-            self._write(self._form.chunk(index, delta_of(fold)))
+            self._write(self._form.chunk(kept.index, delta_of(kept.fold)))
+            self._release(kept.size)
             written += 1
         del pending[:written]
         if not pending and self._after_pending is not None:
@@ -252,6 +302,16 @@ class _StreamedAnswer(_Answer):
         problem = self.generation.problem
         if problem is not None and not self._exchange.started:
             raise problem
+
+
+def size_of(delta: TextDelta) -> int:
+    """Bytes of memory that a delta takes, counted from above."""
+    size = _DELTA_BYTES + _TOKEN_BYTES * len(delta.token_ids) + 4 * len(delta.text)
+    if delta.events:
+        size += sum(_EVENT_BYTES + 4 * len(getattr(event, "text", "")) for event in delta.events)
+    if delta.scores or delta.prompt_scores:
+        size += _SCORE_BYTES * sum(1 + len(one.top) for one in (*delta.scores, *delta.prompt_scores))
+    return size
 
 
 class _PlainEvents:

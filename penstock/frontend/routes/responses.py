@@ -59,7 +59,7 @@ async def post_response(exchange: Exchange, service: Service, request: Responses
         head=head, shown=Shown(logprobs=logprobs, max_top=request.top_logprobs or 0), response=response
     )
     if store is not None:
-        form.keep = _keeper(store, items, request.previous_response_id)
+        form.keep = _keeper(store, items, request.previous_response_id, exchange.owner)
     await write_generation(exchange, service, [prepared], form, stream=bool(request.stream))
 
 
@@ -72,7 +72,7 @@ async def count_response_tokens(exchange: Exchange, service: Service, request: R
 
 
 async def show_response(exchange: Exchange, service: Service) -> None:
-    stored = _stored(service, exchange.path.removeprefix(PATH))
+    stored = _stored(exchange, service, exchange.path.removeprefix(PATH))
     if exchange.query.get("stream") == "true":
         raise InvalidRequestError(
             "stream must be false: only the response is stored, not the events that told of it.", param="stream"
@@ -81,14 +81,14 @@ async def show_response(exchange: Exchange, service: Service) -> None:
 
 
 async def delete_response(exchange: Exchange, service: Service) -> None:
-    stored = _stored(service, exchange.path.removeprefix(PATH))
-    service.responses.delete(stored.id)
+    stored = _stored(exchange, service, exchange.path.removeprefix(PATH))
+    service.responses.delete(stored.id, exchange.owner)
     await exchange.answer(200, encode_json(DeletedResponse(id=stored.id)))
 
 
 async def list_input_items(exchange: Exchange, service: Service) -> None:
     """Items of the request itself, not of those before it. ``order``, ``after`` and ``limit`` as in the API."""
-    stored = _stored(service, exchange.path.removeprefix(PATH).removesuffix(INPUT_ITEMS))
+    stored = _stored(exchange, service, exchange.path.removeprefix(PATH).removesuffix(INPUT_ITEMS))
     query, given = exchange.query, _decoded_input(stored)
     items = [{"id": f"item_{stored.id}_{row}", **listed_item(item)} for row, item in enumerate(given)]
     if query.get("order", "desc") != "asc":
@@ -112,7 +112,7 @@ async def list_input_items(exchange: Exchange, service: Service) -> None:
 
 async def cancel_response(exchange: Exchange, service: Service) -> None:
     """Nothing runs in the background: whoever wants less of an answer closes its connection."""
-    stored = _stored(service, exchange.path.removeprefix(PATH).removesuffix(CANCEL))
+    stored = _stored(exchange, service, exchange.path.removeprefix(PATH).removesuffix(CANCEL))
     raise HttpError(
         400,
         f"The response {stored.id} cannot be cancelled: only those of the background can, and there are none here. "
@@ -122,7 +122,7 @@ async def cancel_response(exchange: Exchange, service: Service) -> None:
 
 
 async def _prepare(exchange: Exchange, service: Service, request: ResponsesRequest, arrival: float) -> PreparedRequest:
-    earlier = _earlier_items(service, request.previous_response_id)
+    earlier = _earlier_items(service, request.previous_response_id, exchange.owner)
     messages = chat_messages(earlier, input_items(request.input), request.instructions)
     with renamed(CHAT_NAMES):
         return await prepare_chat(exchange, service, chat_request(request, messages), arrival=arrival)
@@ -201,7 +201,7 @@ def _store_for(service: Service, request: ResponsesRequest) -> ResponseStore | N
     return None if refusal or request.store is False else service.responses
 
 
-def _earlier_items(service: Service, response_id: str | None) -> list[Mapping[str, Any]]:
+def _earlier_items(service: Service, response_id: str | None, owner: bytes) -> list[Mapping[str, Any]]:
     """Input and output of a response and of all before it."""
     if response_id is None:
         return []
@@ -213,13 +213,14 @@ def _earlier_items(service: Service, response_id: str | None) -> list[Mapping[st
             param=param,
         )
     try:
-        chain = service.responses.chain(response_id)
+        chain = service.responses.chain(response_id, owner)
     except BrokenChainError as error:
         missing = error.missing_id[:200]
         before = "" if error.missing_id == response_id else f", which {response_id[:200]!r} goes on from,"
-        raise InvalidRequestError(
-            f"{param}: the response {missing!r}{before} is not stored (any more). Send the whole conversation in "
-            "input.",
+        raise HttpError(
+            404,
+            f"{param}: the response {missing!r}{before} is not stored (any more), or not for your key. Send the whole "
+            "conversation in input.",
             param=param,
             code="previous_response_not_found",
         ) from None
@@ -238,7 +239,7 @@ def _decoded_input(stored: StoredResponse) -> list[dict[str, Any]]:
     return items
 
 
-def _keeper(store: ResponseStore, items: bytes, previous_id: str | None) -> Callable[[Response], None]:
+def _keeper(store: ResponseStore, items: bytes, previous_id: str | None, owner: bytes) -> Callable[[Response], None]:
     def keep(response: Response) -> None:
         store.add(
             StoredResponse(
@@ -246,18 +247,21 @@ def _keeper(store: ResponseStore, items: bytes, previous_id: str | None) -> Call
                 body=encode_json(response),
                 input=items,
                 previous_id=previous_id,
+                owner=owner,
             )
         )
 
     return keep
 
 
-def _stored(service: Service, response_id: str) -> StoredResponse:
+def _stored(exchange: Exchange, service: Service, response_id: str) -> StoredResponse:
     if refusal := _refusal(service):
         raise HttpError(404, f"This server stores no responses, because {refusal}.", code="responses_not_stored")
-    stored = service.responses.get(response_id)
+    stored = service.responses.get(response_id, exchange.owner)
     if stored is None:
         raise HttpError(
-            404, f"The response {response_id[:200]!r} is not stored here (any more).", code="response_not_found"
+            404,
+            f"The response {response_id[:200]!r} is not stored here (any more), or not for your key.",
+            code="response_not_found",
         )
     return stored
