@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 _NUM_BYTES = 256
 SPECIAL_TOKENS = ("<s>", "</s>", "<|pad|>", "<|im_start|>", "<|im_end|>")
+_SPECIAL = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
 
 
 class ByteTokenizer:
@@ -36,14 +38,12 @@ class ByteTokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """UTF-8 bytes as ids. Lone surrogates become the replacement character."""
         ids = [self.bos_token_id] if add_special_tokens and self._add_bos else []
-        rest = text
-        while rest:
-            found = [(at, special) for special in SPECIAL_TOKENS if (at := rest.find(special)) >= 0]
-            at, special = min(found, default=(len(rest), ""))
-            ids.extend(rest[:at].encode("utf-8", "replace"))
-            if special:
-                ids.append(self._special_ids[special])
-            rest = rest[at + len(special) :]
+        for part in _SPECIAL.split(text):
+            special = self._special_ids.get(part)
+            if special is None:
+                ids.extend(part.encode("utf-8", "replace"))
+            else:
+                ids.append(special)
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
