@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from penstock.config.sections import ServerConfig
 from penstock.errors import ModelNotServedError
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 INLINE_CHARACTERS = 16 << 10
 """Longer texts are tokenized on a thread: about 5 ms of one core, which other requests should not wait for."""
+INLINE_MESSAGES = 64
+"""Longer conversations are rendered on a thread."""
+SLOW_RENDERING_S = 0.05
+"""A template that has once taken so long is rendered on a thread from then on."""
+
+T = TypeVar("T")
 
 
 class EncodeBatch(Protocol):
@@ -79,6 +85,8 @@ class Service:
         self._encode_batch: EncodeBatch | None = getattr(assets.tokenizer, "encode_batch", None)
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
         self._pool.submit(assets.tokenizer.encode, "é")  # what the first text of its kind would wait for
+        self._renderers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="render")
+        self._renders_slowly = False
 
     @property
     def constrains_output(self) -> bool:
@@ -118,6 +126,17 @@ class Service:
             self._pool, lambda: encode_prompt(tokenizer, text, add_special_tokens=add_special_tokens)
         )
 
+    async def render(self, num_messages: int, render: Callable[[], T]) -> T:
+        """``render()``, which goes through the model's chat template; what takes long does not hold up the event
+        loop."""
+        if num_messages > INLINE_MESSAGES or self._renders_slowly:
+            return await asyncio.get_running_loop().run_in_executor(self._renderers, render)
+        begin = time.monotonic()
+        try:
+            return render()
+        finally:
+            self._renders_slowly = time.monotonic() - begin > SLOW_RENDERING_S
+
     async def _encode_together(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
         """One of several texts of this turn of the loop: they are tokenized by one call, on all cores."""
         loop = asyncio.get_running_loop()
@@ -146,6 +165,7 @@ class Service:
     def close(self) -> None:
         """Release threads. The client belongs to whoever made it."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._renderers.shutdown(wait=False, cancel_futures=True)
 
 
 def _cache_labels(client: EngineClient) -> dict[str, str]:

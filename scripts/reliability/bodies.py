@@ -54,7 +54,9 @@ def damaged(random_: random.Random, path: str) -> bytes:
     if kind == 6:
         del body[field]
         return json.dumps(body).encode()
-    fields = [b'"%b":%b' % (name.encode(), value if name == field else json.dumps(body[name]).encode()) for name in body]
+    fields = [
+        b'"%b":%b' % (name.encode(), value if name == field else json.dumps(body[name]).encode()) for name in body
+    ]
     return b"{" + b",".join(fields) + b"}"
 
 

@@ -59,7 +59,7 @@ def test_the_sandbox_refuses(source):
 
 
 def test_a_huge_rendering_is_stopped(monkeypatch):
-    monkeypatch.setattr(template_module, "MAX_RENDERED_CHARACTERS", 1000)
+    monkeypatch.setattr(template_module, "MAX_CHARACTERS", 1000)
     with pytest.raises(InvalidRequestError, match="longer than 1000"):
         render("{% for a in range(99999) %}{{ messages[0].content }}{% endfor %}")
 

@@ -11,13 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import InvalidRequestError
+from penstock.frontend.chat.limits import MAX_CHARACTERS, RENDER_TIMEOUT_S, ExcessError, bounded_rendering
 from penstock.frontend.chat.sandbox import compile_template
 from penstock.frontend.chat.traits import TemplateTraits, probe_traits, shape_messages
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-MAX_RENDERED_CHARACTERS = 64 << 20
+_PROBE_TIMEOUT_S = 1.0
 _END_TAG = "\ue000penstock-end-of-message\ue000 "  # ends with a space, to see whether the template trims content
 _RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
 _RENDER_ERRORS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
@@ -100,25 +101,29 @@ class ChatTemplate:
         """A rendering for traits: empty when the template refuses."""
         variables = {**self._special_tokens, "messages": messages, "add_generation_prompt": False, "tools": tools}
         try:
-            return _render(template, variables)
+            return _render(template, variables, _PROBE_TIMEOUT_S)
         except InvalidRequestError:
             return ""
 
 
-def _render(template: Template, variables: dict[str, Any]) -> str:
+def _render(template: Template, variables: dict[str, Any], seconds: float = RENDER_TIMEOUT_S) -> str:
     from jinja2 import TemplateError
 
     parts: list[str] = []
     length = 0
     try:
         # As ``generate`` does it, without its second generator and its search for lines in the template.
-        for part in template.root_render_func(template.new_context(variables)):
-            parts.append(part)
-            length += len(part)
-            if length > MAX_RENDERED_CHARACTERS:
-                raise InvalidRequestError(
-                    f"The rendered conversation is longer than {MAX_RENDERED_CHARACTERS} characters.", param="messages"
-                )
+        with bounded_rendering(seconds):
+            for part in template.root_render_func(template.new_context(variables)):
+                parts.append(part)
+                length += len(part)
+                if length > MAX_CHARACTERS:
+                    raise ExcessError(f"the prompt is longer than {MAX_CHARACTERS} characters")
+    except ExcessError as error:
+        raise InvalidRequestError(
+            f"The model's chat template does too much with these messages: {error}. Send fewer or shorter messages.",
+            param="messages",
+        ) from error
     except TemplateError as error:
         raise InvalidRequestError(f"The model's chat template refuses: {error}.", param="messages") from error
     except _RENDER_ERRORS as error:

@@ -52,7 +52,7 @@ async def prepare_chat(
     use = read_tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
     assets = service.assets
     check_tools(assets, use)
-    text = render_request(exchange, service, request, use)
+    text = await service.render(len(request.messages), lambda: render_request(exchange, service, request, use))
     reading = plan_reading(assets, text, use, request.messages, continues=bool(request.continue_final_message))
     sampling = constrain_answer(assets, sampling, use, reading, enforced=service.constrains_output)
     ids = await service.encode(text, add_special_tokens=bool(request.add_special_tokens))

@@ -54,7 +54,8 @@ async def post_count_tokens(exchange: Exchange, service: Service, request: Count
         chat = chat_request(request, messages)
         use = read_tool_use(chat.tools, chat.tool_choice, chat.parallel_tool_calls)
         check_tools(service.assets, use)
-        ids = await service.encode(render_request(exchange, service, chat, use), add_special_tokens=False)
+        text = await service.render(len(messages), lambda: render_request(exchange, service, chat, use))
+        ids = await service.encode(text, add_special_tokens=False)
     await exchange.answer(200, encode_json(TokenCount(input_tokens=len(ids))))
 
 

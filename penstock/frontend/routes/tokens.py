@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from penstock.errors import InvalidRequestError
 from penstock.frontend.chat.tools import read_tool_use
 from penstock.frontend.exchange import Exchange
@@ -20,7 +22,8 @@ async def post_tokenize(exchange: Exchange, service: Service, request: TokenizeR
         assert request.prompt is not None
         text, special = request.prompt, request.add_special_tokens is not False
     else:
-        text = render_chat(
+        render = partial(
+            render_chat,
             service,
             request.messages,
             add_generation_prompt=request.add_generation_prompt,
@@ -28,6 +31,7 @@ async def post_tokenize(exchange: Exchange, service: Service, request: TokenizeR
             chat_template_kwargs=request.chat_template_kwargs,
             tools=read_tool_use(request.tools, None, None).shown,
         )
+        text = await service.render(len(request.messages), render)
         special = bool(request.add_special_tokens)
     ids = await service.encode(text, add_special_tokens=special)
     tokenizer = service.assets.tokenizer
