@@ -32,6 +32,11 @@ MOCK = ("--mock", "--mock-time", "1ms", "--max-num-seqs", "256")
 EXPECTED_ERRORS = ("overload", "busy", "sigterm", "drain", "death")
 """Attacks in which others are refused as well."""
 
+HEADINGS = (
+    "attack", "what", "number", "what came back", "memory MiB: before / peak / after", "left",
+    "others p99 ms: calm / during", "s", "promise",
+)  # fmt: skip
+
 Attack = Callable[[Server, float], Awaitable[Outcome]]
 
 
@@ -60,7 +65,7 @@ async def _sigterm(server: Server, share: float) -> Outcome:
 async def _drain(server: Server, share: float) -> Outcome:
     begin = time.monotonic()
     number = scaled(100, share)
-    outcome = await clients.while_it_ends(server.port, number, 20_000, server.signal, ("unavailable", "503", "None"))
+    outcome = await clients.while_it_ends(server.port, number, 20_000, server.signal, ("shutting_down",))
     outcome.expect(time.monotonic() - begin < 30, "draining took longer than its limit")
     return _ended(server, outcome, 0)
 
@@ -115,7 +120,8 @@ ROWS = (
         lambda server, share: clients.busy_connections(server.port, 100, scaled(200, share)),
         (*MOCK, "--max-connections", "100", "--mock-time", "20ms"), alone=True),
     Row("stopped readers", "readers that stop, 20 logprobs a token",
-        lambda server, share: clients.stopped_readers(server.port, scaled(64, share), 15_000, 120, logprobs=20), LIMITED),
+        lambda server, share: clients.stopped_readers(server.port, scaled(64, share), 15_000, 120, logprobs=20),
+        LIMITED),
     Row("late readers", "readers that begin after 10 s",
         lambda server, share: clients.late_readers(server.port, scaled(64, share), 8000, 10, logprobs=5), LIMITED),
     Row("unread pipelines", "clients that pipeline 1,000 requests unread",

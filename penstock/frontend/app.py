@@ -77,7 +77,9 @@ class App:
             left = list(self.service.generations) if self.service else []
             _LOG.warning("%d requests were still open after %g s; ending them", len(left), self.server.drain_timeout)
             for generation in left:
-                generation.fail(HttpError(503, "The server shut down before the answer was complete."))
+                generation.fail(
+                    HttpError(503, "The server shut down before the answer was complete.", code="shutting_down")
+                )
 
     def close(self) -> None:
         if self.service is not None:

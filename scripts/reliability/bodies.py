@@ -10,7 +10,6 @@ from typing import Any
 from reliability.wire import Answer, Connection, Outcome, ask, post
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}}
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "abc", "max_tokens": 2, "stop": ["x"], "logit_bias": {"65": 1.0}, "n": 1, "seed": 1},
     "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 2, "temperature": 0.5, "logprobs": True},
@@ -95,6 +94,7 @@ async def malformed_bodies(port: int, number: int, seed: int = 0, concurrency: i
 DEEP = b'{"prompt":"a","structured_outputs":{"json":' + b'{"properties":{"a":' * 2000 + b"{}" + b"}}" * 2000 + b"}}"
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+TOOLS = [{"type": "function", "function": {"name": f"f{i}"}} for i in range(100_000)]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * (8 << 20)}}
 GIANT: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "max_tokens of a billion": (TEXT, {"prompt": "a", "max_tokens": 10**9}, (400,)),
@@ -119,7 +119,14 @@ GIANT: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "logprobs of a million": (TEXT, {"prompt": "a", "logprobs": 10**6}, (400,)),
     "100,000 messages": (CHAT, {"messages": MESSAGES * 100_000}, (400,)),
     "an image of 8 MiB for a text model": (CHAT, {"messages": [{"role": "user", "content": [IMAGE]}]}, (400,)),
-    "10,000 tools": (CHAT, {"messages": MESSAGES, "tools": [TOOL] * 10_000}, (400,)),
+    "100,000 tools": (CHAT, {"messages": MESSAGES, "tools": TOOLS}, (400,)),
+    "100,000 messages by another protocol": (
+        "/v1/messages", {"messages": [{"role": r, "content": "a"} for r in ("user", "assistant")] * 50_000, "max_tokens": 1}, (400,)
+    ),
+    "100,000 turns of the same role": ("/v1/messages", {"messages": MESSAGES * 100_000, "max_tokens": 1}, (400,)),
+    "100,000 items": (RESPONSES, {"input": MESSAGES * 100_000}, (400,)),
+    "100,000 reasoning items": (RESPONSES, {"input": [{"type": "reasoning", "summary": []}] * 100_000}, (400,)),
+    "100,000 parts": (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 100_000}]}, (400,)),
     "a template in the request": (CHAT, {"messages": MESSAGES, "chat_template": "{% for a in b %}"}, (400,)),
     "template variables that are code": (
         CHAT, {"messages": MESSAGES, "chat_template_kwargs": {"messages": 1}}, (400,)

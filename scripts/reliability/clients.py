@@ -72,14 +72,19 @@ async def busy_connections(port: int, limit: int, more: int) -> Outcome:
     """All connections stream; the next ones get 503 with a sentence, and the streams go on to their end."""
     outcome = Outcome()
 
+    begun = 0
+
     async def stream() -> str:
+        nonlocal begun
         async with Connection(port) as connection:
             await connection.send(stream_of(300))
+            await connection.begun()
+            begun += 1
             return ending(await connection.answer())
 
     streams = [asyncio.create_task(stream()) for _ in range(limit)]
-    while (await _open_of(streams)) < limit:
-        await asyncio.sleep(0.05)
+    while begun < limit:
+        await asyncio.sleep(0.02)
     for _ in range(more):
         answer = await ask(port, get("/health"))
         outcome.add(str(answer.status))
@@ -88,11 +93,6 @@ async def busy_connections(port: int, limit: int, more: int) -> Outcome:
         outcome.add(end)
         outcome.expect(end == "done", f"a stream ended with {end}")
     return outcome
-
-
-async def _open_of(streams: list[asyncio.Task[str]]) -> int:
-    await asyncio.sleep(1.0)
-    return len(streams)
 
 
 async def stopped_readers(port: int, number: int, max_tokens: int, seconds: float, **fields: Any) -> Outcome:

@@ -72,6 +72,7 @@ class Connection:
     def __init__(self, port: int, receive_buffer: int = 0) -> None:
         self._port = port
         self._receive_buffer = receive_buffer
+        self._first = b""
 
     async def __aenter__(self) -> Connection:
         plain = socket.socket()
@@ -96,6 +97,11 @@ class Connection:
             return False
         return True
 
+    async def begun(self, seconds: float = TIMEOUT_S) -> None:
+        """Wait until the head of an answer has begun to come."""
+        async with asyncio.timeout(seconds):
+            self._first = await self.reader.readexactly(1)
+
     async def answer(self, *, seconds: float = TIMEOUT_S, has_body: bool = True) -> Answer:
         """The next answer; what there is of it when it is not complete in time."""
         answer = Answer()
@@ -111,7 +117,7 @@ class Connection:
     async def _read(self, answer: Answer, has_body: bool) -> None:
         status = 100
         while 100 <= status < 200:
-            head = await self.reader.readuntil(b"\r\n\r\n")
+            head, self._first = self._first + await self.reader.readuntil(b"\r\n\r\n"), b""
             first, *lines = head[:-4].decode("latin-1").split("\r\n")
             status = int(first.split(" ")[1])
         answer.status = status

@@ -10,6 +10,7 @@ from typing import Any
 from penstock.errors import InvalidRequestError
 from penstock.frontend.dialects.contract import Tool
 
+MAX_TOOLS = 1024
 AUTO, NONE, REQUIRED = "auto", "none", "required"
 _NAME = re.compile(r"[\w.:/-]{1,256}")
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
@@ -73,6 +74,8 @@ def read_tool_use(
 
 
 def _read_tools(tools: Sequence[Any]) -> tuple[Tool, ...]:
+    if len(tools) > MAX_TOOLS:
+        raise InvalidRequestError(f"tools may hold at most {MAX_TOOLS} tools, got {len(tools)}.", param="tools")
     read = tuple(_read_tool(tool, f"tools[{position}]") for position, tool in enumerate(tools))
     names = [tool.name for tool in read]
     for position, name in enumerate(names):
@@ -128,6 +131,11 @@ def _allowed_tools(allowed: Any, tools: Sequence[Tool]) -> tuple[tuple[Tool, ...
     if mode not in (AUTO, REQUIRED) or not isinstance(named, Sequence) or isinstance(named, str) or not named:
         raise InvalidRequestError(
             "tool_choice of type allowed_tools needs a mode, auto or required, and tools, a list of functions.",
+            param="tool_choice",
+        )
+    if len(named) > len(tools):
+        raise InvalidRequestError(
+            f"tool_choice of type allowed_tools names {len(named)} tools, but tools has {len(tools)}.",
             param="tool_choice",
         )
     return tuple(_named_tool(one if isinstance(one, Mapping) else {}, tools) for one in named), mode == REQUIRED

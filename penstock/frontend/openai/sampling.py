@@ -16,6 +16,9 @@ DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default of max_tokens for completions; a chat may use the rest of the context."""
 
 MAX_STOPS = 16
+MAX_BIASES = 16_384
+MAX_BAD_WORDS = 1024
+"""Each is tokenized twice, and looked for at every token."""
 
 _SAME_NAMES = (
     "n", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty",
@@ -95,11 +98,19 @@ def _asked(request: SamplingFields, max_n: int) -> dict[str, Any]:
         if len(stops) > MAX_STOPS:
             raise InvalidRequestError(f"stop may hold at most {MAX_STOPS} strings, got {len(stops)}.", param="stop")
         asked["stop"] = stops
+    if request.bad_words is not None and len(request.bad_words) > MAX_BAD_WORDS:
+        raise InvalidRequestError(
+            f"bad_words may hold at most {MAX_BAD_WORDS} words, got {len(request.bad_words)}.", param="bad_words"
+        )
     for name in ("stop_token_ids", "allowed_token_ids", "bad_words"):
         value = getattr(request, name)
         if value is not None:
             asked[name] = tuple(value)
     if request.logit_bias:
+        if len(request.logit_bias) > MAX_BIASES:
+            raise InvalidRequestError(
+                f"logit_bias may hold at most {MAX_BIASES} tokens, got {len(request.logit_bias)}.", param="logit_bias"
+            )
         asked["logit_bias"] = {_bias_token(key): bias for key, bias in request.logit_bias.items()}
     return asked
 

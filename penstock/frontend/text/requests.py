@@ -116,9 +116,9 @@ def prepare_request(
         ids = encode_prompt(assets.tokenizer, prompt, add_special_tokens=add_special_tokens)
     else:
         ids = tuple(prompt)
+    max_tokens = _max_tokens(sampling, len(ids), max_model_len, param, assets)  # first: it costs nothing
     _check_ids(ids, limit, param)
     _check_sampling(sampling, limit)
-    max_tokens = _max_tokens(sampling, len(ids), max_model_len, param, assets)
     resolved = _resolve_sampling(sampling, assets, max_tokens)
     arrival = time.monotonic() if arrival_time is None else arrival_time
     children = tuple(
