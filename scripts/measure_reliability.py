@@ -214,10 +214,8 @@ def main() -> int:
     arguments = parser.parse_args()
     rows = [row for row in ROWS if not arguments.only or row.name in arguments.only]
     print(f"{platform.machine()}, Python {platform.python_version()}, share {arguments.share:g}\n")
-    print(
-        "| attack | what | number | what came back | memory MiB: before / peak / after | left | others p99 ms: calm / during | s | promise |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(f"| {' | '.join(HEADINGS)} |")
+    print("|---" * len(HEADINGS) + "|", flush=True)
     broken: list[str] = []
     with tempfile.TemporaryDirectory() as directory:
         places = {"model": arguments.model or "", "hostile": templates.save_hostile(Path(directory))}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 _NUM_BYTES = 256
+_PIECE_BYTES = 1 << 18
 SPECIAL_TOKENS = ("<s>", "</s>", "<|pad|>", "<|im_start|>", "<|im_end|>")
 _SPECIAL = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
 
@@ -38,10 +39,13 @@ class ByteTokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """UTF-8 bytes as ids. Lone surrogates become the replacement character."""
         ids = [self.bos_token_id] if add_special_tokens and self._add_bos else []
-        for part in _SPECIAL.split(text):
+        parts = _SPECIAL.split(text) if any(special in text for special in SPECIAL_TOKENS) else (text,)
+        for part in parts:
             special = self._special_ids.get(part)
             if special is None:
-                ids.extend(part.encode("utf-8", "replace"))
+                data = part.encode("utf-8", "replace")
+                for start in range(0, len(data), _PIECE_BYTES):  # other threads come in between
+                    ids.extend(data[start : start + _PIECE_BYTES])
             else:
                 ids.append(special)
         return ids

@@ -23,7 +23,8 @@ ODD: tuple[bytes, ...] = (
     b"null", b"true", b"-1", b"0", b"1e308", b"1e999", b"-1e999", b"NaN", b"Infinity", b"9" * 400, b"-" + b"9" * 400,
     b"1e-400", b"0.1e1", b'""', b'"\\ud800"', b'"\\udc00\\ud800"', b'"\xed\xa0\x80"', b'"\xff"', b'"\\u0000"',
     b"[]", b"{}", b"[[]]", b"[null]", b'{"a":1,"a":2}', b"[" * 5000 + b"]" * 5000, b'{"a":' * 5000 + b"1" + b"}" * 5000,
-    b"[" * 200 + b"]" * 200, b'{"a":' * 300 + b"1" + b"}" * 300, b"[" + b"0," * 5000 + b"0]", b'"' + b"a" * 70_000 + b'"',
+    b"[" * 200 + b"]" * 200, b'{"a":' * 300 + b"1" + b"}" * 300, b"[" + b"0," * 5000 + b"0]",
+    b'"' + b"a" * 70_000 + b'"',
     b"2147483648", b"-9223372036854775809", b"1.5", b"'a'", b"undefined", b"[1,]", b"/*", b"\x00",
 )  # fmt: skip
 """JSON, and what is none, in place of a value."""
@@ -65,7 +66,7 @@ def is_instruction(answer: Answer) -> bool:
 
 
 async def malformed_bodies(port: int, number: int, seed: int = 0, concurrency: int = 8) -> Outcome:
-    """``number`` damaged bodies over all routes that take one: 2xx, or 4xx with a sentence, and never an answer less."""
+    """``number`` damaged bodies over all routes that take one: 2xx, or 4xx with a sentence, and none is missing."""
     outcome = Outcome()
     random_ = random.Random(seed)
     left = iter(range(number))
@@ -95,6 +96,7 @@ DEEP = b'{"prompt":"a","structured_outputs":{"json":' + b'{"properties":{"a":' *
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 TOOLS = [{"type": "function", "function": {"name": f"f{i}"}} for i in range(100_000)]
+PART = {"type": "text", "text": "a"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * (8 << 20)}}
 GIANT: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "max_tokens of a billion": (TEXT, {"prompt": "a", "max_tokens": 10**9}, (400,)),
@@ -121,12 +123,13 @@ GIANT: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "an image of 8 MiB for a text model": (CHAT, {"messages": [{"role": "user", "content": [IMAGE]}]}, (400,)),
     "100,000 tools": (CHAT, {"messages": MESSAGES, "tools": TOOLS}, (400,)),
     "100,000 messages by another protocol": (
-        "/v1/messages", {"messages": [{"role": r, "content": "a"} for r in ("user", "assistant")] * 50_000, "max_tokens": 1}, (400,)
+        "/v1/messages",
+        {"messages": [{"role": r, "content": "a"} for r in ("user", "assistant")] * 50_000, "max_tokens": 1}, (400,)
     ),
     "100,000 turns of the same role": ("/v1/messages", {"messages": MESSAGES * 100_000, "max_tokens": 1}, (400,)),
     "100,000 items": (RESPONSES, {"input": MESSAGES * 100_000}, (400,)),
     "100,000 reasoning items": (RESPONSES, {"input": [{"type": "reasoning", "summary": []}] * 100_000}, (400,)),
-    "100,000 parts": (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 100_000}]}, (400,)),
+    "100,000 parts": (CHAT, {"messages": [{"role": "user", "content": [PART] * 100_000}]}, (400,)),
     "a template in the request": (CHAT, {"messages": MESSAGES, "chat_template": "{% for a in b %}"}, (400,)),
     "template variables that are code": (
         CHAT, {"messages": MESSAGES, "chat_template_kwargs": {"messages": 1}}, (400,)

@@ -111,7 +111,7 @@ async def stopped_readers(port: int, number: int, max_tokens: int, seconds: floa
 
 
 async def late_readers(port: int, number: int, max_tokens: int, pause_s: float, **fields: Any) -> Outcome:
-    """Clients that read nothing for a while, and then everything: a whole stream, or one that ends with why it is not."""
+    """Clients that read nothing for a while, and then all: a whole stream, or one that ends with why it is not."""
     outcome = Outcome()
 
     async def read() -> None:
@@ -246,4 +246,5 @@ async def while_it_ends(port: int, number: int, max_tokens: int, end_it: Any, al
     await asyncio.gather(*requests)
     outcome.expect(outcome.number == 2 * number, f"{outcome.number} ends of {2 * number} requests")
     late.cancel()
+    await asyncio.wait((late,))
     return outcome

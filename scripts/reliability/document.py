@@ -8,14 +8,13 @@ from typing import Any
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
-from reliability.wire import Outcome
 from schemathesis import checks
 from schemathesis.core.failures import Failure, FailureGroup
 from schemathesis.generation import GenerationMode
 
 from penstock.frontend.openai.openapi import make_document
 from penstock.frontend.routes.table import ROUTES
-
+from reliability.wire import Outcome
 
 CHECKS = [
     checks.not_a_server_error,

@@ -20,7 +20,7 @@ WRONG: tuple[tuple[str, ...], ...] = (
 
 
 async def keys_on_all_routes(port: int, key: str) -> Outcome:
-    """Routes of the table that are not open answer 401 without the key, whatever the method's case or the path's form."""
+    """Routes of the table that are not open answer 401 without the key, however it is nearly presented."""
     outcome = Outcome()
     for route in ROUTES:
         is_open = route.path in OPEN or route.path == "/" or route.path.startswith("/page/") or "favicon" in route.path

@@ -24,7 +24,7 @@ _END_S = 60
 
 
 class Server:
-    """``penstock serve`` with these options on a free port. Use as a context manager; ``stop`` answers its exit code."""
+    """``penstock serve`` with these options on a free port. A context manager; ``wait`` answers the exit code."""
 
     def __init__(self, *options: str, environment: dict[str, str] | None = None) -> None:
         self._options = options

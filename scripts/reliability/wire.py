@@ -79,10 +79,14 @@ class Connection:
         if self._receive_buffer:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         plain.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", self._port))
+        try:
+            await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", self._port))
+            limit = self._receive_buffer or 1 << 20
+            self.reader, self.writer = await asyncio.open_connection(sock=plain, limit=limit)
+        except BaseException:
+            plain.close()
+            raise
         self.socket = plain
-        limit = self._receive_buffer or 1 << 20
-        self.reader, self.writer = await asyncio.open_connection(sock=plain, limit=limit)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -242,7 +242,7 @@ def test_stored_responses_can_be_read_and_deleted():
         for call in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
             with pytest.raises(openai.NotFoundError, match="not stored"):
                 call(whole.id)
-        with pytest.raises(openai.BadRequestError) as caught:
+        with pytest.raises(openai.NotFoundError) as caught:
             client.responses.create(model="mock", input=INPUT, previous_response_id=whole.id)
         assert caught.value.code == "previous_response_not_found"
         unstored = client.responses.create(model="mock", input=INPUT, store=False)

@@ -1,8 +1,8 @@
 """What one rendering of a chat template may take: time, and text and lists that it makes on its way.
 
-Jinja's sandbox keeps templates from Python, not from loops in loops or from texts that double. Whatever can take long or
-become large passes through here: every turn of a loop, call, filter and operator that makes something. What one of them
-makes is bounded, so that none of them alone takes long either.
+Jinja's sandbox keeps templates from Python, not from loops in loops or from texts that double. Whatever can take long
+or become large passes through here: every turn of a loop, call, filter and operator that makes something. What one of
+them makes is bounded, so that none of them alone takes long either.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import wraps
 from typing import Any, NoReturn
 
 RENDER_TIMEOUT_S = 10.0
-MAX_CHARACTERS = 16 << 20
+MAX_CHARACTERS = 8 << 20
 """Of one text: the prompt, or a part on the way to it."""
 MAX_ITEMS = 1 << 20
 """Of one list."""
@@ -145,7 +145,9 @@ def _check_join(value: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> N
     counted where they are made."""
     separator, items = (value, args[0]) if isinstance(value, str) and args else (args[0] if args else "", value)
     separator = kwargs.get("d", separator)
-    if isinstance(items, list | tuple | str):
+    if isinstance(items, str):
+        _count(len(items) * (1 + len(str(separator))), MAX_CHARACTERS)
+    elif isinstance(items, list | tuple):
         texts = sum(len(item) if isinstance(item, str) else 32 for item in items)
         _count(texts + len(str(separator)) * len(items), MAX_CHARACTERS)
 
