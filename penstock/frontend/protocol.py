@@ -73,6 +73,7 @@ class Starter:
         self.buffers = Buffers(server.max_buffered_bytes)
         self._on_turn = on_turn
         self.connections: set[HttpConnection] = set()
+        self.num_coming = 0  # accepted, and not among the connections yet
         self._handler = handler
         self._queue: deque[tuple[HttpConnection, Exchange]] = deque()
         self._posted = False
@@ -153,6 +154,7 @@ class HttpConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=CONGESTED_BYTES)
         self._connections.add(self)
+        self._starter.num_coming -= 1
         self._expect(HEAD_TIMEOUT_S)
         if self._refusal is not None:
             self._refuse(self._refusal)

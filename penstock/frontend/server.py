@@ -162,6 +162,8 @@ class DrainingServer:
             if refusal is not None and self._num_connections >= self._max_connections + _MAX_REFUSED:
                 client.close()
                 continue
+            assert self._starter is not None
+            self._starter.num_coming += 1
             task = self._loop.create_task(self._connect(client, refusal))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
@@ -172,7 +174,8 @@ class DrainingServer:
 
     @property
     def _num_connections(self) -> int:
-        return len(self._connecting) + (len(self._starter.connections) if self._starter is not None else 0)
+        starter = self._starter
+        return starter.num_coming + len(starter.connections) if starter is not None else 0
 
     def _make_room(self) -> HttpError | None:
         """Close idle connections where there are too many; what to tell the new one when none is idle."""
@@ -197,6 +200,7 @@ class DrainingServer:
             await starter.loop.connect_accepted_socket(lambda: HttpConnection(starter, refusal), client)
         except OSError as error:  # it has gone already
             _LOG.debug("a connection ended before it began: %s", error)
+            starter.num_coming -= 1
             client.close()
 
     async def _close_connections(self) -> None:

@@ -77,13 +77,13 @@ async def busy_connections(port: int, limit: int, more: int) -> Outcome:
     async def stream() -> str:
         nonlocal begun
         async with Connection(port) as connection:
-            await connection.send(stream_of(300))
+            await connection.send(stream_of(600))
             await connection.begun()
             begun += 1
             return ending(await connection.answer())
 
     streams = [asyncio.create_task(stream()) for _ in range(limit)]
-    while begun < limit:
+    while begun < limit and not any(stream.done() for stream in streams):
         await asyncio.sleep(0.02)
     for _ in range(more):
         answer = await ask(port, get("/health"))
@@ -203,22 +203,17 @@ async def while_it_ends(port: int, number: int, max_tokens: int, end_it: Any, al
     """``number`` streams and as many whole answers are open when ``end_it()`` is called; more requests come until
     nobody listens. Each accepted request has exactly one end, one of ``allowed``."""
     outcome = Outcome()
-    begun = 0
 
     async def stream() -> None:
-        nonlocal begun
         async with Connection(port) as connection:
             await connection.send(stream_of(max_tokens))
-            begun += 1
             end = ending(await connection.answer())
             outcome.add(f"stream {end}")
             outcome.expect(end in allowed, f"a stream ended with {end}")
 
     async def whole() -> None:
-        nonlocal begun
         async with Connection(port) as connection:
             await connection.send(post("/v1/completions", {**STREAM, "stream": False, "max_tokens": max_tokens}))
-            begun += 1
             answer = await connection.answer()
             end = "done" if answer.status == 200 and answer.complete else str(answer.status)
             outcome.add(f"whole {end}")
@@ -239,7 +234,7 @@ async def while_it_ends(port: int, number: int, max_tokens: int, end_it: Any, al
             await asyncio.sleep(0.02)
 
     requests = [asyncio.create_task(one()) for _ in range(number) for one in (stream, whole)]
-    while begun < 2 * number or (await load_of(port))["num_open"] < 2 * number:
+    while not any(one.done() for one in requests) and (await load_of(port))["num_open"] < 2 * number:
         await asyncio.sleep(0.02)
     late = asyncio.create_task(latecomers())
     end_it()
