@@ -28,6 +28,7 @@ from penstock.errors import ConfigError, PenstockError
 from penstock.frontend.app import App
 from penstock.frontend.peers import Peers
 from penstock.frontend.server import make_server, run, settle_memory
+from penstock.ipc.channel import BACKLOG_MESSAGES
 from penstock.ipc.client import IpcClient
 from penstock.ipc.endpoints import PrivateEndpoints
 from penstock.observability.log import configure_logging
@@ -52,7 +53,7 @@ class FrontendOrder:
     source: tuple[str, str, str] | None
     addresses: tuple[str, ...]
     index: int
-    receive_limit: int = 0
+    receive_limit: int = BACKLOG_MESSAGES
 
 
 class MoreFrontends:

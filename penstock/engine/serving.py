@@ -22,6 +22,7 @@ from penstock.errors import EngineDeadError
 from penstock.frontend.app import App
 from penstock.frontend.peers import Peers
 from penstock.frontend.server import DrainingServer, make_server, run, settle_memory
+from penstock.ipc.channel import BACKLOG_MESSAGES
 from penstock.mock.specs import check_mock
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ async def _serve(
         return
     url, port = listening.result()
     place = (source.name, source.kind, str(source.path)) if source else None
-    limit = CEILING_MESSAGES if mock is not None and mock.mock_ceiling else 0
+    limit = CEILING_MESSAGES if mock is not None and mock.mock_ceiling else BACKLOG_MESSAGES
     engine = EngineProcess(
         child=child,
         on_progress=log.info,

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 from penstock.engine.launch import EngineChild
+from penstock.ipc.channel import BACKLOG_MESSAGES
 from penstock.ipc.client import IpcClient
 
 STOP_S = 15.0  # the step in flight and the release of memory; after that the process is killed
@@ -25,7 +26,7 @@ class EngineProcess:
         child: EngineChild | None = None,
         preload: str = "",
         on_progress: Callable[[str], None] | None = None,
-        receive_limit: int = 0,
+        receive_limit: int = BACKLOG_MESSAGES,
         num_clients: int = 1,
     ) -> None:
         """``child`` is an engine process that runs already; without one it is started here, with ``preload``.

@@ -1,8 +1,9 @@
 """The sockets of one engine: two ipc endpoints in a private directory, named by nobody but this process.
 
 The client binds, the engine connects; one endpoint per direction, so that each side can read in one thread and write
-in another. Queues are unbounded on purpose: a reader that is slow must not stop the engine's step loop, and what can
-pile up is bounded by the open requests, which the frontend limits.
+in another. What goes to a client waits in queues of BACKLOG_MESSAGES: an engine that is faster than its frontend waits
+for it, because otherwise every answer would be late by all that piles up. What goes to the engine is not bounded here:
+the engine always reads, and the frontend limits how much is open.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import threading
 import zmq
 
 _WAIT_MS = 500
+BACKLOG_MESSAGES = 32
+"""Messages, of one step each, that may wait on each side of the way to a client: a pause of the frontend does not stop
+the engine's steps, a frontend that is too slow does."""
 
 
 class Writer:

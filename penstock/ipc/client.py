@@ -24,7 +24,7 @@ from penstock.errors import (
     UserError,
 )
 from penstock.ipc import codec
-from penstock.ipc.channel import Writer, make_reader
+from penstock.ipc.channel import BACKLOG_MESSAGES, Writer, make_reader
 from penstock.ipc.endpoints import PrivateEndpoints, to_client, to_engine
 from penstock.ipc.open_requests import News, OpenRequests, Sink
 from penstock.types.control import ControlCommand, ControlReply
@@ -51,7 +51,7 @@ class IpcClient:
 
     The engine counts as dead when it says so, when ``engine_exited`` is called, or when nothing has arrived for
     ``silence_limit_s`` (its heartbeat comes every second, whatever the step loop does). ``receive_limit``: most
-    messages that may wait here, for engines that wait themselves when there is no room; 0 is no limit.
+    messages that may wait here; the engine waits when there is no room.
 
     An engine may have ``num_clients`` of them; this one is number ``index``, which shows in its request ids. The first
     one orders the engine and ends it, the others have ``endpoints`` that the order names.
@@ -61,7 +61,7 @@ class IpcClient:
         self,
         *,
         silence_limit_s: float = 60.0,
-        receive_limit: int = 0,
+        receive_limit: int = BACKLOG_MESSAGES,
         endpoints: PrivateEndpoints | None = None,
         index: int = 0,
         num_clients: int = 1,

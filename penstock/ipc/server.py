@@ -17,7 +17,7 @@ import zmq
 
 from penstock.errors import EngineDeadError, NoBackendError
 from penstock.ipc import codec
-from penstock.ipc.channel import Writer, make_reader
+from penstock.ipc.channel import BACKLOG_MESSAGES, Writer, make_reader
 from penstock.ipc.endpoints import to_client, to_engine
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
@@ -26,6 +26,8 @@ from penstock.types.request import GenerateRequest
 
 HEARTBEAT_S = 1.0
 WAITING_MESSAGES = 16
+_ROOM_S = 0.0005
+"""Seconds between two looks for room in a client's queue."""
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class IpcServer:
     def __init__(self, address: str) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._reader = make_reader(self._context, to_engine(address), bind=False)
-        self._writers = [Writer(self._context, to_client(address), bind=False)]
+        self._writers = [self._make_writer(address)]
         self._addresses = [address]
         self._waiting_writers: list[Writer] = []
         self._open: set[int] = set()  # requests of several clients
@@ -83,7 +85,7 @@ class IpcServer:
         """More frontends, which wait for ``ready``. ``max_open`` requests of all clients may be open; 0 is no limit."""
         for address in addresses:
             self._reader.connect(to_engine(address))
-            self._writers.append(Writer(self._context, to_client(address), bind=False))
+            self._writers.append(self._make_writer(address))
             self._addresses.append(address)
         self._max_open = max_open
         hello = codec.encode(codec.Hello(codec.PROTOCOL_VERSION, os.getpid()))
@@ -102,10 +104,18 @@ class IpcServer:
         self._send(codec.Failed(type(error).__name__, str(error), decision))
 
     def emit(self, batch: OutputBatch) -> None:
-        """core.ports.OutputChannel. Never blocks; with nobody left to listen the batch is dropped."""
+        """core.ports.OutputChannel. Waits while a client is too far behind, until the end: one that has stopped for
+        good stops the engine, and is gone when its process is."""
         for index, message in enumerate(self._messages(batch)):
-            if index not in self._gone:
-                self._writers[index].send(codec.encode(message))
+            self._put(index, codec.encode(message))
+
+    def _make_writer(self, address: str) -> Writer:
+        return Writer(self._context, to_client(address), bind=False, limit=BACKLOG_MESSAGES)
+
+    def _put(self, index: int, data: bytes) -> None:
+        """In small steps, so that other threads may send in between."""
+        while index not in self._gone and not self._writers[index].send(data) and not self._closing:
+            time.sleep(_ROOM_S)
 
     def emit_waiting(self, batch: OutputBatch) -> None:
         """The same through queues of a few messages: waits while a client is behind, until the end. For one thread; the
@@ -150,12 +160,11 @@ class IpcServer:
 
     def _send(self, message: codec.ToClient) -> None:
         data = codec.encode(message)
-        for writer in self._writers:
-            writer.send(data)
+        for index in range(len(self._writers)):
+            self._put(index, data)
 
     def _reply(self, call_id: int, reply: ControlReply) -> None:
-        writer = self._writers[(call_id - 1) % len(self._writers)]
-        writer.send(codec.encode(codec.Reply(call_id, reply)))
+        self._put((call_id - 1) % len(self._writers), codec.encode(codec.Reply(call_id, reply)))
 
     def _submit(self, request: GenerateRequest, inbox: EngineInbox) -> None:
         if len(self._writers) > 1:
@@ -173,7 +182,9 @@ class IpcServer:
             while not self._closing:
                 now = time.monotonic()
                 if now >= next_beat:
-                    self._send(codec.Heartbeat(health()))
+                    beat = codec.encode(codec.Heartbeat(health()))
+                    for writer in self._writers:  # a full queue is as good as a sign of life
+                        writer.send(beat)
                     next_beat = now + HEARTBEAT_S
                 if self._reader.poll(int(1000 * max(0.0, next_beat - now)) + 1):
                     self._receive(self._reader.recv(), inbox)
