@@ -6,6 +6,7 @@ import asyncio
 import os
 import stat
 import threading
+import time
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ import zmq
 
 from penstock.errors import ConfigError, EngineDeadError, NoBackendError
 from penstock.ipc import codec
-from penstock.ipc.channel import Writer, make_reader
+from penstock.ipc.channel import BACKLOG_MESSAGES, Writer, make_reader
 from penstock.ipc.client import IpcClient
 from penstock.ipc.endpoints import to_client, to_engine
 from penstock.ipc.server import IpcServer
@@ -224,6 +225,56 @@ def test_what_a_dying_engine_wrote_is_delivered_before_its_requests_fail():
         await collected.ended.wait()
         assert collected.tokens == [5]
         assert [end.reason for end in collected.terminals] == [FinishReason.LENGTH]
+
+    with_engine(scenario, mute=True)
+
+
+def test_an_engine_waits_for_a_client_that_is_behind_and_nothing_is_lost():
+    padding = (0,) * 50_000  # as a socket takes many small messages of its own
+    number = 8 * BACKLOG_MESSAGES
+    sent = []
+
+    async def scenario(client, engine):
+        def emit():
+            for token in range(number):
+                engine.server.emit(OutputBatch(updates=(TokenUpdate(1, (token, *padding)),)))
+                sent.append(token)
+            engine.server.emit(OutputBatch(terminals=(Terminal(1, FinishReason.LENGTH),)))
+
+        collected = Collected()
+        client.submit(request(1), collected)
+        while not engine.submitted:
+            await asyncio.sleep(0.001)
+        thread = threading.Thread(target=emit)
+        thread.start()
+        before = -1
+        while len(sent) > before:  # the loop of this client stands still, and so does the engine at last
+            before = len(sent)
+            time.sleep(0.3)
+        assert before < number
+        await collected.ended.wait()
+        thread.join()
+        assert [token for token in collected.tokens if token] == list(range(1, number))
+        assert len(collected.tokens) == number * (1 + len(padding))
+
+    with_engine(scenario, mute=True)
+
+
+def test_a_client_that_ends_frees_an_engine_that_waits_for_it():
+    async def scenario(client, engine):
+        client.submit(request(1), Collected())
+        while not engine.submitted:
+            await asyncio.sleep(0.001)
+
+        def emit():
+            for _ in range(8 * BACKLOG_MESSAGES):
+                engine.server.emit(OutputBatch(updates=(TokenUpdate(1, (0,) * 50_000),)))
+
+        thread = threading.Thread(target=emit)
+        thread.start()
+        await client.close()
+        await asyncio.to_thread(thread.join, 20)
+        assert not thread.is_alive()
 
     with_engine(scenario, mute=True)
 
