@@ -42,6 +42,11 @@ class Writer:
                 return False
         return True
 
+    def has_room(self) -> bool:
+        """Whether ``send`` would take a message now: somebody has connected, and does not lag too far behind."""
+        with self._lock:
+            return not self._socket.closed and bool(self._socket.poll(0, zmq.POLLOUT))
+
     def send_waiting(self, data: bytes) -> bool:
         """Wait for room, but not for ever: False when there was none for a while, or the socket is closed."""
         with self._lock:

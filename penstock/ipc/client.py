@@ -103,6 +103,8 @@ class IpcClient:
     async def attach(self) -> EngineInfo:
         """Wait until the engine, which another client orders, is ready. Raises as ``start``."""
         info = await asyncio.shield(self._ready)
+        while not self._writer.has_room() and not self._requests.dead:  # its other connection may come later
+            await asyncio.sleep(0.005)
         self._watch_silence()
         return info
 
