@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import signal
+import sys
+import threading
 from typing import TYPE_CHECKING
 
 from penstock.engine.launch import EngineChild
@@ -26,6 +29,8 @@ def run_server(
     UserError that prevents the start, and EngineDeadError when the engine could not start for another reason or died
     while it served. A server whose engine has died keeps answering: its health routes say so.
     """
+    if threading.current_thread() is threading.main_thread():  # until the server has its own: there is nothing to drain
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     gc.disable()  # nothing of what is imported will be garbage; settle_memory turns it on again
     child = EngineChild(preload="penstock.engine.mock_engine" if mock is not None else "torch")
     try:
