@@ -18,8 +18,9 @@ TIERS = ("null", "cpu", "conformance", "gpu", "multigpu")
 DEFAULT = ("null", "cpu", "conformance")
 HANG_SECONDS = "900"  # a test that waits forever should not hold a machine; no test relies on this limit
 NO_TESTS = 5  # pytest's exit status
-# Plugins that packages bring along and that no test needs: each would load in every worker of every tier, for seconds.
-UNUSED_PLUGINS = ("schemathesis", "anyio")
+# Plugins that packages bring along: each would load in every worker of every tier, for seconds.
+PLUGINS = ("schemathesis", "anyio")
+NEEDED = {"cpu": {"schemathesis"}}  # by the fuzzer of the HTTP routes
 _CLOSING = re.compile(
     r"^(?:=+ )?(?P<counts>\d+ (?:passed|failed|error|skipped|deselected|x).*|no tests ran) in [\d.]+s\b.*$"
 )
@@ -50,7 +51,7 @@ def run_tier(tier: str, extra: list[str], counts: Counter[str]) -> int:
     workers = min(cores, 8)
     command = [sys.executable, "-m", "pytest", f"tests/{tier}", "--timeout", HANG_SECONDS]
     command += ["--no-header", "-o", "console_output_style=classic", "--color=no"]
-    command += [part for plugin in UNUSED_PLUGINS for part in ("-p", f"no:{plugin}")]
+    command += [part for plugin in PLUGINS if plugin not in NEEDED.get(tier, ()) for part in ("-p", f"no:{plugin}")]
     if workers > 1 and tier not in ("gpu", "multigpu"):
         command += ["-n", str(workers), "--dist", "worksteal"]
     environment = {"OMP_NUM_THREADS": str(max(1, cores // workers)), "TOKENIZERS_PARALLELISM": "false", **os.environ}
