@@ -32,12 +32,15 @@ from schemathesis.specs.openapi.checks import (
 from penstock.config.sections import ServerConfig
 from penstock.frontend.openai.openapi import make_document
 from penstock.frontend.routes.table import ROUTES
+from penstock.structured.grammar_cache import CompileLimits
 
 
 @pytest.fixture(scope="module")
 def server():
     limits = ServerConfig(port=0, max_n=4, request_timeout=10.0)
-    with MockServer(max_model_len=128, check_integrity=False, server=limits) as server:
+    # With the trial process, without which some of the grammars here compile for ever.
+    trials = CompileLimits()
+    with MockServer(max_model_len=128, check_integrity=False, server=limits, compile_limits=trials) as server:
         yield server
         server.wait_idle()
         with server.http() as http:
