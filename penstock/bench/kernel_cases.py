@@ -167,6 +167,13 @@ def _edit_arguments(shapes: ModelShapes, rows: int) -> tuple[Any, ...]:
     return logits, finite, torch.arange(rows), rules, penalties, words, torch.zeros_like(logits)
 
 
+def _mask_arguments(shapes: ModelShapes, rows: int) -> tuple[Any, ...]:
+    """Masks that allow one token in a thousand, as most of a grammar's do."""
+    vocab = shapes.facts.vocab_size
+    words = torch.where(torch.rand(rows, -(-vocab // 32)) < 0.03, 1, 0).to(torch.int32)
+    return torch.randn(rows, vocab) * 3, torch.arange(rows), words
+
+
 def _count_arguments(shapes: ModelShapes, rows: int) -> tuple[Any, ...]:
     rules, words = _seat_state(shapes, rows)
     return words, rules, torch.arange(rows), torch.arange(rows)
@@ -191,6 +198,7 @@ POINTWISE = {
     "resolve_tokens": _Pointwise(_resolve_arguments, 0, typed=0),
     "keep_tokens": _Pointwise(_keep_arguments, 0, typed=0),
     "edit_logits": _Pointwise(_edit_arguments, 6, typed=0, most_rows=MOST_LOGITS_ROWS),
+    "mask_logits": _Pointwise(_mask_arguments, 1, typed=0, most_rows=MOST_LOGITS_ROWS),
     "count_tokens": _Pointwise(_count_arguments, 0, typed=0, most_rows=MOST_LOGITS_ROWS),
     "sample": _Pointwise(_sample_arguments, 4, typed=0, most_rows=MOST_LOGITS_ROWS),
 }

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from penstock.executor.device_masks import allowed_by
 from penstock.executor.sampler.masks import NEVER, BadSequences, Bias
 from penstock.executor.sampler.rows import SeatSampling
-from penstock.executor.sampler.sampler import MASKS, NO_TOKEN_LEFT, OVERFLOW, SHIFTS, STEPS
+from penstock.executor.sampler.sampler import EMPTY_MASK, MASKS, NO_TOKEN_LEFT, OVERFLOW, SHIFTS, STEPS
 from penstock.executor.seats import Ints, SeatState
 from penstock.kernels.reference.edits import IN_PROMPT, STOPS
 from penstock.types.plan import Admission
@@ -171,13 +172,19 @@ def can_edit(sampling: SeatSampling) -> bool:
     return bad is None or not bad.longer
 
 
-def refusal(sampling: SeatSampling, num_output: int, vocab_size: int) -> RowFailure:
-    """Why no token could be drawn behind finite logits: nothing is allowed, or shifts and penalties overflow."""
+def refusal(sampling: SeatSampling, num_output: int, vocab_size: int, mask: bytes | None = None) -> RowFailure:
+    """Why no token could be drawn behind finite logits: nothing is allowed, or shifts and penalties overflow. In the
+    words of the host's sampler: a mask alone is to blame where the request forbids nothing itself."""
     forbidden = _forbidden(sampling, vocab_size)
     stops = _prepared(sampling)["min_tokens"]
     if stops is not None and num_output < sampling.params.min_tokens:
         forbidden[stops] = True
-    return NO_TOKEN_LEFT if bool(forbidden.all()) else OVERFLOW
+    if mask is not None:
+        forbidden |= ~allowed_by(mask, vocab_size)
+    if not bool(forbidden.all()):
+        return OVERFLOW
+    prepared = _prepared(sampling)
+    return NO_TOKEN_LEFT if any(prepared[step.name] is not None for step in MASKS) else EMPTY_MASK
 
 
 def _prepared(sampling: SeatSampling) -> dict[str, Any]:

@@ -67,13 +67,20 @@ def make_layout(shape: StepShape, num_groups: int) -> Layout:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceAsked:
+    """Of the rows that sample, as views of the device's memory."""
+
+    seats: torch.Tensor  # int64 [asked]
+    cuts: tuple[torch.Tensor, ...]  # of the op "sample", in its order
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceStep:
     """A step's inputs as views of the device's memory. ``forward.token_ids`` may still name seats, see
     ``kernels.reference.step.resolve_tokens``."""
 
     forward: ForwardInputs
-    asked_seats: torch.Tensor  # int64 [asked]
-    cuts: tuple[torch.Tensor, ...]  # of the op "sample", in its order
+    asked: DeviceAsked
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +244,15 @@ class DeviceInputs:
         shape = layout.shape
         asked = None if shape.num_asked == shape.num_tokens else fields["asked"]
         forward = ForwardInputs(fields["token_ids"], fields["positions"], tuple(groups), asked)
-        cuts = tuple(fields[name] for name in ("temperature", "min_p", "top_k", "top_p", "uniforms"))
-        return DeviceStep(forward, fields["asked_seats"], cuts)
+        return DeviceStep(forward, self.asked(layout))
+
+    def asked(self, layout: Layout) -> DeviceAsked:
+        """The same of the rows that sample alone, without a launch. Valid until the next step is sent."""
+        seats, *cuts = (
+            layout.fields[name].of(self._words)
+            for name in ("asked_seats", "temperature", "min_p", "top_k", "top_p", "uniforms")
+        )
+        return DeviceAsked(seats, tuple(cuts))
 
 
 def _put_cuts(words: torch.Tensor, layout: Layout, cuts: Cuts) -> None:

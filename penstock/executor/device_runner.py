@@ -2,16 +2,18 @@
 
 The host never waits for the device within a step: what a row samples stays on the device, where the next step finds it,
 and is copied to the host behind the step. Seats advance when a step is launched, by what it will answer; the token ids
-follow when it is finished. Rows that the device cannot sample alone (masks, log-probabilities of prompts, drafts)
-make their step a careful one: the host samples its logits, and nothing is launched before that is done.
+follow when it is finished. A step of rows with token masks is launched up to its edited logits; once the masks are
+there, they are launched behind it with the draw. Rows that the device cannot sample alone (log-probabilities of
+prompts, drafts, what its sampling op cannot do) make their step a careful one: the host samples its logits, and nothing
+is launched before that is done.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -20,8 +22,9 @@ import torch
 
 from penstock.executor.answer import Answer, RowMasks
 from penstock.executor.device_edits import DeviceEdits, EditOps, needs_edit, refusal
-from penstock.executor.device_inputs import Cuts, DeviceInputs, DeviceStep, Layout
+from penstock.executor.device_inputs import Cuts, DeviceAsked, DeviceInputs, DeviceStep, Layout
 from penstock.executor.device_logprobs import DescribedPlace, describe
+from penstock.executor.device_masks import DeviceMasks, MaskOp
 from penstock.executor.forward import Computed, Forward
 from penstock.executor.graphs import GraphKey, StepGraphs, Variant
 from penstock.executor.inputs import ForwardInputs, InputBuilder, StepInputs, StepShape
@@ -55,13 +58,14 @@ class PendingStep(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceParts:
     """What a DeviceRunner is made of. ``resolve`` and ``keep`` are the ops of those names, ``sample_op`` draws on the
-    device, ``edit_ops`` change logits before; ``scratch_slots`` has one entry per group."""
+    device, ``edit_ops`` and ``mask_op`` change logits before; ``scratch_slots`` has one entry per group."""
 
     forward: Forward
     groups: tuple[KvGroupSpec, ...]
     sampler: Sampler
     sample_op: SampleOp | None
     edit_ops: EditOps
+    mask_op: MaskOp
     resolve: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     keep: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
     scratch_slots: tuple[int, ...]
@@ -88,6 +92,9 @@ class DeviceRunner:
         )
         self._sampling = SeatSamplings(parts.sampler, self._seats)
         self._edits = DeviceEdits(limits.max_num_seqs, parts.sampler.vocab_size, parts.edit_ops, parts.device)
+        self._masks = DeviceMasks(
+            limits.max_num_seqs, parts.sampler.vocab_size, parts.mask_op, parts.depth, parts.device
+        )
         self._cuts: dict[int, FusedCuts | None] = {}  # of a seat; None: the host has to sample
         self._describing: set[int] = set()  # seats whose tokens are described on the device
         self._last_tokens = torch.zeros(limits.max_num_seqs + 1, dtype=torch.int64, device=parts.device)
@@ -106,10 +113,13 @@ class DeviceRunner:
     @torch.inference_mode()
     def launch(self, plan: StepPlan, wait_for_masks: Callable[[], RowMasks]) -> PendingStep:
         """Start one plan and return while the device computes. ``wait_for_masks`` as ``Runner.run`` has it; it is
-        called by ``finish``."""
+        called by ``finish``, or by the next ``launch``: what is launched behind finds what this step draws."""
         started = time.monotonic()
         if any(step.careful for step in self._open):
             self._settle()  # its rows' lengths are known only then
+        for step in self._open:
+            if isinstance(step, _Launched):
+                self._draw_masked(step)
         while len(self._open) >= self._depth:  # the memory that results are copied to is as deep
             self._open[0].finish()
         self._apply(plan)
@@ -124,7 +134,7 @@ class DeviceRunner:
         if careful:
             pending = self._launch_careful(plan, inputs, wait_for_masks, started)
         else:
-            pending = self._launch(plan, inputs, started)
+            pending = self._launch(plan, inputs, wait_for_masks, started)
         self._open.append(pending)
         return pending
 
@@ -184,21 +194,23 @@ class DeviceRunner:
         return None if self._sample_op is None else fused_cuts(sampling.params, self._sampling.sampler.vocab_size)
 
     def _is_careful(self, plan: StepPlan) -> bool:
-        if plan.masked_rows or any(plan.row_drafts) or self._sampling.describes(plan):
+        if any(plan.row_drafts) or self._sampling.describes(plan) or (plan.masked_rows and self._sample_op is None):
             return True
         rows = zip(plan.row_seats, plan.row_samples, strict=True)
         return any(samples and self._cuts[seat] is None for seat, samples in rows)
 
     # -- what the device does alone ------------------------------------------------------------------------------
 
-    def _launch(self, plan: StepPlan, inputs: StepInputs, started: float) -> _Launched:
-        asked_seats = inputs.seats[inputs.asked_rows]
+    def _launch(
+        self, plan: StepPlan, inputs: StepInputs, wait_for_masks: Callable[[], RowMasks], started: float
+    ) -> _Launched:
+        asked_seats, masked = inputs.seats[inputs.asked_rows], bool(plan.masked_rows)
         described = not self._describing.isdisjoint(asked_seats.tolist())
-        edited = described or self._edits.concern(asked_seats)
+        edited = described or masked or self._edits.concern(asked_seats)
         cuts = self._cuts_of(asked_seats, edited=edited)
         variant = Variant.NOTHING if not len(asked_seats) else Variant.GREEDY if cuts is None else Variant.DRAWN
         if edited:
-            variant = Variant.DESCRIBED if described else Variant.EDITED
+            variant = Variant.LOGITS if masked else Variant.DESCRIBED if described else Variant.EDITED
             self._edits.expect(asked_seats, self._seats)
         num_rows = len(inputs.seats)
         padded = self._padded(num_rows) if inputs.decodes and self.graphs.on else None
@@ -212,16 +224,22 @@ class DeviceRunner:
         else:
             first = host.groups[0]
             computed = self._compute(self._inputs.views(layout, first.max_query_len, first.max_kv_len), variant)
-        answers = self._answers.copy(computed, len(asked_seats))
+        undrawn, answers = None, None
+        if masked:
+            edits = self._edit(computed[0], self._inputs.asked(layout), described=described)
+            undrawn = _Undrawn(edits, wait_for_masks)
+        else:
+            answers = self._answers.copy(computed, len(asked_seats))
         known = self._seats.num_known[asked_seats]
         self._seats.advance_expected(inputs.seats, inputs.num_tokens, asked_seats)
         samplings = [self._sampling[seat] for seat in asked_seats.tolist()] if edited else []
         residence, launched = self._residence[asked_seats], time.monotonic()
-        return _Launched(self, plan, inputs, answers, known, residence, samplings, started, launched)
+        return _Launched(self, plan, inputs, answers, undrawn, known, residence, samplings, started, launched)
 
     def _compute_decode(self, layout: Layout, variant: Variant) -> Computed:
         """With the largest lengths that a decode step may have: recorded, it serves all of its shape."""
-        return self._compute(self._inputs.views(layout, 1, self._seats.max_tokens), variant)
+        computed = self._compute(self._inputs.views(layout, 1, self._seats.max_tokens), variant)
+        return (self._masks.keep(computed[0]),) if variant is Variant.LOGITS else computed
 
     def _compute(self, step: DeviceStep, variant: Variant) -> Computed:
         forward = step.forward
@@ -230,20 +248,44 @@ class DeviceRunner:
             computed = self._drawn(inputs, step, variant)
         else:
             computed = self._forward.compute(inputs, variant)
-        if variant is not Variant.NOTHING:
-            self._keep(self._last_tokens, step.asked_seats, computed[0])
+        if variant not in (Variant.NOTHING, Variant.LOGITS):
+            self._keep(self._last_tokens, step.asked.seats, computed[0])
         return computed
 
     def _drawn(self, inputs: ForwardInputs, step: DeviceStep, variant: Variant) -> Computed:
         assert self._sample_op is not None
         (logits,) = self._forward.compute(inputs, Variant.LOGITS)
         if variant is Variant.DRAWN:
-            return self._sample_op(logits, *step.cuts)
-        raw = logits.clone() if variant is Variant.DESCRIBED else None
-        finite = self._edits.edit(logits, step.asked_seats)
-        token_ids, _ = self._sample_op(logits, *step.cuts)
-        self._edits.count(step.asked_seats, token_ids)
-        return (token_ids, finite) if raw is None else (token_ids, finite, *describe(raw, token_ids))
+            return self._sample_op(logits, *step.asked.cuts)
+        return self._draw(self._edit(logits, step.asked, described=variant is Variant.DESCRIBED))
+
+    def _edit(self, logits: torch.Tensor, asked: DeviceAsked, *, described: bool) -> _Edited:
+        raw = logits.clone() if described else None
+        return _Edited(logits, raw, self._edits.edit(logits, asked.seats), asked)
+
+    def _draw(self, edited: _Edited) -> Computed:
+        assert self._sample_op is not None
+        token_ids, _ = self._sample_op(edited.logits, *edited.asked.cuts)
+        self._edits.count(edited.asked.seats, token_ids)
+        answer = (token_ids, edited.finite)
+        return answer if edited.raw is None else (*answer, *describe(edited.raw, token_ids))
+
+    @torch.inference_mode()
+    def _draw_masked(self, step: _Launched) -> None:
+        """Launch the rest of a step whose rows have masks, once they are there. Nothing else was launched since."""
+        undrawn = step.undrawn
+        if undrawn is None:
+            return
+        began = time.monotonic()
+        masks = undrawn.wait_for_masks()
+        step.waited_s = time.monotonic() - began
+        asked_rows = step.inputs.asked_rows.tolist()
+        step.masks = {place: masks[row][0] for place, row in enumerate(asked_rows) if masks.get(row)}
+        self._masks.apply(undrawn.edited.logits, step.masks)
+        computed = self._draw(undrawn.edited)
+        self._keep(self._last_tokens, undrawn.edited.asked.seats, computed[0])
+        step.answers = self._answers.copy(computed, len(asked_rows))
+        step.undrawn = None
 
     def _cuts_of(self, seats: Ints, *, edited: bool) -> Cuts | None:
         """What the asked rows' draws are told; None when all are greedy and their logits stay as they are."""
@@ -260,6 +302,8 @@ class DeviceRunner:
         return self._row_counts[np.searchsorted(self._row_counts, num_rows)]
 
     def _finish_launched(self, step: _Launched) -> StepResult:
+        self._draw_masked(step)
+        assert step.answers is not None
         token_ids, sound = step.answers.wait()
         waited = time.monotonic()
         inputs = step.inputs
@@ -272,7 +316,8 @@ class DeviceRunner:
         for place in np.flatnonzero(sound & (token_ids < 0)).tolist():
             row, sampling = int(inputs.asked_rows[place]), step.samplings[place]
             num_output = int(step.known[place]) - sampling.num_prompt_tokens
-            answer.failed[row] = refusal(sampling, num_output, self._sampling.sampler.vocab_size)
+            vocab_size, mask = self._sampling.sampler.vocab_size, step.masks.get(place)
+            answer.failed[row] = refusal(sampling, num_output, vocab_size, mask)
             answer.tokens[row] = ()
         if step.answers.described is not None:
             self._take_logprobs(step, step.answers.described, answer)
@@ -286,7 +331,7 @@ class DeviceRunner:
             started=step.started,
             ended=time.monotonic(),
             inputs_s=step.launched - step.started,
-            forward_s=waited - step.launched,
+            forward_s=waited - step.launched - step.waited_s,
             sample_s=time.monotonic() - waited,
         )
         return step_result(step.plan, answer, timings)
@@ -371,25 +416,47 @@ class _Finished:
         return self._result
 
 
+@dataclass(frozen=True, slots=True)
+class _Edited:
+    """Rows before their draw: edited logits, those before when they are to be described, and which were finite then."""
+
+    logits: torch.Tensor
+    raw: torch.Tensor | None
+    finite: torch.Tensor
+    asked: DeviceAsked
+
+
+@dataclass(frozen=True, slots=True)
+class _Undrawn:
+    """Rows that wait for the masks of some of them."""
+
+    edited: _Edited
+    wait_for_masks: Callable[[], RowMasks]
+
+
 @dataclass(slots=True, eq=False)
 class _Launched:
-    """A step whose tokens are on their way to the host. ``known``, ``residence`` and ``samplings`` belong to the asked
-    seats, as they were: a seat that was given to another request meanwhile does not get the token."""
+    """A step whose tokens are on their way to the host, or will be once its masks are there. ``known``, ``residence``
+    and ``samplings`` belong to the asked seats, as they were: a seat that was given to another request meanwhile does
+    not get the token."""
 
     runner: DeviceRunner
     plan: StepPlan
     inputs: StepInputs
-    answers: _Answers
+    answers: _Answers | None  # None while ``undrawn``
+    undrawn: _Undrawn | None
     known: Ints
     residence: Ints
     samplings: list[SeatSampling]  # when logits were edited
     started: float
     launched: float
+    masks: Mapping[int, bytes] = field(default_factory=dict)  # by places among the asked rows
+    waited_s: float = 0.0  # for masks
     result: StepResult | None = None
     careful: bool = False
 
     def done(self) -> bool:
-        return self.result is not None or self.answers.done()
+        return self.result is not None or (self.answers is not None and self.answers.done())
 
     def finish(self) -> StepResult:
         if self.result is None:

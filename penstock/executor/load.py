@@ -19,6 +19,7 @@ from penstock.attention.select import choose_attention
 from penstock.errors import ConfigError
 from penstock.executor.device_edits import DeviceEdits, EditOps, edit_bytes
 from penstock.executor.device_logprobs import described_bytes
+from penstock.executor.device_masks import DeviceMasks, MaskOp, mask_bytes
 from penstock.executor.device_memory import RESERVE_BYTES, claim_device, measure_step
 from penstock.executor.device_runner import DeviceParts, DeviceRunner, padded_row_counts
 from penstock.executor.device_warmup import compile_kernels
@@ -327,6 +328,7 @@ def _loaded_on_device(
         sampler=Sampler(built.facts.vocab_size, spec.seed, host_op),
         sample_op=sample_op,
         edit_ops=_edit_ops(spec),
+        mask_op=_mask_op(spec),
         resolve=resolve,
         keep=keep,
         scratch_slots=storage.scratch_slots,
@@ -346,6 +348,10 @@ def _edit_ops(spec: ExecutorSpec) -> EditOps:
     return EditOps(choose_op("edit_logits", asked)[0], choose_op("count_tokens", asked)[0])
 
 
+def _mask_op(spec: ExecutorSpec) -> MaskOp:
+    return choose_op("mask_logits", OpSpec(dtype="float32", platform=spec.platform))[0]
+
+
 def _measured_plan(
     spec: ExecutorSpec,
     plan: ExecutorPlan,
@@ -362,9 +368,11 @@ def _measured_plan(
         whole, halves = torch.full((rows,), 8, device=device), torch.full((rows,), 0.5, device=device)
         if sample_op is None:
             return None
+        everything = b"\xff" * (logits.shape[1] // 8 + 1)
         edits = DeviceEdits(1, logits.shape[1], _edit_ops(spec), device)
         seats = torch.zeros(rows, dtype=torch.int64, device=device)
         edits.edit(logits, seats)
+        DeviceMasks(1, logits.shape[1], _mask_op(spec), 1, device).apply(logits, {0: everything})
         drawn = sample_op(logits, halves, halves, whole, halves.double(), halves.double())
         edits.count(seats, drawn[0])
         return drawn
@@ -410,9 +418,9 @@ def logits_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
 
 
 def sampling_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
-    """What a device takes for edited logits and for log-probabilities, from the first such request on."""
+    """What a device takes for edited logits, for masks and for log-probabilities, from the first such request on."""
     rows, vocab = spec.max_num_seqs, built.facts.vocab_size
-    return edit_bytes(rows, vocab) + described_bytes(rows, vocab)
+    return edit_bytes(rows, vocab) + mask_bytes(rows, vocab) + described_bytes(rows, vocab)
 
 
 def on_device(platform: PlatformFacts) -> bool:

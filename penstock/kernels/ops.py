@@ -86,6 +86,7 @@ OPS: Mapping[str, Op] = {
         _op("resolve_tokens", INTEGERS, None, "step", dtypes=()),
         _op("keep_tokens", INTEGERS, None, "step", changes=(0,), dtypes=()),
         _op("edit_logits", {"float32": (2e-6, 2e-6)}, None, "edits", changes=(0, 1), dtypes=("float32",)),
+        _op("mask_logits", {"float32": (0.0, 0.0)}, None, "edits", changes=(0,), dtypes=("float32",)),
         _op("count_tokens", INTEGERS, None, "edits", changes=(0, 1), dtypes=()),
         # Elsewhere the steps of the executor's sampler do the same one by one.
         Op(

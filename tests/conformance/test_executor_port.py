@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from local_executors import local_executor, local_executor_that_launches, local_executor_with_window
+from local_executors import (
+    local_executor,
+    local_executor_that_draws,
+    local_executor_that_launches,
+    local_executor_with_window,
+)
 
 from penstock.core.ports import Executor
 from penstock.mock.clock import VirtualClock
@@ -33,6 +38,7 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
     "local": local_executor,
     "local_with_window": local_executor_with_window,
     "local_that_launches": local_executor_that_launches,
+    "local_that_draws": local_executor_that_draws,
 }
 
 PROMPT = (5, 9, 3, 7, 1, 8, 2, 6, 4, 5, 5)
@@ -80,7 +86,7 @@ class Driver:
                 self.covered[seat][group] += count
         return appended
 
-    def step(self, rows=(), *, admitted=(), appended=(), dropped=()):
+    def step(self, rows=(), *, admitted=(), appended=(), dropped=(), masked=()):
         """``rows`` are (seat, num_tokens, samples)."""
         plan = StepPlan(
             step_id=self.next_step,
@@ -90,6 +96,7 @@ class Driver:
             row_seats=tuple(row[0] for row in rows),
             row_num_tokens=tuple(row[1] for row in rows),
             row_samples=tuple(row[2] for row in rows),
+            masked_rows=tuple(masked),
         )
         self.next_step += 1
         return self.executor.step(plan)
@@ -115,6 +122,10 @@ class Driver:
             appended = self.grow(seat, len(tokens) + len(output))
             output += self.run([(seat, 1, True)], appended=appended).row_tokens[0]
         return tuple(output)
+
+
+def mask_of(*tokens: int) -> bytes:
+    return sum(1 << token for token in tokens).to_bytes(16, "little")
 
 
 @pytest.fixture(params=sorted(EXECUTORS))
@@ -199,6 +210,49 @@ def test_rows_for_tokens_that_the_planner_does_not_know_yet(driver):
     for handle in handles:
         handle.result()
     assert tuple(output[:6]) == expected
+
+
+def test_masks_that_come_late_hold_their_rows_alone(driver):
+    """The rows with one token left answer it; others, and those of masks that allow everything, go on as without."""
+    free = [driver.generate(seat, 3, request_id=30 + seat) for seat in (0, 1)]
+    driver.run(dropped=[0, 1])
+    admitted = [driver.admit(seat, request_id=30 + seat, cover=20) for seat in (0, 1)]
+    admitted.append(driver.admit(2, request_id=32, cover=20, sampling=SamplingParams(seed=2, max_tokens=9)))
+    output = []
+    for step, tokens in enumerate([(7, 8), (3, 9), (5,)]):
+        rows = [(seat, 1 if step else len(PROMPT), True) for seat in (2, 0, 1)]
+        handle = driver.step(rows, admitted=[] if step else admitted, masked=(0, 1))
+        handle.masks([1, 0], lambda tokens=tokens: [b"\xff" * 16, mask_of(*tokens)])
+        result = handle.result()
+        assert not result.failed_rows
+        assert result.row_tokens[0][0] in tokens
+        output.append(result.row_tokens[1:])
+    assert [tuple(row) for row in zip(*[(a[0], b[0]) for a, b in output], strict=True)] == free
+
+
+def test_plans_behind_masks_that_are_still_to_come(driver):
+    """As many as may be in flight: each follows the token that the mask leaves."""
+    expected = driver.generate(0, 3, tokens=(*PROMPT, 7), request_id=3, num_prompt=len(PROMPT))
+    masked = driver.step(
+        [(1, len(PROMPT), True)], admitted=[driver.admit(1, request_id=3, cover=30)], dropped=[0], masked=(0,)
+    )
+    behind = [driver.step([(1, 1, True)]) for _ in range(driver.executor.depth - 1)]
+    masked.masks([0], [mask_of(7)])
+    assert masked.result().row_tokens == ((7,),)
+    while len(behind) < 3:
+        behind.append(driver.step([(1, 1, True)]))
+        behind[-1].result()
+    assert tuple(handle.result().row_tokens[0][0] for handle in behind) == expected
+
+
+def test_a_mask_that_allows_nothing_fails_its_row(driver):
+    admitted = [driver.admit(seat, request_id=seat) for seat in (0, 1)]
+    handle = driver.step([(seat, len(PROMPT), True) for seat in (0, 1)], admitted=admitted, masked=(1,))
+    handle.masks([1], [bytes(16)])
+    result = handle.result()
+    assert list(result.failed_rows) == [1]
+    assert not result.failed_rows[1].by_request
+    assert list(map(len, result.row_tokens)) == [1, 0]
 
 
 def test_done_handles_answer_without_blocking_and_in_order(driver):

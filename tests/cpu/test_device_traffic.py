@@ -1,7 +1,8 @@
 """Random traffic through the core and a DeviceRunner: every request gets what it gets alone from the plain Runner.
 
 The cache is small, so that requests lose their seats; no step is finished before somebody waits for it, so that as many
-are in flight as may be; rows of all kinds of sampling share them, and drafts are right, wrong and too long. Draws go
+are in flight as may be; rows of all kinds of sampling share them, some with token masks that come late, and drafts are
+right, wrong and too long. Draws go
 through the op that cuts and draws at once, and decode steps through a recorder that computes again what it recorded, so
 that all happens as on a card. Layers compute every row by itself: answers are equal to the bit, and no draw is decided
 by rounding.
@@ -31,6 +32,7 @@ from penstock.mock.rig import RecordingChannel, make_core, run_until_idle
 from penstock.types.decision import Decision
 from penstock.types.output import FinishReason
 from penstock.types.request import GenerateRequest, SamplingParams
+from penstock.types.structured import ConstraintStats, StructuredSpec
 
 MAX_MODEL_LEN = 96
 BLOCK_TOKENS = 8
@@ -45,6 +47,12 @@ DRAWN: Kinds = (
     {"temperature": 0.9},
     {"temperature": 1.2, "top_p": 0.9, "min_p": 0.02, "stop_token_ids": tuple(range(3, 9))},
     {"temperature": 0.8, "top_k": 7},
+)
+FORM = StructuredSpec.choice(["any"])  # what it means is the test's
+MASKED: Kinds = (
+    {"temperature": 0.0, "structured": FORM},
+    {"temperature": 0.9, "top_k": 30, "structured": FORM},
+    {"temperature": 0.7, "structured": FORM, "presence_penalty": 0.6, "logprobs": 1},
 )
 # Of these the host samples the logits.
 CAREFUL: Kinds = (
@@ -98,6 +106,59 @@ class Replays:
         return Replay(compute, answer), answer
 
 
+class Form:
+    """Implements ``ports.Constraint``: of the tokens that may follow, one in four depends on all that came before."""
+
+    done, problem, is_terminated = True, "", False
+
+    def __init__(self, forms: Forms) -> None:
+        self._forms = forms
+        self._tokens: tuple[int, ...] = ()
+
+    def open(self) -> None: ...
+
+    def drop(self) -> None: ...
+
+    def accept(self, token_ids: Sequence[int]) -> None:
+        assert self not in self._forms.filling, "touched while its mask is filled"
+        for token in token_ids:
+            assert self.mask()[token // 8] >> token % 8 & 1, "not allowed"
+            self._tokens = (*self._tokens, token)
+
+    def mask(self, drafts: Sequence[int] = ()) -> bytes:
+        dice = Random(repr((*self._tokens, *drafts)))
+        return bytes(dice.getrandbits(8) & dice.getrandbits(8) for _ in range(4 * (VOCAB // 32 + 1)))
+
+
+class Forms:
+    """Implements ``ports.Constraints``. Masks are filled when they are waited for, as late as may be."""
+
+    def __init__(self) -> None:
+        self.filling: set[Form] = set()
+
+    def constrain(self, sampling: SamplingParams) -> Form:
+        return Form(self)
+
+    def fill(self, rows: Sequence[tuple[Form | None, Sequence[int]]]) -> Callable[[], Sequence[bytes]]:
+        self.filling |= {form for form, _ in rows if form is not None}
+
+        def wait() -> list[bytes]:
+            masks = []
+            for form, drafts in rows:
+                for count in range(len(drafts) + 1):
+                    everything = b"\xff" * (4 * (VOCAB // 32 + 1))
+                    masks.append(everything if form is None else form.mask(drafts[:count]))
+            self.filling -= {form for form, _ in rows if form is not None}
+            return masks
+
+        return wait
+
+    def stats(self) -> ConstraintStats:
+        return ConstraintStats()
+
+    def close(self) -> None: ...
+
+
 class SomeRight:
     """Proposes the right tokens, the right ones with a wrong one in them, or nothing. Knows the answers."""
 
@@ -121,7 +182,7 @@ def make_requests(random: Random, count: int) -> list[GenerateRequest]:
     for request_id in range(count):
         shared = random.choice(beginnings)[: random.choice((0, 8, 16, 25))]
         prompt = (*shared, *random_prompt(random.randint(1, 9), seed=request_id))
-        phase = (GREEDY, GREEDY + DRAWN, GREEDY + DRAWN + CAREFUL)[request_id * 3 // count]
+        phase = (GREEDY, GREEDY + DRAWN + MASKED, GREEDY + DRAWN + CAREFUL + MASKED)[request_id * 3 // count]
         kind = random.choice(phase)
         sampling = SamplingParams(
             **{**kind, "max_tokens": random.randint(2, 60)},
@@ -134,7 +195,7 @@ def make_requests(random: Random, count: int) -> list[GenerateRequest]:
 def answers_alone(executor: LocalExecutor, requests: Sequence[GenerateRequest]) -> dict[int, Answer]:
     channel = RecordingChannel()
     limits = CoreLimits(max_num_seqs=1, max_num_batched_tokens=128, max_model_len=MAX_MODEL_LEN, prefix_caching=False)
-    core = make_core(executor, limits, channel)
+    core = make_core(executor, limits, channel, constraints=Forms())
     for request in requests:
         core.add(request)
         run_until_idle(core)
@@ -229,7 +290,8 @@ def test_every_request_gets_what_it_gets_alone(
         num_draft_tokens=drafts,
     )
     channel = RecordingChannel()
-    core = make_core(executor, limits, channel, drafter=SomeRight(random, requests, alone) if drafts else None)
+    drafter = SomeRight(random, requests, alone) if drafts else None
+    core = make_core(executor, limits, channel, drafter=drafter, constraints=Forms())
     aborted = live(random, core, requests)
     core.check_integrity()
     assert core.stats().kv_usage == 0

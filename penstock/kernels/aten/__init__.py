@@ -7,7 +7,7 @@ from penstock.kernels.aten.activation import (
     silu_and_mul_quantized,
 )
 from penstock.kernels.aten.argmax import argmax
-from penstock.kernels.aten.edits import count_tokens, edit_logits
+from penstock.kernels.aten.edits import count_tokens, edit_logits, mask_logits
 from penstock.kernels.aten.norm import add_rms_norm, add_rms_norm_quantized, rms_norm, rms_norm_quantized
 from penstock.kernels.aten.quantize import quantize_rows
 from penstock.kernels.aten.rotary import rotary, rotary_tables
@@ -25,6 +25,7 @@ __all__ = [
     "gelu_and_mul",
     "gelu_and_mul_quantized",
     "keep_tokens",
+    "mask_logits",
     "quantize_rows",
     "resolve_tokens",
     "rms_norm",

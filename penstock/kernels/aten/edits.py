@@ -33,6 +33,13 @@ def edit_logits(
     logits.copy_(torch.where(place >= 0, values, logits))
 
 
+def mask_logits(logits: torch.Tensor, rows: torch.Tensor, masks: torch.Tensor) -> None:
+    """See kernels.reference.edits.mask_logits."""
+    bits = (masks[:, :, None] >> torch.arange(32, dtype=torch.int32, device=masks.device)) & 1
+    forbidden = bits.view(len(masks), 32 * masks.shape[1])[:, : logits.shape[1]] == 0
+    logits[rows] = logits[rows].masked_fill_(forbidden, NEVER)
+
+
 def count_tokens(words: torch.Tensor, rules: torch.Tensor, seats: torch.Tensor, token_ids: torch.Tensor) -> None:
     """See kernels.reference.edits.count_tokens. Rows that count nothing add 0, which has no order."""
     place, held = rules[seats, 0], rules[seats, 1]

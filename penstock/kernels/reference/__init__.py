@@ -7,7 +7,7 @@ from penstock.kernels.reference.activation import (
     silu_and_mul_quantized,
 )
 from penstock.kernels.reference.attention import paged_attention, rotate_and_write
-from penstock.kernels.reference.edits import count_tokens, edit_logits
+from penstock.kernels.reference.edits import count_tokens, edit_logits, mask_logits
 from penstock.kernels.reference.linear import (
     argmax,
     embedding,
@@ -45,6 +45,7 @@ __all__ = [
     "linear_fp8_dynamic",
     "linear_quantized",
     "linear_quantized_argmax",
+    "mask_logits",
     "paged_attention",
     "quantize_fp8",
     "quantize_rows",

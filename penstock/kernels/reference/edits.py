@@ -52,6 +52,19 @@ def edit_logits(
         logits[i] = torch.tensor(row, dtype=torch.float64)
 
 
+def mask_logits(logits: torch.Tensor, rows: torch.Tensor, masks: torch.Tensor) -> None:
+    """Minus infinity in place where a mask forbids a token: row ``rows[i]`` of ``logits`` float32 [n, vocab] allows
+    token t when bit t % 32 of ``masks[i, t // 32]`` is set.
+
+    rows int64 [m], each named once; masks int32 [m, words] of at least vocab bits, of which those behind the vocabulary
+    mean nothing. Rows that are not named stay, and so does what is allowed, finite or not.
+    """
+    for row, words in zip(rows.tolist(), masks.tolist(), strict=True):
+        for token in range(logits.shape[1]):
+            if not words[token // 32] >> token % 32 & 1:
+                logits[row, token] = float("-inf")
+
+
 def count_tokens(words: torch.Tensor, rules: torch.Tensor, seats: torch.Tensor, token_ids: torch.Tensor) -> None:
     """Every seat that has a place has produced its token, both int64 [n]; -1 stands for no token. A seat with a place
     is named once."""

@@ -1,4 +1,5 @@
-"""What requests change in their logits, in Triton: one pass over the logits, in place. Knows no request.
+"""What requests change in their logits, in Triton: one pass over the logits, in place. Masks only write. Knows no
+request.
 
 The programs of a row that find a logit that is not finite write the same value to the same place: which of them is last
 changes nothing.
@@ -50,6 +51,17 @@ def _edit_logits_kernel(
         tl.store(target, values, mask=there)
 
 
+@triton.jit(do_not_specialize=["num_words"])
+def _mask_logits_kernel(logits, rows, masks, vocab, row_stride, num_words, BLOCK: tl.constexpr):
+    which = tl.program_id(0).to(tl.int64)
+    row = tl.load(rows + which)
+    token = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    there = token < vocab
+    words = tl.load(masks + which * num_words + token // 32, mask=there, other=-1)
+    forbidden = ((words >> (token % 32)) & 1) == 0
+    tl.store(logits + row * row_stride + token, float("-inf"), mask=there & forbidden)
+
+
 @triton.jit(do_not_specialize=["count"])
 def _count_tokens_kernel(words, rules, seats, token_ids, count, vocab, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -90,6 +102,26 @@ def edit_logits(
         )  # fmt: skip
 
 
+def mask_logits(
+    logits: torch.Tensor,
+    rows: torch.Tensor,
+    masks: torch.Tensor,
+    *,
+    block_tokens: int = BLOCK_TOKENS,
+    num_warps: int = 4,
+) -> None:
+    """See ``reference.mask_logits``. Rows of logits contiguous, all else contiguous; row numbers are not checked."""
+    count, vocab = rows.shape[0], logits.shape[1]
+    check_rows(logits)
+    check_vectors(count, rows)
+    if masks.shape[:1] != (count,) or 32 * masks.shape[1] < vocab or not masks.is_contiguous():
+        raise ValueError(f"needs contiguous masks of {count} rows and {vocab} bits, found {tuple(masks.shape)}")
+    if count:
+        _mask_logits_kernel[(count, triton.cdiv(vocab, block_tokens))](
+            logits, rows, masks, vocab, logits.stride(0), masks.shape[1], BLOCK=block_tokens, num_warps=num_warps
+        )
+
+
 def count_tokens(words: torch.Tensor, rules: torch.Tensor, seats: torch.Tensor, token_ids: torch.Tensor) -> None:
     """See ``reference.count_tokens``. All contiguous; seats and tokens are not checked."""
     count, vocab = seats.shape[0], words.shape[1]
@@ -114,6 +146,14 @@ AOT = (
         signature={
             "logits": "*fp32", "finite": "*i1", "seats": "*i64", "rules": "*i64", "penalties": "*fp32",
             "words": "*i32", "shifts": "*fp32", "vocab": "i32:16", "row_stride": "i32:16",
+        },
+        constants={"BLOCK": BLOCK_TOKENS},
+    ),
+    AotCase(
+        kernel=_mask_logits_kernel,
+        signature={
+            "logits": "*fp32", "rows": "*i64", "masks": "*i32", "vocab": "i32:16", "row_stride": "i32:16",
+            "num_words": "i32",
         },
         constants={"BLOCK": BLOCK_TOKENS},
     ),

@@ -87,4 +87,33 @@ def _count() -> Iterator[Cell]:
     yield Cell("filling", lambda dtype: (_state(50, 3)[2], _state(50, 3)[0], filling, torch.tensor([7, 7, 7, -1])))
 
 
-GRIDS = {"edit_logits": _edit, "count_tokens": _count}
+def _mask() -> Iterator[Cell]:
+    """Masks of other widths than the vocabulary's, and with bits behind it; rows in any order."""
+    for rows, vocab, more in (
+        (0, 40, 0),
+        (1, 1, 0),
+        (1, 32, 1),
+        (7, 211, 0),
+        (SEATS, 64, 0),
+        (3, 2048, 0),
+        (5, 2500, 3),
+    ):
+        noise = torch.Generator().manual_seed(vocab)
+        at = torch.randperm(SEATS, generator=noise)[:rows]
+        words = torch.randint(-(1 << 31), 1 << 31, (rows, -(-vocab // 32) + more), generator=noise).to(torch.int32)
+        words[1:2], words[2:3] = 0, -1  # nothing and everything is allowed
+
+        def make(dtype: torch.dtype, a: torch.Tensor = at, w: torch.Tensor = words, v: int = vocab) -> tuple[Any, ...]:
+            return strided(SEATS, v, dtype=dtype, seed=v), a, w
+
+        yield Cell(f"{rows}x{vocab}", make)
+
+    def spoiled(dtype: torch.dtype) -> tuple[Any, ...]:
+        logits = strided(3, 90, dtype=dtype)
+        logits[0, 3], logits[1, 4], logits[1, 5], logits[2, 89] = float("nan"), float("inf"), NEVER, 3e38
+        return logits, torch.tensor([1, 0]), torch.tensor([[-1, 5, 0], [8, 0, 0]], dtype=torch.int32)
+
+    yield Cell("not finite", spoiled)
+
+
+GRIDS = {"edit_logits": _edit, "mask_logits": _mask, "count_tokens": _count}
