@@ -108,6 +108,11 @@ class DeviceEdits:
                 self._catch_up(seat, state.tokens[seat, :known])
             self._residents[seat].num_counted = known + 1
 
+    def take_back(self, seats: Ints) -> None:
+        """The last step that was expected to sample of each seat has brought no token."""
+        for seat in self._residents.keys() & set(seats.tolist()):
+            self._residents[seat].num_counted -= 1
+
     def edit(self, logits: torch.Tensor, seats: torch.Tensor) -> torch.Tensor:
         """Change logits float32 [n, vocab] of seats [n] in place; answers which rows were finite, bool [n]."""
         tables = self._tables()

@@ -34,7 +34,7 @@ class DeviceMasks:
         self._num_words = _num_words(vocab_size)
         self._kept: torch.Tensor | None = None
         self._op, self._device = op, device
-        self._host = HostRing(depth + 1, 0, pinned=device.type == "cuda")  # grows with the rows that have masks
+        self._host = HostRing(depth + 1, self._num_words, pinned=device.type == "cuda")  # grows with the rows
 
     def keep(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits float32 [n, vocab] in the memory of the one step that waits: a recorded step that answered its own

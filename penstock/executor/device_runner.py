@@ -323,10 +323,13 @@ class DeviceRunner:
             self._take_logprobs(step, step.answers.described, answer)
         seats = inputs.seats[inputs.asked_rows]
         there = self._residence[seats] == step.residence
-        seats, known = seats[there], step.known[there]
+        without = ~sound | (token_ids < 0)
+        seats, known, without = seats[there], step.known[there], without[there]
         # What has no token is no place in an embedding, where steps launched meanwhile look it up.
         self._seats.tokens[seats, known] = token_ids[there].clip(min=0)
         self._num_final[seats] = known + 1
+        if without.any():
+            self._take_back(seats[without], known[without])
         timings = StepTimings(
             started=step.started,
             ended=time.monotonic(),
@@ -335,6 +338,15 @@ class DeviceRunner:
             sample_s=time.monotonic() - waited,
         )
         return step_result(step.plan, answer, timings)
+
+    def _take_back(self, seats: Ints, known: Ints) -> None:
+        """Rows without a token compute their last one again. Where a step behind has gone on with the seat it is too
+        late for that: whoever learns of the failure ends the request."""
+        last = self._seats.num_known[seats] == known + 1
+        seats, known = seats[last], known[last]
+        self._seats.take_back(seats)
+        self._num_final[seats] = known
+        self._edits.take_back(seats)
 
     @staticmethod
     def _take_logprobs(step: _Launched, described: DescribedPlace, answer: Answer) -> None:

@@ -105,6 +105,11 @@ class SeatState:
         self.num_computed[seats] += num_tokens
         self.num_known[sampling] += 1
 
+    def take_back(self, seats: Ints) -> None:
+        """The last token of each seat, which was expected, has not come."""
+        self.num_known[seats] -= 1
+        self.num_computed[seats] -= 1
+
     def advance_decode(self, seats: Ints, token_ids: Ints) -> None:
         """``advance`` for rows of one token that all answered one token: token_ids [rows]."""
         known = self.num_known[seats]

@@ -6,18 +6,14 @@ import atexit
 import json
 import shutil
 import tempfile
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from penstock.executor.load import load_executor
 from penstock.executor.local import LocalExecutor
 from penstock.executor.spec import ExecutorSpec
 from penstock.loader.sources import ModelSource
-from penstock.platforms.probe import probe_platform
 from penstock.types.facts import PlatformFacts
 
 CONFIG: dict[str, Any] = {
@@ -53,19 +49,14 @@ def _root() -> Path:
     return Path(root)
 
 
-PLAIN = PlatformFacts(name="cpu", machine="x86_64", memory_bytes=1 << 30, memory_available_bytes=1 << 30)
-
-
-def _executor(
-    name: str, config: dict[str, Any], *, launches: bool = False, platform: PlatformFacts = PLAIN
-) -> LocalExecutor:
+def _executor(name: str, config: dict[str, Any], *, launches: bool = False) -> LocalExecutor:
     directory = _root() / name
     directory.mkdir(exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config))
     return LocalExecutor(
         ExecutorSpec(
             source=ModelSource(name, "directory", directory),
-            platform=platform,
+            platform=PlatformFacts(name="cpu", machine="x86_64", memory_bytes=1 << 30, memory_available_bytes=1 << 30),
             dtype="float32",
             max_num_seqs=4,
             max_num_batched_tokens=64,
@@ -90,13 +81,5 @@ def local_executor_with_window() -> LocalExecutor:
 
 
 def local_executor_that_launches() -> LocalExecutor:
-    """As on a device that computes while the host goes on, and does not draw."""
+    """As on a device that computes while the host goes on."""
     return _executor("gemma3", GEMMA3, launches=True)
-
-
-def local_executor_that_draws() -> LocalExecutor:
-    """The same with what this machine's extension offers, as a device has it: an op that draws."""
-    here = replace(probe_platform(), name="cpu", accelerators=(), memory_bytes=1 << 30, memory_available_bytes=1 << 30)
-    if here.extension_missing:
-        pytest.skip(here.extension_missing)
-    return _executor("llama", LLAMA, launches=True, platform=here)

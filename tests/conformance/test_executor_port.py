@@ -9,12 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from local_executors import (
-    local_executor,
-    local_executor_that_draws,
-    local_executor_that_launches,
-    local_executor_with_window,
-)
+from local_executors import local_executor, local_executor_that_launches, local_executor_with_window
 
 from penstock.core.ports import Executor
 from penstock.mock.clock import VirtualClock
@@ -38,7 +33,6 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
     "local": local_executor,
     "local_with_window": local_executor_with_window,
     "local_that_launches": local_executor_that_launches,
-    "local_that_draws": local_executor_that_draws,
 }
 
 PROMPT = (5, 9, 3, 7, 1, 8, 2, 6, 4, 5, 5)
@@ -213,7 +207,8 @@ def test_rows_for_tokens_that_the_planner_does_not_know_yet(driver):
 
 
 def test_masks_that_come_late_hold_their_rows_alone(driver):
-    """The rows with one token left answer it; others, and those of masks that allow everything, go on as without."""
+    """A row answers one of the tokens that its mask leaves; others, and those of masks that allow everything, go on as
+    without."""
     free = [driver.generate(seat, 3, request_id=30 + seat) for seat in (0, 1)]
     driver.run(dropped=[0, 1])
     admitted = [driver.admit(seat, request_id=30 + seat, cover=20) for seat in (0, 1)]
@@ -246,13 +241,17 @@ def test_plans_behind_masks_that_are_still_to_come(driver):
 
 
 def test_a_mask_that_allows_nothing_fails_its_row(driver):
+    """Which computes its last token again."""
+    expected = driver.generate(0, 1, request_id=1)
     admitted = [driver.admit(seat, request_id=seat) for seat in (0, 1)]
-    handle = driver.step([(seat, len(PROMPT), True) for seat in (0, 1)], admitted=admitted, masked=(1,))
+    rows = [(seat, len(PROMPT), True) for seat in (0, 1)]
+    handle = driver.step(rows, admitted=admitted, dropped=[0], masked=(1,))
     handle.masks([1], [bytes(16)])
     result = handle.result()
     assert list(result.failed_rows) == [1]
     assert not result.failed_rows[1].by_request
     assert list(map(len, result.row_tokens)) == [1, 0]
+    assert driver.run([(1, 1, True)]).row_tokens[0] == expected
 
 
 def test_done_handles_answer_without_blocking_and_in_order(driver):

@@ -19,6 +19,7 @@ from penstock.executor.graphs import StepGraphs, Variant
 from penstock.executor.local import LocalExecutor, LocalStepHandle
 from penstock.executor.sampler.sampler import EMPTY_MASK, NO_TOKEN_LEFT, NOT_FINITE, OVERFLOW, Sampler
 from penstock.kernels import reference
+from penstock.types.decision import Decision
 from penstock.types.request import SamplingParams
 from penstock.types.result import RowFailure, TokenLogprobs
 
@@ -279,6 +280,44 @@ def test_a_masked_step_is_launched_behind_others_and_others_behind_it(start: Sta
     assert tokens[1] == (17,)
     want = host(random_prompt(12), GREEDY, [EVERYTHING, mask_of(17), EVERYTHING])[0]
     assert [token for (token,) in tokens] == want
+
+
+@pytest.mark.parametrize("name", ["all", "frequency"])
+def test_a_row_without_a_token_is_computed_again(start: Start, host: Host, name: str) -> None:  # noqa: F811
+    """And its tokens are counted once, whoever sampled them: steps with the neighbour are careful ones."""
+    executor, maker = start(launches=True, depth=2)
+    sampling, prompt = SamplingParams(seed=5, **EDITS[name]), random_prompt(12)
+    want = host(prompt, sampling, [EVERYTHING] * 12)[0]
+    maker.admit(0, prompt, sampling)
+    maker.admit(1, random_prompt(9), SamplingParams(seed=1, typical_p=0.5))
+    tokens: list[int] = []
+    for step in range(18):
+        num_tokens = 1 if step else len(prompt)
+        rows = [(0, num_tokens, True)]
+        if step in (0, 7, 8):
+            rows.append((1, 1 if step else 9, True))
+        fails = step % 3 == 1
+        plan = maker.plan(rows, masked_rows=(0,) if fails else ())
+        handle = executor.step(plan)
+        if fails:
+            handle.masks([0], [NOTHING])
+        assert careful(handle) == (step in (0, 7, 8))
+        result = handle.result()
+        assert (0 in result.failed_rows) == fails
+        maker.learn(plan, result)
+        tokens += result.row_tokens[0]
+    assert tokens == want
+
+
+def test_without_an_op_that_draws_the_host_samples(start: Start, host: Host, monkeypatch: Any) -> None:  # noqa: F811
+    decision = Decision("op sample float32", "none", "the test's")
+    want = host(random_prompt(9), GREEDY, [some(1), some(2)])[0]
+    monkeypatch.setattr("penstock.executor.load.choose_sample_op", lambda platform: (None, decision))
+    executor, maker = start(launches=True)
+    maker.admit(0, random_prompt(9), GREEDY)
+    handles = [masked_step(executor, maker, [(0, count, True)], {0: some(seed)}) for count, seed in ((9, 1), (1, 2))]
+    assert all(map(careful, handles))
+    assert [handle.result().row_tokens[0][0] for handle in handles] == want
 
 
 def test_recorded_steps_leave_their_logits_in_one_place(start: Start, host: Host, monkeypatch: Any) -> None:  # noqa: F811
