@@ -66,7 +66,9 @@ class DeviceMasks:
 
 def allowed_by(mask: bytes, vocab_size: int) -> torch.Tensor:
     """The tokens that a mask allows, bool [vocab]."""
-    bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), count=vocab_size, bitorder="little")
+    # Filled up here: of no bytes at all numpy answers bits that it has not written.
+    packed = np.frombuffer(mask.ljust(-(-vocab_size // 8), b"\0"), dtype=np.uint8)
+    bits = np.unpackbits(packed, count=vocab_size, bitorder="little")
     return torch.from_numpy(bits.astype(np.bool_))
 
 

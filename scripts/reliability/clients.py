@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from typing import Any
 
 from reliability.wire import Answer, Connection, Outcome, ask, get, load_of, post, until_idle
@@ -57,11 +58,16 @@ async def idle_connections(port: int, number: int, limit: int) -> Outcome:
         connection = Connection(port)
         await connection.__aenter__()
         connections.append(connection)
-    await asyncio.sleep(0.5)
     answer = await ask(port, get("/health"))
     outcome.expect(answer.status == 200, f"/health answered {answer.status} beside {number} idle connections")
-    for connection in connections:
-        outcome.add("closed" if connection.reader.at_eof() else "kept")
+    ends = [asyncio.create_task(connection.reader.read()) for connection in connections]
+    until = time.monotonic() + 20
+    while sum(not end.done() for end in ends) > limit and time.monotonic() < until:
+        await asyncio.sleep(0.05)
+    for end in ends:
+        outcome.add("closed" if end.done() else "kept")
+        end.cancel()
+    await asyncio.gather(*ends, return_exceptions=True)
     outcome.expect(outcome.counts["kept"] <= limit, f"{outcome.counts['kept']} idle connections are kept")
     for connection in connections:
         connection.writer.transport.abort()
