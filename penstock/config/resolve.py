@@ -135,13 +135,16 @@ def _native_refused(config: EngineConfig, platform: PlatformFacts) -> bool:
 
 
 def resolve(
-    config: EngineConfig, model: ModelFacts, platform: PlatformFacts, kv: KvFacts
+    config: EngineConfig, model: ModelFacts, platform: PlatformFacts, kv: KvFacts, *, is_mock: bool = False
 ) -> tuple[ResolvedConfig, tuple[Decision, ...]]:
-    """Fill in everything the user left open. Raises ConfigError, with a sentence, for values that cannot hold."""
+    """Fill in everything the user left open. Raises ConfigError, with a sentence, for values that cannot hold.
+
+    ``is_mock``: the steps of this engine pass without computing, whatever the platform is.
+    """
     dtype, dtype_decision = resolve_dtype(config, model, platform)
     block_size, block_decision = _block_size(config, kv)
     num_seqs, num_tokens, batch_decisions = _batch(config, platform)
-    depth, depth_decision = _depth(config, platform)
+    depth, depth_decision = _depth(config, platform, is_mock)
     asked_len = config.model.max_model_len
     wanted = ResolvedConfig(
         dtype=dtype,
@@ -220,12 +223,14 @@ def _max_model_len(wanted: ResolvedConfig, asked: int | None, model: ModelFacts,
     return declared, Decision("max_model_len", str(declared), why)
 
 
-def _depth(config: EngineConfig, platform: PlatformFacts) -> tuple[int, Decision]:
+def _depth(config: EngineConfig, platform: PlatformFacts, is_mock: bool) -> tuple[int, Decision]:
     """On a CPU a second plan in flight saves nothing: it is made on the cores that compute the first, and only for it
     must plans and results pass from thread to thread."""
     asked = config.scheduler.async_depth
     if asked is not None:
         return asked, Decision("async_depth", str(asked), "named by --async-depth")
+    if is_mock:
+        return 2, Decision("async_depth", "2", "the next step is planned while a mock step passes, as beside a device")
     if platform.name == "cpu":
         why = "planning a step takes less than handing it to another thread that computes on the same cores"
         return 1, Decision("async_depth", "1", why)

@@ -121,7 +121,7 @@ def _settle(
         kv_dtypes=("uint8",),
         longest_request=lambda wanted: min(wanted.max_model_len, memory or wanted.max_model_len),
     )
-    resolved, decisions = resolve(config, model, platform, kv)
+    resolved, decisions = resolve(config, model, platform, kv, is_mock=True)
     size = resolved.block_size
     wanted = memory or resolved.max_num_seqs * resolved.max_model_len
     one_request = -(-resolved.max_model_len // size)
