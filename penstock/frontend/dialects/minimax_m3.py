@@ -9,6 +9,7 @@ from typing import Any
 
 from penstock.frontend.dialects.contract import Dialect, Evidence, Reasoning, Sample, TagGroup, Tool, needs
 from penstock.frontend.dialects.cursor import Cursor, Malformed, Sink, Steps
+from penstock.frontend.dialects.json_calls import NAME_CHARACTER
 from penstock.frontend.dialects.minimax_m3_grammar import arguments_grammar
 from penstock.frontend.dialects.values import (
     ArgumentsWriter,
@@ -58,7 +59,8 @@ def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
 
 def _invoke(text: Cursor, out: Writer) -> Steps[None]:
     """One function, from its name on."""
-    name, _ = yield from text.read_until('">')
+    name = yield from text.read_while(NAME_CHARACTER)
+    yield from text.expect('">')
     schema = out.schema(name)
     out.begin(name)
     arguments = ArgumentsWriter(out, schema)
