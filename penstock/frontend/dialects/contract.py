@@ -74,7 +74,6 @@ class Tool:
 
     name: str
     parameters: Mapping[str, Any]
-    description: str = ""
     strict: bool = False
 
 
