@@ -6,11 +6,12 @@ Shared by all dialects that do not write JSON. Knows schemas as plain mappings, 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from penstock.frontend.dialects.cursor import Cursor, Malformed, Steps
+from penstock.frontend.dialects.cursor import Cursor, EndOfText, Malformed, Steps
+from penstock.frontend.dialects.json_scan import escape_halves, strict_json
+from penstock.frontend.dialects.python_literals import read_literal
 from penstock.frontend.dialects.writer import Writer
 
 _NAMES = {
@@ -25,8 +26,8 @@ _NAMES = {
 }  # fmt: skip
 _PYTHON_NAMES = {"True": "true", "False": "false", "None": "null"}
 _NULLS = ("null", "None")
+_OPENED = {"[": "array", "{": "object"}
 _WRAPPERS = frozenset({"arguments", "input", "properties"})
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _EMPTY: Mapping[str, Any] = {}
 _MAX_SCHEMA_DEPTH = 8
 
@@ -98,15 +99,32 @@ def _alternatives(schema: Any, root: Any, depth: int = 0) -> Iterator[Mapping[st
 def value_json(text: str, kinds: frozenset[str]) -> str:
     """JSON text of a value that was written as plain text.
 
-    A value that is JSON of a permitted kind is kept as it was written; Python's names of constants are read too. A
-    value that is something else is a string: the caller's validation sees what the model wrote.
+    A value that is JSON of a permitted kind is kept as it was written; Python's names of constants are read too, and
+    its lists and dictionaries where the schema wants an array or an object. A value that is something else is a string:
+    the caller's validation sees what the model wrote.
     """
     stripped = text.strip()
     candidate = _PYTHON_NAMES.get(stripped, stripped)
     kind = _kind_of_json(candidate)
     if kind is not None and _permits(kinds, kind):
         return candidate
+    if stripped[:1] in _OPENED and _OPENED[stripped[0]] in kinds and (found := _literal_json(stripped)) is not None:
+        return found
     return json.dumps(text, ensure_ascii=False)
+
+
+def _literal_json(text: str) -> str | None:
+    """JSON text of one literal of Python's; None when ``text`` is something else."""
+    cursor = Cursor()
+    cursor.feed(text)
+    cursor.end()
+    parts: list[str] = []
+    try:
+        for _ in read_literal(cursor, parts.append):
+            pass
+    except (Malformed, EndOfText):
+        return None
+    return None if cursor.num_unread else "".join(parts)
 
 
 def _permits(kinds: frozenset[str], kind: str) -> bool:
@@ -117,13 +135,9 @@ def _permits(kinds: frozenset[str], kind: str) -> bool:
 
 def _kind_of_json(text: str) -> str | None:
     try:
-        return _kind_of_value(json.loads(text, parse_constant=_refuse_constant))
+        return _kind_of_value(strict_json(text))
     except (ValueError, RecursionError):
         return None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _kind_of_value(value: Any) -> str:
@@ -197,7 +211,7 @@ class ArgumentsWriter:
         except (ValueError, RecursionError):
             return False
         for name, text in items:
-            self.write(name, _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text))
+            self.write(name, escape_halves(text))
         return True
 
     def begin_value(self, key: str) -> None:
