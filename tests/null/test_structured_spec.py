@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-
 from hypothesis import example, given
 from hypothesis import strategies as st
 

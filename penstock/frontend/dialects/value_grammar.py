@@ -40,8 +40,8 @@ def check_size(num_left: int) -> None:
     """Raises InvalidRequestError where ``num_left`` of the characters of a constraint is negative."""
     if num_left < 0:
         raise InvalidRequestError(
-            "Declare fewer or simpler parameters, or use tool_choice auto and functions without strict: a constraint has "
-            f"at most {MAX_CONSTRAINT_CHARACTERS} characters, and the one for these tools has more.",
+            "Declare fewer or simpler parameters, or use tool_choice auto and functions without strict: a constraint "
+            f"has at most {MAX_CONSTRAINT_CHARACTERS} characters, and the one for these tools has more.",
             param="tools",
         )
 
