@@ -80,7 +80,8 @@ class Tool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagGroup:
     """The texts of calls, for constrained output. ``opening``, one tag per call with ``separator`` between them,
-    ``closing``. A model that writes one of ``triggers`` has begun a group; each begins ``opening`` + a tag."""
+    ``closing``. A model that writes one of ``triggers`` has begun a group; each begins ``opening`` + a tag. What
+    depends on the tools is tags and triggers alone."""
 
     tags: tuple[StructuralTag, ...]
     triggers: tuple[str, ...]
