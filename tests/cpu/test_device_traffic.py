@@ -260,7 +260,7 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         patch.setattr("penstock.executor.load.choose_sample_op", lambda platform: op)
         patch.setattr("penstock.quantization.backends.linear_dense.F.linear", linear_by_rows)
         patch.setattr("penstock.executor.load.make_graphs", lambda built, spec: StepGraphs(Replays()))
-        patch.setattr("penstock.executor.device_runner._Answers.done", lambda answers: False)
+        patch.setattr("penstock.executor.device_answers.Answers.done", lambda answers: False)
         requests = make_requests(Random(7), NUM_REQUESTS)
         alone = answers_alone(start(launches=False, depth=1), requests)
         patch.setattr(ReferenceTorch, "plan", plan_of_known_lengths)
