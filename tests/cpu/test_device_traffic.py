@@ -98,7 +98,6 @@ class Replays:
     """Implements ``graphs.Recorder`` as one for cards does: what it records is computed, and has been before."""
 
     name = "replay"
-    nbytes = 0
 
     def record(self, compute: Callable[[], Computed], /) -> tuple[Replay, Computed]:
         compute()
