@@ -91,8 +91,8 @@ def make_server(
 class DrainingServer:
     """Accepts connections until it is told to stop, then drains.
 
-    The first SIGINT or SIGTERM drains: new work gets 503, open requests get ``drain_timeout`` seconds. The second ends
-    at once.
+    The first SIGINT or SIGTERM drains: new work gets 503, open requests and unread answers get ``drain_timeout``
+    seconds. The second ends at once.
     """
 
     def __init__(
@@ -250,9 +250,12 @@ class DrainingServer:
 
     async def _drain(self) -> None:
         try:
-            await self._app.drain()
+            await self._app.drain(self._is_answering)
         finally:
             self._drained.set()
+
+    def _is_answering(self) -> bool:
+        return self._starter is not None and any(one.is_answering for one in self._starter.connections)
 
 
 def _descriptors() -> int:
