@@ -100,6 +100,8 @@ class Generation:
         service = self.service
         service.admission.acquire(self._num_open)
         service.generations.add(self)
+        if self._num_open > 1:
+            service.client.claim([sequence.request.request_id for sequence in self._sequences])
         for position, sequence in enumerate(self._sequences):
             try:
                 service.client.submit(sequence.request, sequence)
