@@ -49,7 +49,8 @@ class IpcServer:
     ``ready`` or ``failed``, then ``listen`` and any number of ``emit`` (from one or more threads), last ``close``.
 
     With several clients a request belongs to the one whose number its id has, counted around: (id - 1) modulo their
-    number. The limit on open requests of all of them together is kept here, where all of them are seen.
+    number. The limit on open requests of all of them together is kept here, where all of them are seen. What they claim
+    in one message is taken together or refused together.
     """
 
     def __init__(self, address: str) -> None:
@@ -152,8 +153,8 @@ class IpcServer:
             self._reader.close(linger=0)
         else:
             self._thread.join(2 * HEARTBEAT_S)
-        for writer in self._writers:
-            writer.close(linger_ms=2000)
+        for index, writer in enumerate(self._writers):
+            writer.close(linger_ms=0 if index in self._gone else 2000)
         for writer in self._waiting_writers:
             writer.close()
         if self._reader.closed:

@@ -103,7 +103,8 @@ def test_columns_of_different_lengths_are_refused(columns):
 
 
 @pytest.mark.parametrize(
-    "message", [codec.Start(1, b"\x00\xff"), codec.Claim((1, 2)), codec.Submit((REQUEST,)), codec.Abort((1, 2)), codec.Shutdown()],
+    "message",
+    [codec.Start(1, b"\x00\xff"), codec.Claim((1, 2)), codec.Submit((REQUEST,)), codec.Abort((1, 2)), codec.Shutdown()],
 )
 def test_messages_to_the_engine_survive(message):
     assert codec.decode_for_engine(codec.encode(message)) == message
