@@ -51,6 +51,9 @@ class InProcessClient:
     def new_request_id(self) -> int:
         return next(self._request_ids)
 
+    def claim(self, request_ids: Sequence[int]) -> None:
+        """An engine of one client takes whatever it submits."""
+
     def submit(self, request: GenerateRequest, sink: OutputSink) -> None:
         self._requests.add(request.request_id, sink)
         self._engine.submit(request)

@@ -26,6 +26,9 @@ class EngineClient(Protocol):
     def new_request_id(self) -> int:
         """An id that no other request of this engine has."""
 
+    def claim(self, request_ids: Sequence[int]) -> None:
+        """These requests, which are submitted next, are one to whoever asked: all of them are taken or none."""
+
     def submit(self, request: GenerateRequest, sink: OutputSink) -> None:
         """Raises EngineDeadError at once when the engine is gone; after that, failures arrive as the Terminal."""
 

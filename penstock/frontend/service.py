@@ -47,9 +47,9 @@ class EncodeKnown(Protocol):
 
 
 class OpenGeneration(Protocol):
-    """A request that is being answered."""
+    """A request that is being answered, until its answer is with the connection."""
 
-    def fail(self, problem: HttpError) -> None: ...
+    def shut_down(self, problem: HttpError) -> None: ...
 
 
 class Service:

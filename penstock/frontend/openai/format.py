@@ -235,6 +235,7 @@ class ChatFormat:
     prompts: Sequence[Sequence[int]] = ()
     include_reasoning: bool = True
     _begun: set[int] = field(default_factory=set)
+    _scored: set[int] = field(default_factory=set)  # choices whose prompt has been scored, from its first token on
     _frame: tuple[bytes, bytes] = (b"", b"")
 
     CHUNK_KIND = "chat.completion.chunk"
@@ -273,8 +274,11 @@ class ChatFormat:
             choice.stop_reason = delta.stop_reason
         if shown.logprobs and delta.scores:
             choice.logprobs = self._logprobs(delta)
-        if shown.prompt_logprobs and delta.prompt_scores:
-            choice.prompt_logprobs = prompt_logprobs(delta.prompt_scores, False)
+        if shown.prompt_logprobs:
+            first = index not in self._scored
+            if delta.prompt_scores or (first and delta.finish_reason is not None):  # one token has no scores
+                choice.prompt_logprobs = prompt_logprobs(delta.prompt_scores, first)
+                self._scored.add(index)
         if shown.token_ids:
             choice.token_ids = list(delta.token_ids)
         return choice
