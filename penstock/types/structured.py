@@ -190,6 +190,11 @@ class ConstraintStats:
     masks_s: float = 0.0
 
 
+def lark_literal(text: str) -> str:
+    """A text as Lark writes it in a rule."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def schema_text(schema: Mapping[str, Any] | bool | str) -> str:
     """A schema as JSON text, its keys in their order. Raises InvalidRequestError for what is no JSON."""
     if isinstance(schema, str):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from penstock.structured import keywords
 from penstock.structured.backends.llguidance import ENFORCED
 from penstock.structured.contract import ConstraintError
 from penstock.structured.keywords import ANNOTATIONS, ASSERTIONS, MAX_DEPTH, checked_schema, each_schema
@@ -100,3 +101,24 @@ def test_depth_is_bounded():
 def test_every_schema_inside_is_visited():
     schema = check({"allOf": [{"items": {}}], "$defs": {"a": True, "b": {"const": 1}}})
     assert {at for at, _ in each_schema(schema)} == {"#", "#/allOf/0", "#/allOf/0/items", "#/$defs/b"}
+
+
+class CountedDict(dict):
+    num_copied = 0
+
+    def copy(self):
+        CountedDict.num_copied += 1
+        return CountedDict(self)
+
+    def keys(self):  # what ** asks for
+        CountedDict.num_copied += 1
+        return super().keys()
+
+
+def test_a_large_object_of_properties_is_copied_once(monkeypatch):
+    properties = CountedDict({f"p{i}": {"type": "string", "uniqueItems": False} for i in range(200)})
+    monkeypatch.setattr(keywords, "loads_strict", lambda _: {"type": "object", "properties": properties})
+    found = checked_schema("{}", ENFORCED, "llguidance")
+    assert found["properties"] == {f"p{i}": {"type": "string"} for i in range(200)}
+    assert properties["p0"] == {"type": "string", "uniqueItems": False}
+    assert CountedDict.num_copied == 1

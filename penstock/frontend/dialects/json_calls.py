@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from penstock.frontend.dialects.contract import Tool
 from penstock.frontend.dialects.cursor import Cursor, Malformed, Steps
 from penstock.frontend.dialects.writer import Writer
+from penstock.types.strict_json import loads_strict
 from penstock.types.structured import StructuralTag, StructuredKind, schema_text
 
 ARGUMENT_KEYS = ("arguments", "parameters")
@@ -144,16 +145,12 @@ def _object_text(value: str) -> str:
         # Half a character has no UTF-8, so it stays the escape that it was.
         value = _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", decoded)
         try:
-            decoded = json.loads(value, parse_constant=_refuse_constant)
+            decoded = loads_strict(value)
         except (ValueError, RecursionError):
             decoded = None
     if not isinstance(decoded, dict):
         raise Malformed("arguments are no object")
     return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def read_arguments(text: Cursor, out: Writer, name: str, call_id: str | None = None, *, end: str = "") -> Steps[None]:

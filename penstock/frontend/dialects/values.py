@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.frontend.dialects.cursor import Cursor, Malformed, Steps
 from penstock.frontend.dialects.writer import Writer
+from penstock.types.strict_json import loads_strict
 
 _NAMES = {
     "string": "string", "str": "string", "text": "string", "varchar": "string", "char": "string", "enum": "string",
@@ -117,13 +118,9 @@ def _permits(kinds: frozenset[str], kind: str) -> bool:
 
 def _kind_of_json(text: str) -> str | None:
     try:
-        return _kind_of_value(json.loads(text, parse_constant=_refuse_constant))
+        return _kind_of_value(loads_strict(text))
     except (ValueError, RecursionError):
         return None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _kind_of_value(value: Any) -> str:
@@ -140,6 +137,11 @@ def _resolve(reference: str, root: Any) -> Any:
     for part in reference[1:].strip("/").split("/"):
         found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
     return found
+
+
+def referred_schema(reference: Any, root: Any) -> Any:
+    """What a ``$ref`` into ``root`` names; None when there is no such thing."""
+    return _resolve(reference, root) if isinstance(reference, str) else None
 
 
 class ArgumentsWriter:

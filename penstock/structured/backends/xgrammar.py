@@ -188,6 +188,8 @@ class XgrammarCompiler:
 
 
 class XgrammarGrammar:
+    is_spent = False
+
     def __init__(self, compiled: xgrammar.CompiledGrammar, library: Any, vocabulary: Vocabulary) -> None:
         self._compiled = compiled
         self._library = library
