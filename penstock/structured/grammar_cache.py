@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileLimits:
     """``time_s`` and ``memory_bytes`` hold for one compilation; at most ``max_cached`` grammars are kept, of
-    ``max_cached_bytes`` together, ``growth_bytes`` of each for what following answers adds to it. ``trials`` false compiles without a trial process, which then nothing can stop, nor
-    measure."""
+    ``max_cached_bytes`` together: what compiling took, and ``growth_bytes`` for what following answers adds.
+    ``trials`` false compiles without a trial process, which then nothing can stop, nor measure."""
 
     time_s: float = 5.0
     memory_bytes: int = 1 << 30

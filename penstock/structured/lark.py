@@ -86,11 +86,10 @@ def write_grammar(spec: StructuredSpec, texts: SpecialTexts, content_of: Content
     if spec.kind is StructuredKind.TAGS:
         writer = _TagWriter(spec, texts, grammar, content_of)
         main = writer.free() if spec.triggers else writer.group()
-    elif spec.kind is StructuredKind.CHOICE:
-        grammar.rule("CHOICE: " + " | ".join(map(lark_literal, spec.choices)))
-        main = "CHOICE"
+        if spec.otherwise is not None:
+            main = f"({main} | {_write_plain(spec.otherwise, grammar, content_of)})"
     else:
-        main = grammar.place(content_of(spec.kind, spec.text))
+        main = _write_plain(spec, grammar, content_of)
     if spec.after:
         _write_before(spec.after, texts, grammar)
         opening = " ".join(_terms(texts.split(spec.opens)))
@@ -98,6 +97,14 @@ def write_grammar(spec: StructuredSpec, texts: SpecialTexts, content_of: Content
         grammar.rule(r"BREAK: /\n{1,2}/")
     grammar.rule(f"start: {main}")
     return grammar.text()
+
+
+def _write_plain(spec: StructuredSpec, grammar: GrammarList, content_of: ContentOf) -> str:
+    """The expression for a form without tags."""
+    if spec.kind is StructuredKind.CHOICE:
+        grammar.rule("CHOICE: " + " | ".join(map(lark_literal, spec.choices)))
+        return "CHOICE"
+    return grammar.place(content_of(spec.kind, spec.text))
 
 
 def _write_before(after: str, texts: SpecialTexts, grammar: GrammarList) -> None:

@@ -60,6 +60,9 @@ class StructuredSpec:
     text behind the group is free again. Without triggers the answer is one group and nothing else. ``required`` asks
     for at least one tag and ``single`` for at most one. A trigger must begin ``opening`` + ``begin`` of at least one
     tag.
+
+    ``otherwise`` is a form that the answer may have in place of one group and nothing else; not of kind TAGS, and
+    without an ``after`` of its own.
     """
 
     kind: StructuredKind
@@ -74,6 +77,7 @@ class StructuredSpec:
     single: bool = False
     after: str = ""
     opens: str = ""
+    otherwise: StructuredSpec | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidRequestError. Texts are not parsed here: what is wrong inside them is said when they
@@ -102,6 +106,9 @@ class StructuredSpec:
             )
 
     def _check_tags(self) -> None:
+        other = self.otherwise
+        if other is not None and (self.triggers or not self.tags or other.tags or other.after):
+            raise _wrong("otherwise must be a form without tags and without after, beside tags without triggers")
         for tag in self.tags:
             if not tag.begin:
                 raise _wrong("a structural tag needs a begin")
@@ -131,7 +138,10 @@ class StructuredSpec:
             *self.choices,
             *self.triggers,
         ]
-        return sum(map(len, pieces)) + sum(len(tag.begin) + len(tag.end) + len(tag.text) for tag in self.tags)
+        return sum(map(len, pieces)) + (
+            sum(len(tag.begin) + len(tag.end) + len(tag.text) for tag in self.tags)
+            + (0 if self.otherwise is None else self.otherwise.num_characters)
+        )
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | bool | str, *, after: str = "") -> StructuredSpec:
@@ -171,7 +181,8 @@ class StructuredSpec:
 
     @classmethod
     def structural_tags(cls, tags: Iterable[StructuralTag], **fields: Any) -> StructuredSpec:
-        """``fields`` are those of the group: triggers, opening, separator, closing, required, single, after."""
+        """``fields`` are those of the group: triggers, opening, separator, closing, required, single, after, opens,
+        otherwise."""
         return cls(kind=StructuredKind.TAGS, tags=tuple(tags), **fields)
 
 

@@ -57,19 +57,27 @@ def test_answers_beside_each_other_go_on_where_they_were(limited):
 
 def test_an_answer_that_is_too_dear_by_itself_fails_alone(limited):
     grammar = limited(DEAR, step_lexer_fuel=500)
+
+    def follow(session):
+        for token_id in b"abcd" * 10:
+            session.accept(token_id)
+            session.fill()
+
     for _ in range(3):
         session = grammar.open()
         session.fill()
         with pytest.raises(ConstraintError, match="too many expressions"):
-            for token_id in b"abcd" * 10:
-                session.accept(token_id)
-                session.fill()
+            follow(session)
 
 
 def test_a_grammar_that_takes_long_to_make_is_spent(limited, monkeypatch):
     monkeypatch.setattr(llguidance, "RENEWAL_S", -1.0)
     grammar = limited(StructuredSpec.choice(TEXTS), max_lexer_states=NUM_STATES)
-    with pytest.raises(ConstraintError, match="Send the request again"):
+
+    def answer_many():
         for seed in range(150):
             write(grammar.open(), seed)
+
+    with pytest.raises(ConstraintError, match="Send the request again"):
+        answer_many()
     assert grammar.is_spent
