@@ -103,7 +103,8 @@ def models_page() -> str:
             "`config.json` and of GGUF's `general.architecture`.\n",
             _table(("family", "architectures", "what it is"), rows),
             "## Files\n",
-            "- safetensors, sharded or not: F32, F16, BF16\n- GGUF: " + ", ".join(GGUF_TYPES) + "\n",
+            "- safetensors, sharded or not: F32, F16, BF16, and F8_E4M3 with the scales of fp8 and compressed-tensors\n"
+            "- GGUF: " + ", ".join(GGUF_TYPES) + "\n",
             "## Bundles\n",
             "Models that have a name of their own here; fetched on first use and kept in the cache.\n",
             _table(("name", "file", "size"), bundles),

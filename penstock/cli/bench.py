@@ -235,9 +235,37 @@ def core(
     show(measure_core(sizes, context, steps, command_line(), say), json_file)
 
 
-HELP = "Measure: core (scheduler alone), kernels, latency, throughput, step and startup of a model, serve (HTTP)."
+@verb()
+def text(
+    model: ModelArgument = "smollm2",
+    sizes: Annotated[str, Option("--sizes", metavar="N,N,...", help="KiB of text.")] = "4,64,1024",
+    dialect: Annotated[
+        list[str] | None, Option("--dialect", metavar="NAME", help="Measure this one alone; may be repeated.")
+    ] = None,
+    repeats: Annotated[int, Option("--repeats", minimum=1, help="Repeats of each; the median is shown.")] = 3,
+    json_file: JsonOption = None,
+) -> None:
+    """What text costs the frontend: tokens to chunks with a model's tokenizer, tool calls in every dialect. Reads the
+    tokenizer alone; no torch.
+
+    penstock bench text
+    penstock bench text --dialect hermes --dialect kimi_k2 --sizes 4,16,64,256,1024
+    """
+    from penstock.bench.text import TextWorkload, measure_text
+    from penstock.frontend.text.load import load_text_assets
+
+    workload = TextWorkload(sizes=numbers(sizes, "--sizes"), dialects=tuple(dialect or ()), repeats=repeats)
+    tokenizer = load_text_assets(fetch_model(model, None)).tokenizer
+    show(measure_text(tokenizer, workload, command_line(), say), json_file, in_lines=True)
+
+
+HELP = (
+    "Measure: core (scheduler alone), text (tokens to chunks, tool calls), kernels, latency, throughput, step and "
+    "startup of a model, serve (HTTP)."
+)
 VERBS = {
     "core": ("penstock.cli.bench:core", "The scheduler alone, without a model."),
+    "text": ("penstock.cli.bench:text", "What text and tool calls cost the frontend, without a model."),
     "latency": ("penstock.cli.bench:latency", "Step and prefill time of a model by batch size."),
     "throughput": ("penstock.cli.bench:throughput", "Offline requests and tokens per second."),
     "step": ("penstock.cli.bench:step", "Where the time of a decode step goes, part by part."),

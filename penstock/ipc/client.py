@@ -26,10 +26,10 @@ from penstock.errors import (
 from penstock.ipc import codec
 from penstock.ipc.channel import BACKLOG_MESSAGES, Writer, make_reader
 from penstock.ipc.endpoints import PrivateEndpoints, to_client, to_engine
-from penstock.ipc.open_requests import News, OpenRequests, Sink
+from penstock.ipc.open_requests import News, OpenRequests
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
-from penstock.types.output import EngineStats, FailureKind, TokenUpdate
+from penstock.types.output import EngineStats, FailureKind, OutputSink, TokenUpdate
 from penstock.types.request import GenerateRequest
 
 _READS_PER_TURN = 64  # then the event loop gets a turn, however fast the engine talks
@@ -146,7 +146,7 @@ class IpcClient:
     def new_request_id(self) -> int:
         return next(self._request_ids)
 
-    def submit(self, request: GenerateRequest, sink: Sink) -> None:
+    def submit(self, request: GenerateRequest, sink: OutputSink) -> None:
         """Requests of one turn of the loop travel together, a few at a time, so that a burst of them wakes the engine's
         reader less often, and the first ones do not wait for the last."""
         self._requests.add(request.request_id, sink)

@@ -13,7 +13,8 @@ from penstock.errors import InvalidRequestError
 from penstock.frontend.dialects.constrain import call_constraint, call_or_form
 from penstock.frontend.dialects.contract import Reading, Tool
 from penstock.frontend.dialects.table import DIALECTS
-from penstock.frontend.dialects.text_values import TextValues
+from penstock.frontend.dialects.text_values import Texts
+from penstock.frontend.dialects.values import MAX_SCHEMAS, Kinds
 from penstock.structured.select import BACKENDS
 from penstock.types.structured import StructuredSpec
 
@@ -126,11 +127,36 @@ def test_gemma4_follows_references_to_themselves():
 
 def test_references_are_followed_so_far():
     wide = {"$defs": {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 30} for i in range(9)}}
-    found = TextValues({"$ref": "#/$defs/a0"}, wide)
+    texts = Texts(Kinds(wide))
+    found = texts.of({"$ref": "#/$defs/a0"})
     assert found.values is None
     assert found.unenforced
-    assert found._left > -40_000
-    assert TextValues({"$ref": "#/$defs/Loop"}, {"$defs": DEFINITIONS}).unenforced == "$ref"
+    assert texts._num_left > MAX_SCHEMAS - 30 * 9  # each reference once
+    assert Texts(Kinds({"$defs": DEFINITIONS})).of({"$ref": "#/$defs/Loop"}).unenforced == "$ref"
+
+
+def test_so_many_schemas_are_followed_for_one_value():
+    texts = Texts(Kinds({}))
+    for name in ("anyOf", "allOf"):
+        found = texts.of({name: [{"enum": ["a"]}] * MAX_SCHEMAS})
+        assert found.values != ("a",) or found.unenforced == name
+        assert texts._num_left == -1
+        assert texts.of({name: [{"enum": ["a"]}] * (MAX_SCHEMAS - 1)}).values == ("a",)
+
+
+def test_texts_behind_references_are_taken_again_so_often():
+    root = {"$defs": {"a": {"enum": [f"{i:08}" for i in range(1024)]}}}
+    texts = Texts(Kinds(root))
+    found = [texts.of({"$ref": "#/$defs/a"}) for _ in range(30)]
+    assert [len(one.values or ()) for one in found] == [1024] * 16 + [0] * 14
+    assert found[-1].unenforced == "$ref"
+
+
+def test_gemma4_follows_a_long_chain_of_references():
+    dialect = next(one for one in DIALECTS if one.name == "gemma4")
+    chain = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}, {"type": "integer"}]} for i in range(3000)}
+    tool = tool_of({"$ref": "#/$defs/a0"}, **{"$defs": chain}, strict=False)
+    assert "referred_2999" in constrained(dialect, tool).tags[0].text
 
 
 @BY_NAME

@@ -120,3 +120,16 @@ def test_a_large_object_of_properties_is_copied_once(monkeypatch):
     assert found["properties"] == {f"p{i}": {"type": "string"} for i in range(200)}
     assert properties["p0"] == {"type": "string", "uniqueItems": False}
     assert CountedDict.num_copied == 1
+
+
+def test_a_wide_union_is_copied_once(monkeypatch):
+    num_looked = 0
+
+    def counting(text: str) -> int:
+        nonlocal num_looked
+        num_looked += 1
+        return int(text)
+
+    monkeypatch.setattr(keywords, "int", counting, raising=False)
+    assert check({"anyOf": [{"title": "t", "default": 1}] * 500}) == {"anyOf": [{"title": "t", "default": 1}] * 500}
+    assert num_looked <= 1000

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from penstock.errors import InvalidRequestError
 from penstock.frontend.dialects.contract import Dialect, Reading, Structure, TagGroup, Tool
 from penstock.frontend.dialects.text_values import UnenforcedError
-from penstock.types.structured import StructuredKind, StructuredSpec
+from penstock.frontend.dialects.value_grammar import check_size
+from penstock.types.structured import MAX_CONSTRAINT_CHARACTERS, StructuredKind, StructuredSpec
 
 
 def call_constraint(
@@ -24,7 +26,7 @@ def call_constraint(
         return dialect.constrain(tools, reading, required)
     if dialect.structure is None:
         return None
-    group = _group(dialect, dialect.structure, tools)
+    group = _bounded_group(dialect, dialect.structure, tools)
     reasoning = dialect.reasoning if reading.reads_reasoning else None
     may_think = reasoning is not None and not reading.in_reasoning
     return StructuredSpec.structural_tags(
@@ -46,7 +48,7 @@ def call_or_form(
     dialect has no grammar for that."""
     if dialect.structure is None or dialect.constrain is not None or form.kind is StructuredKind.TAGS or form.after:
         return None
-    group = _group(dialect, dialect.structure, tools)
+    group = _bounded_group(dialect, dialect.structure, tools)
     opens, after = before_content(dialect, reading)
     return StructuredSpec.structural_tags(
         group.tags,
@@ -60,9 +62,24 @@ def call_or_form(
     )
 
 
-def _group(dialect: Dialect, structure: Structure, tools: Sequence[Tool]) -> TagGroup:
+def _bounded_group(dialect: Dialect, structure: Structure, tools: Sequence[Tool]) -> TagGroup:
+    """``structure(tools)``, tool by tool: what is too long together is refused before all of it is made."""
+    groups: list[TagGroup] = []
+    num_left = MAX_CONSTRAINT_CHARACTERS
+    for tool in tools:
+        groups.append(_group(dialect, structure, tool))
+        num_left -= sum(len(tag.text) for tag in groups[-1].tags)
+        check_size(num_left)
+    return dataclasses.replace(
+        groups[0],
+        tags=tuple(tag for group in groups for tag in group.tags),
+        triggers=tuple(dict.fromkeys(trigger for group in groups for trigger in group.triggers)),
+    )
+
+
+def _group(dialect: Dialect, structure: Structure, tool: Tool) -> TagGroup:
     try:
-        return structure(tools)
+        return structure((tool,))
     except UnenforcedError as error:
         where = f"the parameter {error.parameter[:64]!r}" if error.parameter else "the parameters"
         raise InvalidRequestError(

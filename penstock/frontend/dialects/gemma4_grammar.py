@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock.frontend.dialects.contract import Tool
-from penstock.frontend.dialects.text_values import TextValues, check_parameters, refuse_others
-from penstock.frontend.dialects.values import kinds_of, referred_schema
+from penstock.frontend.dialects.text_values import Texts, check_parameters, refuse_others
+from penstock.frontend.dialects.value_grammar import Rules
+from penstock.frontend.dialects.values import Kinds, kinds_of, referred_schema
 from penstock.types.structured import lark_literal
 
 _MAX_DEPTH = 16
@@ -42,25 +43,27 @@ _OF_OBJECTS = frozenset({"type", "properties", "required", "additionalProperties
 def arguments_grammar(tool: Tool, quote: str) -> str:
     """Lark rules, from ``start`` on, for what stands between the braces of a call. Raises UnenforcedError."""
     check_parameters(tool)
-    rules = _Rules(tool, quote)
-    start = rules.members(tool.parameters, 0)
-    lines = [f"start: {start}", *rules.lines, *_SHARED]
-    lines += [
-        f"string: {lark_literal(quote)} string_text",
-        rf"string_text[lazy]: /(.|\n)*/ {lark_literal(quote)}",
-    ]
-    return "\n".join(lines) + "\n"
+    values = _Values(tool, quote)
+    start = values.members(tool.parameters, 0)
+    values.add_referred()
+    string = (f"string: {lark_literal(quote)} string_text", rf"string_text[lazy]: /(.|\n)*/ {lark_literal(quote)}")
+    values.rules.add(*_SHARED, *string)
+    return values.rules.text(start)
 
 
-class _Rules:
+class _Values:
     def __init__(self, tool: Tool, quote: str) -> None:
-        self.lines: list[str] = []
+        self.rules = Rules()
         self._tool = tool
         self._root = tool.parameters
+        self._kinds = Kinds(self._root)
+        self._texts = Texts(self._kinds)
         self._quote = quote
         self._num_objects = 0
+        self._num_items = 0
         self._parameter = ""  # for whom an error is
         self._referred: dict[str, str] = {}  # the names of their rules
+        self._waiting: list[tuple[str, Mapping[str, Any], str]] = []  # such a name, its schema, for whom an error is
 
     def members(self, schema: Mapping[str, Any], depth: int) -> str:
         """The name of a rule for all properties with commas between them; those not required may be missing."""
@@ -72,7 +75,7 @@ class _Rules:
         self._num_objects += 1
         # _first_I: properties from I on with none before them; _more_I: the same behind others.
         last = len(items)
-        self.lines += [f'{name}_first_{last}: ""', f'{name}_more_{last}: ""']
+        self.rules.add(f'{name}_first_{last}: ""', f'{name}_more_{last}: ""')
         for index, (key, one) in enumerate(items):
             after = index + 1
             one_of = f"{name}_property_{index}"
@@ -81,20 +84,20 @@ class _Rules:
             first, more = f"{one_of} {name}_more_{after}", f'"," {one_of} {name}_more_{after}'
             if key not in needed:
                 first, more = f"{first} | {name}_first_{after}", f"{more} | {name}_more_{after}"
-            self.lines += [
+            self.rules.add(
                 f"{one_of}: {lark_literal(f'{key}:')} {self.value(one, depth + 1)}",
                 f"{name}_first_{index}: {first}",
                 f"{name}_more_{index}: {more}",
-            ]
+            )
         return f"{name}_first_0"
 
     def value(self, schema: Any, depth: int) -> str:
         """An expression for one value."""
         if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
             return "any_value"
-        kinds = kinds_of(schema, self._root)
+        kinds = self._kinds.of(schema)
         if "string" in kinds and kinds <= {"string", "null"}:
-            texts = TextValues(schema, self._root)
+            texts = self._texts.of(schema)
             if texts.values is not None and not texts.unenforced:
                 return _one_of([self._literal(one) for one in texts.values])
         if isinstance(schema.get("$ref"), str):
@@ -109,7 +112,9 @@ class _Rules:
                 return _one_of([self.value(option, depth + 1) for option in schema[name]])
         if kinds == {"array"} and "items" in schema:
             self._hold(schema, _OF_LISTS)
-            item = self.value(schema["items"], depth + 1)
+            item = f"item_{self._num_items}"  # a rule: what is written twice would double with every list in a list
+            self._num_items += 1
+            self.rules.add(f"{item}: {self.value(schema['items'], depth + 1)}")
             return f'"[" ({item} ("," {item})*)? "]"'
         if kinds == {"object"} and (schema.get("properties") or schema.get("additionalProperties") is False):
             self._hold(schema, _OF_OBJECTS)
@@ -117,7 +122,7 @@ class _Rules:
         if kinds and kinds <= _SCALARS:
             return f"%json {json.dumps(schema, ensure_ascii=False)}"
         self._hold(schema, frozenset({"type"}))
-        return self._kinds(schema)
+        return _one_of([_KINDS[kind] for kind in sorted(kinds)]) if kinds else "any_value"
 
     def _reference(self, reference: str) -> str:
         """The rule of what is referred to: one for all who do, so that it may refer to itself."""
@@ -127,8 +132,14 @@ class _Rules:
             return "any_value"
         if reference not in self._referred:
             name = self._referred[reference] = f"referred_{len(self._referred)}"
-            self.lines.append(f"{name}: {self.value(found, 1)}")
+            self._waiting.append((name, found, self._parameter))
         return self._referred[reference]
+
+    def add_referred(self) -> None:
+        """The rules of all that is referred to, one after the other: a chain of references may be long."""
+        while self._waiting:
+            name, schema, self._parameter = self._waiting.pop()
+            self.rules.add(f"{name}: {self.value(schema, 1)}")
 
     def _options(self, schema: Mapping[str, Any], options: list[Any]) -> str:
         """One of these values, without those that are of no kind that the schema has."""
@@ -141,10 +152,6 @@ class _Rules:
     def _hold(self, schema: Mapping[str, Any], enforced: frozenset[str]) -> None:
         if self._tool.strict:
             refuse_others(self._tool, self._parameter, schema, enforced)
-
-    def _kinds(self, schema: Mapping[str, Any]) -> str:
-        kinds = kinds_of(schema, self._root)
-        return _one_of([_KINDS[kind] for kind in sorted(kinds)]) if kinds else "any_value"
 
     def _literal(self, value: Any) -> str:
         if isinstance(value, str):

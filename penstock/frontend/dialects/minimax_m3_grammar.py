@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock.frontend.dialects.contract import Tool
-from penstock.frontend.dialects.text_values import TextValues, UnenforcedError, check_parameters, other_keyword
-from penstock.frontend.dialects.value_grammar import with_definitions
-from penstock.frontend.dialects.values import item_schema, kinds_of, value_json
+from penstock.frontend.dialects.text_values import Texts, UnenforcedError, check_parameters, other_keyword
+from penstock.frontend.dialects.value_grammar import Rules, with_definitions
+from penstock.frontend.dialects.values import Kinds, item_schema, value_json
 from penstock.types.structured import lark_literal
 
 _MAX_DEPTH = 16
@@ -26,16 +26,20 @@ _OF_OBJECTS = frozenset({"type", "properties", "required", "additionalProperties
 def arguments_grammar(tool: Tool, mark: str, item: str) -> str:
     """Lark rules, from ``start`` on, for all parameters; those not required may be missing. Raises UnenforcedError."""
     check_parameters(tool)
-    rules = _Rules(tool, mark, item)
-    start = rules.members(tool.parameters, 0)
-    return "\n".join([f"start: {start}", *rules.lines, rf"text[lazy]: /(.|\n)*/ {lark_literal(mark)}"]) + "\n"
+    elements = _Elements(tool, mark, item)
+    start = elements.members(tool.parameters, 0)
+    elements.rules.add(rf"text[lazy]: /(.|\n)*/ {lark_literal(mark)}")
+    return elements.rules.text(start)
 
 
-class _Rules:
+class _Elements:
     def __init__(self, tool: Tool, mark: str, item: str) -> None:
-        self.lines: list[str] = []
+        self.rules = Rules()
+        self._num_elements = 0
         self._tool = tool
         self._root = tool.parameters
+        self._kinds = Kinds(self._root)
+        self._texts = Texts(self._kinds)
         self._mark = mark
         self._item = item
 
@@ -50,17 +54,16 @@ class _Rules:
 
     def _element(self, name: str, schema: Any, depth: int) -> str:
         """The name of a rule for one element: every kind of value with the mark of the end tag."""
-        rule = f"element_{len(self.lines)}"
-        self.lines.append("")
-        position = len(self.lines) - 1
+        rule = f"element_{self._num_elements}"
+        self._num_elements += 1
         value = self._value(name, schema if isinstance(schema, Mapping) else {}, depth + 1)
-        self.lines[position] = f"{rule}: {lark_literal(f'{self._mark}<{name}>')} ({value}) {lark_literal(f'</{name}>')}"
+        self.rules.add(f"{rule}: {lark_literal(f'{self._mark}<{name}>')} ({value}) {lark_literal(f'</{name}>')}")
         return rule
 
     def _value(self, name: str, schema: Mapping[str, Any], depth: int) -> str:
-        kinds = kinds_of(schema, self._root)
+        kinds = self._kinds.of(schema)
         mark = lark_literal(self._mark)
-        texts = TextValues(schema, self._root)
+        texts = self._texts.of(schema)
         if self._tool.strict and texts.unenforced and (not kinds or "string" in kinds):
             raise UnenforcedError(self._tool.name, name, texts.unenforced)
         options = schema.get("enum", [schema["const"]] if "const" in schema else None)

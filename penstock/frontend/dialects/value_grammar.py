@@ -8,14 +8,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from penstock.errors import InvalidRequestError
 from penstock.frontend.dialects.contract import Tool
-from penstock.frontend.dialects.text_values import TextValues, UnenforcedError, check_parameters
-from penstock.frontend.dialects.values import kinds_of
-from penstock.types.structured import lark_literal
+from penstock.frontend.dialects.text_values import Texts, TextValues, UnenforcedError, check_parameters
+from penstock.frontend.dialects.values import Kinds
+from penstock.types.structured import MAX_CONSTRAINT_CHARACTERS, lark_literal
 
 _NOTHING = '""'
 _ANY_TEXT = r"/(.|\n)*/"
 _CONSTANTS = {"boolean": '"True" | "False"', "null": '"None"'}
+
+
+class Rules:
+    """Rules of one grammar. Raises InvalidRequestError as soon as they are longer than a constraint may be: definitions
+    go with every value that may need them, and a schema can refer to itself many times."""
+
+    __slots__ = ("_lines", "_num_left")
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._num_left = MAX_CONSTRAINT_CHARACTERS
+
+    def add(self, *rules: str) -> None:
+        self._num_left -= sum(map(len, rules))
+        check_size(self._num_left)
+        self._lines += rules
+
+    def text(self, start: str) -> str:
+        """The grammar, with the expression that it starts with."""
+        return "\n".join([f"start: {start}", *self._lines]) + "\n"
+
+
+def check_size(num_left: int) -> None:
+    """Raises InvalidRequestError where ``num_left`` of the characters of a constraint is negative."""
+    if num_left < 0:
+        raise InvalidRequestError(
+            "Declare fewer or simpler parameters, or use tool_choice auto and functions without strict: a constraint "
+            f"has at most {MAX_CONSTRAINT_CHARACTERS} characters, and the one for these tools has more.",
+            param="tools",
+        )
 
 
 def parameters_grammar(
@@ -40,17 +71,17 @@ def parameters_grammar(
     properties = schema.get("properties")
     required = schema.get("required")
     needed = frozenset(required) if isinstance(required, list) else frozenset()
+    kinds, rules = Kinds(schema), Rules()
+    texts = Texts(kinds)
     names: list[str] = []
-    rules: list[str] = []
     for position, (key, one) in enumerate(properties.items() if isinstance(properties, Mapping) else ()):
         head = _text(before.replace("{key}", str(key)))
-        rules.append(f"p{position}:{head} v{position}")
-        kinds, texts = kinds_of(one, schema), TextValues(one, schema)
-        if tool.strict and texts.unenforced and (not kinds or "string" in kinds):
-            raise UnenforcedError(tool.name, str(key), texts.unenforced)
-        rules.append(marks.rules(f"v{position}", one, kinds, texts, schema))
+        found, listed = kinds.of(one), texts.of(one)
+        if tool.strict and listed.unenforced and (not found or "string" in found):
+            raise UnenforcedError(tool.name, str(key), listed.unenforced)
+        rules.add(f"p{position}:{head} v{position}", marks.rules(f"v{position}", one, found, listed, schema))
         names.append(f"p{position}" if key in needed else f"p{position}?")
-    return "\n".join([f"start: {' '.join(names) or _NOTHING}", *rules]) + "\n"
+    return rules.text(" ".join(names) or _NOTHING)
 
 
 def keywords_grammar(tool: Tool) -> str:
@@ -66,22 +97,25 @@ def keywords_grammar(tool: Tool) -> str:
     required = schema.get("required")
     needed = frozenset(required) if isinstance(required, list) else frozenset()
     count = len(items)
+    kinds, rules = Kinds(schema), Rules()
     # none_I: parameters from I on, with none before them; more_I: the same behind others.
-    rules = ["start: none_0", f"none_{count}: {_NOTHING}", f"more_{count}: {_NOTHING}"]
+    rules.add(f"none_{count}: {_NOTHING}", f"more_{count}: {_NOTHING}")
     for position, (key, one) in enumerate(items):
         after = position + 1
         skipped = ("", "") if key in needed else (f" | none_{after}", f" | more_{after}")
-        rules.append(f"none_{position}: p{position} more_{after}{skipped[0]}")
-        rules.append(f'more_{position}: ", " p{position} more_{after}{skipped[1]}')
-        rules.append(f"p{position}:{_text(f'{key}=')} {_python_value(one, schema)}")
-    return "\n".join(rules) + "\n"
+        rules.add(
+            f"none_{position}: p{position} more_{after}{skipped[0]}",
+            f'more_{position}: ", " p{position} more_{after}{skipped[1]}',
+            f"p{position}:{_text(f'{key}=')} {_python_value(one, kinds)}",
+        )
+    return rules.text("none_0")
 
 
-def _python_value(schema: Any, root: Mapping[str, Any]) -> str:
-    kinds = kinds_of(schema, root)
-    if kinds and kinds <= _CONSTANTS.keys() and not {"enum", "const"} & schema.keys():
-        return f"({' | '.join(_CONSTANTS[kind] for kind in sorted(kinds))})"
-    return f"%json {json.dumps(with_definitions(schema, root), ensure_ascii=False)}"
+def _python_value(schema: Any, kinds: Kinds) -> str:
+    found = kinds.of(schema)
+    if found and found <= _CONSTANTS.keys() and not {"enum", "const"} & schema.keys():
+        return f"({' | '.join(_CONSTANTS[kind] for kind in sorted(found))})"
+    return f"%json {json.dumps(with_definitions(schema, kinds.root), ensure_ascii=False)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +144,15 @@ class _Marks:
         return f"{name}:{' |'.join([*ways, f'{lead} {name}_text'])}\n{name}_text[lazy]: {_ANY_TEXT}{end}"
 
     def _listed(self, values: tuple[str | None, ...], lead: str, end: str) -> list[str]:
-        bare = [one for one in values if one is not None and self.bare and re.fullmatch(f"{self.bare}+", one)]
-        marked = [one for one in values if one is not None and one not in bare]
+        texts = [one for one in values if one is not None]
+        bare = [one for one in texts if self._is_bare(one)]
+        marked = [one for one in texts if not self._is_bare(one)]
         ways = [f" ({' |'.join(map(_text, bare))}){_text(self.after)}"] if bare else []
         ways += [f"{lead} ({' |'.join(map(_literal, marked))}){end}"] if marked else []
         return ways + ([self._null()] if None in values else [])
+
+    def _is_bare(self, text: str) -> bool:
+        return bool(self.bare and re.fullmatch(f"{self.bare}+", text))
 
     def _null(self) -> str:
         return f"{_text(self.plain[0])} {lark_literal('null')}{_text(self.plain[1] + self.after)}"

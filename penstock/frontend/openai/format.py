@@ -64,9 +64,6 @@ class Head:
 
 
 class Format(Protocol):
-    head: Head
-    shown: Shown
-
     def chunk(self, index: int, delta: TextDelta) -> bytes:
         """Complete server-sent events; empty when the news say nothing that the protocol has an event for."""
 
@@ -104,6 +101,19 @@ def _usage_event(head: Head, kind: str, usage: Usage) -> bytes:
 
 def token_name(score: TokenScore, shown: Shown) -> str:
     return f"token_id:{score.token_id}" if shown.tokens_as_ids else score.text
+
+
+def token_logprob(position: PositionScores, shown: Shown) -> ChatLogprob:
+    chosen = position.chosen
+    return ChatLogprob(
+        token=token_name(chosen, shown),
+        logprob=chosen.logprob,
+        bytes=list(chosen.data),
+        top_logprobs=[
+            TopLogprob(token=token_name(top, shown), logprob=top.logprob, bytes=list(top.data))
+            for top in position.top[: shown.max_top]
+        ],
+    )
 
 
 def prompt_logprobs(scores: Sequence[PositionScores], with_first: bool) -> PromptLogprobs:
@@ -320,16 +330,4 @@ class ChatFormat:
         return ChatMessage(role=self.role, content=delta.text)
 
     def _logprobs(self, delta: TextDelta) -> ChatLogprobs:
-        return ChatLogprobs(content=[self._logprob(position) for position in delta.scores])
-
-    def _logprob(self, position: PositionScores) -> ChatLogprob:
-        shown, chosen = self.shown, position.chosen
-        return ChatLogprob(
-            token=token_name(chosen, shown),
-            logprob=chosen.logprob,
-            bytes=list(chosen.data),
-            top_logprobs=[
-                TopLogprob(token=token_name(top, shown), logprob=top.logprob, bytes=list(top.data))
-                for top in position.top[: shown.max_top]
-            ],
-        )
+        return ChatLogprobs(content=[token_logprob(position, self.shown) for position in delta.scores])
