@@ -12,12 +12,13 @@ from typing import Any
 from penstock.errors import InvalidRequestError
 from penstock.frontend.chat.messages import normalize_messages
 from penstock.frontend.chat.tools import NO_TOOLS, ToolUse
-from penstock.frontend.dialects.constrain import before_content, call_constraint
+from penstock.frontend.dialects.constrain import before_content, call_constraint, call_or_form
 from penstock.frontend.dialects.contract import Dialect, Reading
 from penstock.frontend.dialects.reading import make_reading
 from penstock.frontend.text.load import TextAssets
 from penstock.types.decision import Decision
 from penstock.types.request import SamplingParams
+from penstock.types.structured import StructuredSpec
 
 
 def constrains_output(decisions: Sequence[Decision]) -> bool:
@@ -67,11 +68,14 @@ def constrain_answer(
     """Sampling that can only give the calls that the request asks for; raises InvalidRequestError where that cannot be
     promised. ``enforced``: the engine has a backend of constrained output.
 
-    Another constraint of the request holds for what follows the reasoning, not for the reasoning.
+    Another constraint of the request holds for what follows the reasoning, not for the reasoning. Where the model may
+    call tools as well, the answer is calls or has that form.
     """
     dialect = dialect_of(assets)
     if not use.is_constrained:
         form = sampling.structured
+        if form is not None and use is not NO_TOOLS:
+            return dataclasses.replace(sampling, structured=_call_or_form(dialect, form, use, reading))
         opens, after = before_content(dialect, reading)
         if form is None or form.after or not after:
             return sampling
@@ -99,6 +103,21 @@ def constrain_answer(
             param=param,
         )
     return dataclasses.replace(sampling, structured=spec)
+
+
+def _call_or_form(
+    dialect: Dialect | None, form: StructuredSpec, use: ToolUse, reading: Reading | None
+) -> StructuredSpec:
+    assert dialect is not None
+    assert reading is not None
+    spec = call_or_form(dialect, use.tools, reading, form, single=use.single)
+    if spec is None:
+        raise InvalidRequestError(
+            "tools and response_format exclude each other here: there is no grammar for calls of this model beside "
+            "the form that is asked for. Leave one out, or set tool_choice to none.",
+            param="response_format",
+        )
+    return spec
 
 
 def _last_content(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -64,6 +64,10 @@ class GrammarSession(Protocol):
 class CompiledGrammar(Protocol):
     """Shared between requests and threads."""
 
+    @property
+    def is_spent(self) -> bool:
+        """Earlier answers have used it up: whoever comes next has it compiled anew."""
+
     def open(self) -> GrammarSession: ...
 
 

@@ -31,13 +31,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileLimits:
     """``time_s`` and ``memory_bytes`` hold for one compilation; at most ``max_cached`` grammars are kept, of
-    ``max_cached_bytes`` together. ``trials`` false compiles without a trial process, which then nothing can stop, nor
-    measure."""
+    ``max_cached_bytes`` together: what compiling took, and ``growth_bytes`` for what following answers adds.
+    ``trials`` false compiles without a trial process, which then nothing can stop, nor measure."""
 
     time_s: float = 5.0
     memory_bytes: int = 1 << 30
     max_cached: int = 256
     max_cached_bytes: int = 1 << 30
+    growth_bytes: int = 4 << 20
     num_threads: int = 2
     trials: bool = True
 
@@ -71,8 +72,9 @@ class GrammarCache:
         self._kept: OrderedDict[StructuredSpec, Pending] = OrderedDict()
         self._jobs: SimpleQueue[Pending | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()  # guards what follows
         self._prepared: tuple[Vocabulary, GrammarCompiler] | None = None
+        self._prepare_lock = threading.Lock()  # its own: preparing takes long, and the core's thread takes the other
+        self._lock = threading.Lock()  # guards what follows
         self._trials: list[Trial] = []
         self._closed = False
         self._stats = ConstraintStats()
@@ -126,6 +128,8 @@ class GrammarCache:
         """Whether one more request may wait for it, or have what it became."""
         with self._lock:
             pending.num_waiting += 1
+            if pending.grammar is not None and pending.grammar.is_spent:
+                return False
             return not pending.dropped and (pending.lasting or not pending.done)
 
     def _is_dropped(self, pending: Pending) -> bool:
@@ -157,7 +161,9 @@ class GrammarCache:
                 # What any JSON object is was not written by the one who asks.
                 if trial is not None and pending.spec.kind is not StructuredKind.JSON_OBJECT:
                     pending.num_bytes = self._try(trial, pending.spec)
-                pending.grammar = compiler.compile(pending.spec)
+                grammar = compiler.compile(pending.spec)
+                pending.num_bytes += self._limits.growth_bytes
+                pending.grammar = grammar
             except ConstraintError as error:
                 pending.problem, pending.lasting = str(error), not isinstance(error, TrialLimitError)
             except Exception as error:  # whatever a library raises, the request must hear of it
@@ -185,7 +191,7 @@ class GrammarCache:
             return 0
 
     def _prepare(self) -> tuple[Vocabulary, GrammarCompiler]:
-        with self._lock:
+        with self._prepare_lock:
             if self._prepared is None:
                 vocabulary = self._make_vocabulary()
                 if not vocabulary.end_ids:

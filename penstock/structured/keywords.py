@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from penstock.structured.contract import ConstraintError
+from penstock.types.strict_json import loads_strict
 
 MAX_DEPTH = 64
 """Of schemas within schemas; the libraries' parsers take about 128 levels of JSON."""
@@ -136,7 +137,7 @@ _BY_NAME = frozenset(["properties", "patternProperties", "dependentSchemas", "de
 def checked_schema(text: str, enforced: frozenset[str], backend: str) -> Any:
     """The schema as a value, without keywords that ask for nothing. Raises ConstraintError naming what is wrong."""
     try:
-        schema = json.loads(text, parse_constant=_refuse_constant)
+        schema = loads_strict(text)
     except RecursionError:
         raise ConstraintError("The JSON schema is nested too deeply.") from None
     except ValueError as error:
@@ -152,6 +153,11 @@ def each_schema(schema: Any, at: str = "#") -> Iterator[tuple[str, dict[str, Any
             yield from each_schema(inner, "/".join((at, *map(_escaped, path))))
 
 
+def asks_nothing(keyword: str, value: Any) -> bool:
+    """Whether the keyword changes nothing with this value."""
+    return any(type(value) is type(neutral) and value == neutral for neutral in _NEUTRAL.get(keyword, ()))
+
+
 def _checked(schema: Any, at: str, depth: int, enforced: frozenset[str], backend: str) -> Any:
     if depth > MAX_DEPTH:
         raise ConstraintError(f"The JSON schema is nested too deeply: more than {MAX_DEPTH} levels of schemas.")
@@ -161,7 +167,7 @@ def _checked(schema: Any, at: str, depth: int, enforced: frozenset[str], backend
         raise ConstraintError(f"The JSON schema must have an object, true or false at {at}, got {shown(schema)}.")
     kept: dict[str, Any] = {}
     for keyword, value in schema.items():
-        if any(type(value) is type(neutral) and value == neutral for neutral in _NEUTRAL.get(keyword, ())):
+        if asks_nothing(keyword, value):
             continue
         if keyword not in enforced and keyword not in ANNOTATIONS:
             _refuse(keyword, at, enforced, backend)
@@ -211,10 +217,6 @@ def _refuse(keyword: str, at: str, enforced: frozenset[str], backend: str) -> No
             f"The JSON schema has an unknown keyword {shown(keyword)} at {at}. Write {close[0]} if that is what you "
             f"mean, or x-{keyword} if it is an annotation."
         )
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _escaped(name: str) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from penstock.structured.contract import ConstraintError, Vocabulary
-from penstock.types.structured import StructuralTag, StructuredKind, StructuredSpec
+from penstock.types.structured import StructuralTag, StructuredKind, StructuredSpec, lark_literal
 
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 """What may stand where JSON allows whitespace. Bounded: small models write newlines until they are cut off."""
@@ -60,50 +60,74 @@ class GrammarList:
         return json.dumps({"grammars": grammars})
 
 
-def write_grammar(spec: StructuredSpec, vocabulary: Vocabulary, content_of: ContentOf) -> str:
+class SpecialTexts:
+    """A vocabulary, and where the texts of its special tokens are in a text."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        named = ((vocabulary.names.get(token_id), token_id) for token_id in vocabulary.special)
+        self._ids = {name: token_id for name, token_id in named if name}
+        longest_first = sorted(self._ids, key=len, reverse=True)
+        self._pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if self._ids else None
+
+    def split(self, text: str) -> list[str | int]:
+        """A text as texts and ids of special tokens, in order."""
+        if self._pattern is None:
+            return [text] if text else []
+        return [self._ids.get(piece, piece) for piece in self._pattern.split(text) if piece]
+
+
+def write_grammar(spec: StructuredSpec, texts: SpecialTexts, content_of: ContentOf) -> str:
     """llguidance's grammar for ``spec``. ``content_of`` gives the grammar of a text of one kind. Raises
     ConstraintError."""
     grammar = GrammarList()
     # Any tokens that spell an answer will do: the library would else ask a tokenizer for the one right spelling.
     grammar.rule('%llguidance {"no_forcing": true}')
     if spec.kind is StructuredKind.TAGS:
-        writer = _TagWriter(spec, vocabulary, grammar, content_of)
+        writer = _TagWriter(spec, texts, grammar, content_of)
         main = writer.free() if spec.triggers else writer.group()
-    elif spec.kind is StructuredKind.CHOICE:
-        grammar.rule("CHOICE: " + " | ".join(map(quoted, spec.choices)))
-        main = "CHOICE"
+        if spec.otherwise is not None:
+            main = f"({main} | {_write_plain(spec.otherwise, grammar, content_of)})"
     else:
-        main = grammar.place(content_of(spec.kind, spec.text))
+        main = _write_plain(spec, grammar, content_of)
     if spec.after:
-        _write_before(spec.after, vocabulary, grammar)
-        opening = " ".join(_terms(_split(spec.opens, vocabulary)))
+        _write_before(spec.after, texts, grammar)
+        opening = " ".join(_terms(texts.split(spec.opens)))
         main = f"({opening} before BREAK?)? {main}" if opening else f"before BREAK? {main}"
         grammar.rule(r"BREAK: /\n{1,2}/")
     grammar.rule(f"start: {main}")
     return grammar.text()
 
 
-def _write_before(after: str, vocabulary: Vocabulary, grammar: GrammarList) -> None:
+def _write_plain(spec: StructuredSpec, grammar: GrammarList, content_of: ContentOf) -> str:
+    """The expression for a form without tags."""
+    if spec.kind is StructuredKind.CHOICE:
+        grammar.rule("CHOICE: " + " | ".join(map(lark_literal, spec.choices)))
+        return "CHOICE"
+    return grammar.place(content_of(spec.kind, spec.text))
+
+
+def _write_before(after: str, texts: SpecialTexts, grammar: GrammarList) -> None:
     """Any text up to and including the first ``after``."""
-    first, *rest = _split(after, vocabulary)
+    first, *rest = texts.split(after)
     if isinstance(first, int):
-        grammar.rule(f"before: {' '.join([_free_texts(grammar, vocabulary, {first}), f'<[{first}]>', *_terms(rest)])}")
+        grammar.rule(
+            f"before: {' '.join([_free_texts(grammar, texts.vocabulary, {first}), f'<[{first}]>', *_terms(rest)])}"
+        )
     else:
-        grammar.rule(f"before_text[lazy]: FREE {quoted(first)}")
+        grammar.rule(f"before_text[lazy]: FREE {lark_literal(first)}")
         grammar.rule(f"FREE: {ANY_TEXT}")
         grammar.rule(f"before: {' '.join(['before_text', *_terms(rest)])}")
 
 
 class _TagWriter:
-    def __init__(
-        self, spec: StructuredSpec, vocabulary: Vocabulary, grammar: GrammarList, content_of: ContentOf
-    ) -> None:
+    def __init__(self, spec: StructuredSpec, texts: SpecialTexts, grammar: GrammarList, content_of: ContentOf) -> None:
         self._spec = spec
-        self._vocabulary = vocabulary
+        self._texts = texts
         self._grammar = grammar
         self._contents = [
             grammar.place(
-                Content(lark=_bound(tag.text, vocabulary, content_of))
+                Content(lark=_bound(tag.text, texts, content_of))
                 if tag.kind is StructuredKind.LARK
                 else content_of(tag.kind, tag.text)
             )
@@ -123,8 +147,9 @@ class _TagWriter:
         """Free text, groups behind their triggers, free text."""
         spec, grammar = self._spec, self._grammar
         self._write_tags()
-        specials = {trigger: _split(trigger, self._vocabulary) for trigger in spec.triggers}
-        texts = _free_texts(grammar, self._vocabulary, {p[-1] for p in specials.values() if isinstance(p[-1], int)})
+        specials = {trigger: self._texts.split(trigger) for trigger in spec.triggers}
+        ends = {pieces[-1] for pieces in specials.values() if isinstance(pieces[-1], int)}
+        free = _free_texts(grammar, self._texts.vocabulary, ends)
         groups = []
         for index, (trigger, pieces) in enumerate(specials.items()):
             if len(pieces) > 2 or (len(pieces) == 2 and isinstance(pieces[0], int)):
@@ -134,15 +159,15 @@ class _TagWriter:
                 )
             first, last = pieces[0], pieces[-1]
             if isinstance(last, int):  # it tells by itself; text before it is free text like any other
-                head = f"{texts} <[{last}]>"
+                head = f"{free} <[{last}]>"
             else:
                 assert isinstance(first, str)
-                grammar.rule(f"trigger_{index}[lazy]: FREE {quoted(first)}")
-                head = f"{texts.removesuffix(' FREE')} trigger_{index}" if texts != "FREE" else f"trigger_{index}"
+                grammar.rule(f"trigger_{index}[lazy]: FREE {lark_literal(first)}")
+                head = f"{free.removesuffix(' FREE')} trigger_{index}" if free != "FREE" else f"trigger_{index}"
             grammar.rule(f"group_{index}: {head} ({self._behind(trigger)})")
             groups.append(f"group_{index}")
         times = "" if spec.required and spec.single else "+" if spec.required else "?" if spec.single else "*"
-        grammar.rule(f"last: {texts}")
+        grammar.rule(f"last: {free}")
         return f"({' | '.join(groups)}){times} last"
 
     def _behind(self, trigger: str) -> str:
@@ -177,10 +202,10 @@ class _TagWriter:
         return f"({separator} tag)*" if separator else "tag*"
 
     def _literal(self, text: str) -> str:
-        return " ".join(_terms(_split(text, self._vocabulary))) if text else ""
+        return " ".join(_terms(self._texts.split(text)))
 
 
-def _bound(text: str, vocabulary: Vocabulary, content_of: ContentOf) -> str:
+def _bound(text: str, specials: SpecialTexts, content_of: ContentOf) -> str:
     """The Lark rules of a tag's content with its embedded schemas checked as others are, and with special tokens for
     their texts in literals. Of lazy rules only those for any text up to a literal can have special tokens; in others,
     which match text alone, the model spells such a text."""
@@ -190,23 +215,23 @@ def _bound(text: str, vocabulary: Vocabulary, content_of: ContentOf) -> str:
         parts.append(text[at : found.start()])
         at = found.end()
         if found["literal"] is not None:
-            pieces = _split_literal(found["literal"], vocabulary)
+            pieces = _split_literal(found["literal"], specials)
             parts.append(" ".join(_terms(pieces)) if any(isinstance(one, int) for one in pieces) else found["literal"])
         elif found["schema"] is not None:
             schema, at = _DECODER.raw_decode(text, at)
             parts.append(content_of(StructuredKind.JSON_SCHEMA, json.dumps(schema)).inline)
         elif found["lazy"] is not None:
-            parts.append(_bound_lazy(found["lazy"], vocabulary))
+            parts.append(_bound_lazy(found["lazy"], specials))
         else:
             parts.append(found.group())
     return "".join(parts) + text[at:]
 
 
-def _bound_lazy(rule: str, vocabulary: Vocabulary) -> str:
+def _bound_lazy(rule: str, specials: SpecialTexts) -> str:
     """A rule for any text up to a literal: a special token in that literal ends the text by itself, since no text
     matches it."""
     found = _LAZY_UNTIL.fullmatch(rule)
-    pieces = _split_literal(found["end"], vocabulary) if found is not None else []
+    pieces = _split_literal(found["end"], specials) if found is not None else []
     first = next((position for position, one in enumerate(pieces) if isinstance(one, int)), None)
     if found is None or first is None:
         return rule
@@ -214,31 +239,16 @@ def _bound_lazy(rule: str, vocabulary: Vocabulary) -> str:
     return rf"{found['name']}: /(.|\n)*{before}/ {' '.join(_terms(pieces[first:]))}"
 
 
-def _split_literal(literal: str, vocabulary: Vocabulary) -> list[str | int]:
+def _split_literal(literal: str, specials: SpecialTexts) -> list[str | int]:
     """A Lark string literal as texts and ids of special tokens; empty for one that is not written as in JSON."""
     try:
-        return _split(json.loads(literal), vocabulary)
+        return specials.split(json.loads(literal))
     except ValueError:
         return []
 
 
-def quoted(text: str) -> str:
-    """A Lark string literal."""
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _terms(pieces: Sequence[str | int]) -> list[str]:
-    return [f"<[{piece}]>" if isinstance(piece, int) else quoted(piece) for piece in pieces]
-
-
-def _split(text: str, vocabulary: Vocabulary) -> list[str | int]:
-    """A text as texts and ids of special tokens, in order."""
-    names = {vocabulary.names[token_id]: token_id for token_id in vocabulary.special if vocabulary.names.get(token_id)}
-    if not names:
-        return [text]
-    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    pieces = re.split(f"({pattern})", text)
-    return [names.get(piece, piece) for piece in pieces if piece]
+    return [f"<[{piece}]>" if isinstance(piece, int) else lark_literal(piece) for piece in pieces]
 
 
 def _free_texts(grammar: GrammarList, vocabulary: Vocabulary, but: set[int]) -> str:

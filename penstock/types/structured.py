@@ -64,6 +64,9 @@ class StructuredSpec:
     text behind the group is free again. Without triggers the answer is one group and nothing else. ``required`` asks
     for at least one tag and ``single`` for at most one. A trigger must begin ``opening`` + ``begin`` of at least one
     tag.
+
+    ``otherwise`` is a form that the answer may have in place of one group and nothing else; not of kind TAGS, and
+    without an ``after`` of its own.
     """
 
     kind: StructuredKind
@@ -78,6 +81,7 @@ class StructuredSpec:
     single: bool = False
     after: str = ""
     opens: str = ""
+    otherwise: StructuredSpec | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidRequestError. Texts are not parsed here: what is wrong inside them is said when they
@@ -109,6 +113,9 @@ class StructuredSpec:
         for name in ("tags", "triggers"):
             if len(getattr(self, name)) > MAX_TAGS:
                 raise _wrong(f"a constraint has at most {MAX_TAGS} {name}")
+        other = self.otherwise
+        if other is not None and (self.triggers or not self.tags or other.tags or other.after):
+            raise _wrong("otherwise must be a form without tags and without after, beside tags without triggers")
         for tag in self.tags:
             if not tag.begin:
                 raise _wrong("a structural tag needs a begin")
@@ -149,7 +156,10 @@ class StructuredSpec:
             *self.choices,
             *self.triggers,
         ]
-        return sum(map(len, pieces)) + sum(len(tag.begin) + len(tag.end) + len(tag.text) for tag in self.tags)
+        return sum(map(len, pieces)) + (
+            sum(len(tag.begin) + len(tag.end) + len(tag.text) for tag in self.tags)
+            + (0 if self.otherwise is None else self.otherwise.num_characters)
+        )
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | bool | str, *, after: str = "") -> StructuredSpec:
@@ -189,7 +199,8 @@ class StructuredSpec:
 
     @classmethod
     def structural_tags(cls, tags: Iterable[StructuralTag], **fields: Any) -> StructuredSpec:
-        """``fields`` are those of the group: triggers, opening, separator, closing, required, single, after."""
+        """``fields`` are those of the group: triggers, opening, separator, closing, required, single, after, opens,
+        otherwise."""
         return cls(kind=StructuredKind.TAGS, tags=tuple(islice(tags, MAX_TAGS + 1)), **fields)
 
 
@@ -206,6 +217,11 @@ class ConstraintStats:
     compile_s: float = 0.0
     num_masks: int = 0
     masks_s: float = 0.0
+
+
+def lark_literal(text: str) -> str:
+    """A text as Lark writes it in a rule."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def schema_text(schema: Mapping[str, Any] | bool | str) -> str:

@@ -61,6 +61,29 @@ def test_rows_that_are_not_finite_fail_alone() -> None:
     assert answer.failed == {1: NOT_FINITE, 2: NOT_FINITE}
 
 
+@needs_op
+@pytest.mark.parametrize("num_fused", [4, 3])
+def test_masked_rows_are_copied_for_the_op_only_beside_others(num_fused: int) -> None:
+    seen: list[int] = []
+
+    def op(logits: torch.Tensor, *more: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(logits.data_ptr())
+        return OP(logits, *more)
+
+    logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(1))
+    mask = np.packbits(np.arange(VOCAB) % 7 == 0, bitorder="little").tobytes()
+    answers = []
+    for one in (None, op):
+        sampler = Sampler(VOCAB, op=one)
+        variants = ({},) * num_fused + ({"typical_p": 0.7},) * (4 - num_fused)
+        rows = [dataclasses.replace(row, mask=mask) for row in _rows(sampler, variants)]
+        own = logits.clone()
+        answers.append(sampler.sample(own, rows))
+    assert answers[0] == answers[1]
+    assert all(token % 7 == 0 for token in answers[1].tokens)
+    assert (seen == [own.data_ptr()]) == (num_fused == 4)
+
+
 def test_without_the_extension_the_steps_draw_and_the_decision_says_why() -> None:
     op, decision = choose_sample_op(dataclasses.replace(HERE, extension_missing="it was not built"))
     assert op is None

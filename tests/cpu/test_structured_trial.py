@@ -106,7 +106,7 @@ def test_refusals_by_time_are_not_kept():
 
 def test_grammars_are_forgotten_by_what_they_hold(monkeypatch):
     monkeypatch.setattr(GrammarCache, "_try", lambda _cache, _trial, _spec: 40)
-    cache = GrammarCache(Llguidance(), byte_vocabulary, CompileLimits(max_cached_bytes=100))
+    cache = GrammarCache(Llguidance(), byte_vocabulary, CompileLimits(max_cached_bytes=100, growth_bytes=0))
     found = []
     for letter in "abcd":
         found.append(cache.find(StructuredSpec.regex(letter)))
@@ -115,6 +115,53 @@ def test_grammars_are_forgotten_by_what_they_hold(monkeypatch):
     assert cache.find(StructuredSpec.regex("c")) is found[2]
     assert cache.find(StructuredSpec.regex("a")) is not found[0]
     assert cache.stats().num_found == 2
+    cache.close()
+
+
+def test_what_following_adds_to_a_grammar_is_allowed_for():
+    cache = GrammarCache(
+        Llguidance(), byte_vocabulary, CompileLimits(trials=False, max_cached_bytes=100, growth_bytes=40)
+    )
+    found = []
+    for letter in "abc[d":
+        found.append(cache.find(StructuredSpec.regex(letter)))
+        wait_for(lambda: found[-1].done)
+    assert [pending.num_bytes for pending in found] == [40, 40, 40, 0, 40]
+    assert cache.find(StructuredSpec.regex("a")) is not found[0]
+    cache.close()
+
+
+def test_a_grammar_that_is_spent_is_compiled_anew():
+    cache = GrammarCache(Llguidance(), byte_vocabulary, CompileLimits(trials=False))
+    spec = StructuredSpec.regex("a+")
+    first = cache.find(spec)
+    wait_for(lambda: first.done)
+    assert cache.find(spec) is first
+    first.grammar.is_spent = True
+    second = cache.find(spec)
+    wait_for(lambda: second.done)
+    assert second is not first
+    assert not second.grammar.is_spent
+    cache.close()
+
+
+def test_preparing_a_vocabulary_holds_nobody_up():
+    """The thread of the core finds and drops while the first constraint waits for tables that take seconds."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def vocabulary():
+        entered.set()
+        leave.wait()
+        return byte_vocabulary()
+
+    cache = GrammarCache(Llguidance(), vocabulary, CompileLimits(trials=False))
+    pending = cache.find(StructuredSpec.regex("a+"))
+    entered.wait()
+    held = cache._lock.locked()
+    leave.set()
+    assert not held
+    wait_for(lambda: pending.done)
+    assert pending.problem == ""
     cache.close()
 
 

@@ -60,6 +60,8 @@ class GatedBackend:
 class OutgrownGrammar:
     """Has its limits reached after some masks."""
 
+    is_spent = False
+
     def __init__(self, grammar, num_masks):
         self._grammar, self._num_masks = grammar, num_masks
 

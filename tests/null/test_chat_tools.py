@@ -7,6 +7,7 @@ import pytest
 from penstock.errors import InvalidRequestError
 from penstock.frontend.chat.effort import EFFORTS, effort_variables
 from penstock.frontend.chat.tools import NO_TOOLS, read_tool_use
+from penstock.frontend.dialects.contract import Tool
 from penstock.frontend.dialects.value_grammar import parameters_grammar
 from penstock.frontend.dialects.values import kinds_of, value_json
 
@@ -117,7 +118,7 @@ def test_grammar_of_parameters():
         "required": ["days"],
         "$defs": {"Days": {"type": "integer"}},
     }
-    grammar = parameters_grammar(schema, before="<{key}>\n", after="\n</>")
+    grammar = parameters_grammar(Tool(name="f", parameters=schema), before="<{key}>\n", after="\n</>")
     assert grammar.splitlines() == [
         "start: p0? p1? p2",
         'p0: "<city>\\n" v0',
@@ -128,4 +129,4 @@ def test_grammar_of_parameters():
         'p2: "<days>\\n" v2',
         'v2: %json {"$ref": "#/$defs/Days", "$defs": {"Days": {"type": "integer"}}} "\\n</>"',
     ]
-    assert parameters_grammar({}, before="", after="").strip() == 'start: ""'
+    assert parameters_grammar(Tool(name="f", parameters={}), before="", after="").strip() == 'start: ""'

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 
 import pytest
 
 from penstock.errors import InvalidRequestError
-from penstock.frontend.dialects.constrain import call_constraint
+from penstock.frontend.dialects.constrain import call_constraint, call_or_form
 from penstock.frontend.dialects.contract import Reading, Tool
 from penstock.frontend.dialects.table import DIALECTS
 from penstock.frontend.dialects.values import child_schema, item_schema, kinds_of
-from penstock.types.structured import MAX_CONSTRAINT_CHARACTERS
+from penstock.types.structured import MAX_CONSTRAINT_CHARACTERS, StructuredSpec
 
 MANY = 100
 
@@ -105,7 +106,12 @@ def test_tools_are_read_until_their_grammar_is_too_long():
 
     tool = Tool(name="f", parameters={"title": "t" * (MAX_CONSTRAINT_CHARACTERS // 4)})
     counting = dataclasses.replace(hermes, structure=structure)
-    with pytest.raises(InvalidRequestError) as refused:
-        call_constraint(counting, [tool] * 1000, Reading(tools={}), required=True, single=False)
-    assert refused.value.param == "tools"
-    assert len(made) < 10
+    for constrain in (
+        functools.partial(call_constraint, required=True),
+        functools.partial(call_or_form, form=StructuredSpec.json_object()),
+    ):
+        made.clear()
+        with pytest.raises(InvalidRequestError) as refused:
+            constrain(counting, [tool] * 1000, Reading(tools={}), single=False)
+        assert refused.value.param == "tools"
+        assert 0 < len(made) < 10

@@ -305,6 +305,31 @@ def test_several_sequences_of_one_request_each_have_their_call():
 
 
 @needs_llguidance
+def test_with_a_form_the_model_may_call_or_answer():
+    """An agent's request: tools to call, and the form of its last answer."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    form = {"type": "json_schema", "json_schema": {"name": "last", "schema": schema}}
+    for text, calls in ((OTHER, [("weather", {"city": "Rom"})]), ('{"a": 5}', [])):
+        token_of = says(text, tools=[WEATHER], enable_thinking=False)
+        with mock_server(chat_template=TEMPLATE, token_of=token_of) as server:
+            answer = both(server, tools=[WEATHER], response_format=form, extra_body=CLOSED)
+            assert calls_of(answer) == calls
+            assert answer["message"]["content"] == (None if calls else text)
+            assert answer["finish_reason"] == ("tool_calls" if calls else "stop")
+
+
+@needs_llguidance
+def test_what_a_strict_tool_asks_and_its_dialect_cannot_enforce_is_a_400():
+    function = {"name": "f", "strict": True, "parameters": {"properties": {"x": {"type": "string", "pattern": "a"}}}}
+    body = {"messages": [USER], "tools": [{"type": "function", "function": function}]}
+    with mock_server(chat_template=TEMPLATE, tool_dialect="qwen3_coder") as server, server.http() as http:
+        response = http.post("/v1/chat/completions", json=body)
+        assert response.status_code == 400
+        assert error_of(response)["param"] == "tools"
+        assert error_of(response)["message"].startswith("Leave pattern out of the parameter 'x' of the function 'f'")
+
+
+@needs_llguidance
 def test_a_form_and_a_demanded_call_exclude_each_other():
     with mock_server(chat_template=TEMPLATE) as server, server.http() as http:
         form = {"type": "json_object"}

@@ -103,6 +103,25 @@ def test_every_schema_inside_is_visited():
     assert {at for at, _ in each_schema(schema)} == {"#", "#/allOf/0", "#/allOf/0/items", "#/$defs/b"}
 
 
+class CountedDict(dict):
+    """Counts copies; one that is built anew for each element is none of them."""
+
+    num_copied = 0
+
+    def copy(self):
+        CountedDict.num_copied += 1
+        return CountedDict(self)
+
+
+def test_a_large_object_of_properties_is_copied_once(monkeypatch):
+    properties = CountedDict({f"p{i}": {"type": "string", "uniqueItems": False} for i in range(200)})
+    monkeypatch.setattr(keywords, "loads_strict", lambda _: {"type": "object", "properties": properties})
+    found = checked_schema("{}", ENFORCED, "llguidance")
+    assert found["properties"] == {f"p{i}": {"type": "string"} for i in range(200)}
+    assert properties["p0"] == {"type": "string", "uniqueItems": False}
+    assert CountedDict.num_copied == 1
+
+
 def test_a_wide_union_is_copied_once(monkeypatch):
     num_looked = 0
 

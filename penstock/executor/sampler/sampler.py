@@ -145,7 +145,7 @@ class Sampler:
         tokens = [0] * len(rows)
         fused = [i for i, row in enumerate(rows) if row.seat.fused is not None]
         if fused:
-            answers, _ = self._draw_fused(logits[torch.tensor(fused)], [rows[i] for i in fused])
+            answers, _ = self._draw_fused(selected(logits, fused), [rows[i] for i in fused])
             for i, token in zip(fused, answers, strict=True):
                 tokens[i] = token
         rest = [i for i, row in enumerate(rows) if row.seat.fused is None]
@@ -195,7 +195,7 @@ def _spoiled(logits: torch.Tensor, suspects: Sequence[int]) -> list[int]:
     logits are made harmless for the steps that follow."""
     if not suspects:
         return []
-    sound = torch.isfinite(logits[torch.tensor(suspects)].amax(dim=-1)).tolist()
+    sound = torch.isfinite(selected(logits, suspects).amax(dim=-1)).tolist()
     failed = [i for i, fine in zip(suspects, sound, strict=True) if not fine]
     for index in failed:
         logits[index] = 0.0

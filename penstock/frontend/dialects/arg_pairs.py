@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from penstock.frontend.dialects.contract import Tool
 from penstock.frontend.dialects.cursor import Cursor, Steps
 from penstock.frontend.dialects.value_grammar import parameters_grammar
 from penstock.frontend.dialects.values import ArgumentsWriter
@@ -47,9 +48,9 @@ class PairTags:
         arguments.close()
         out.end()
 
-    def grammar(self, schema: Mapping[str, Any]) -> str:
+    def grammar(self, tool: Tool) -> str:
         """Lark rules for all pairs, as the template writes them."""
         (key_begin, key_end), (value_begin, value_end) = self.key, self.value
         return parameters_grammar(
-            schema, before=f"{key_begin}{{key}}{key_end}{self.gap}{value_begin}", after=f"{value_end}{self.gap}"
+            tool, before=f"{key_begin}{{key}}{key_end}{self.gap}{value_begin}", after=f"{value_end}{self.gap}"
         )

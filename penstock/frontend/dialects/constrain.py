@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from penstock.frontend.dialects.contract import Dialect, Reading, TagGroup, Tool
+from penstock.errors import InvalidRequestError
+from penstock.frontend.dialects.contract import Dialect, Reading, Structure, TagGroup, Tool
+from penstock.frontend.dialects.text_values import UnenforcedError
 from penstock.frontend.dialects.value_grammar import check_size
-from penstock.types.structured import MAX_CONSTRAINT_CHARACTERS, StructuredSpec
+from penstock.types.structured import MAX_CONSTRAINT_CHARACTERS, StructuredKind, StructuredSpec
 
 
 def call_constraint(
@@ -17,12 +19,14 @@ def call_constraint(
 
     ``required`` asks for a call: then the answer is calls alone, behind reasoning that the prompt has opened. Where a
     model may open reasoning by itself, text stays free before the first call, because its reasoning is such text.
+
+    Raises InvalidRequestError for a strict tool whose schema this dialect's grammar does not enforce.
     """
     if dialect.constrain is not None:
         return dialect.constrain(tools, reading, required)
     if dialect.structure is None:
         return None
-    group = _bounded_group(dialect.structure, tools)
+    group = _bounded_group(dialect, dialect.structure, tools)
     reasoning = dialect.reasoning if reading.reads_reasoning else None
     may_think = reasoning is not None and not reading.in_reasoning
     return StructuredSpec.structural_tags(
@@ -37,12 +41,33 @@ def call_constraint(
     )
 
 
-def _bounded_group(structure: Callable[[Sequence[Tool]], TagGroup], tools: Sequence[Tool]) -> TagGroup:
+def call_or_form(
+    dialect: Dialect, tools: Sequence[Tool], reading: Reading, form: StructuredSpec, *, single: bool
+) -> StructuredSpec | None:
+    """Calls of ``tools`` and nothing else, or content of this form; reasoning stays free before both. None when the
+    dialect has no grammar for that."""
+    if dialect.structure is None or dialect.constrain is not None or form.kind is StructuredKind.TAGS or form.after:
+        return None
+    group = _bounded_group(dialect, dialect.structure, tools)
+    opens, after = before_content(dialect, reading)
+    return StructuredSpec.structural_tags(
+        group.tags,
+        opening=group.opening,
+        separator=group.separator,
+        closing=group.closing,
+        single=single,
+        opens=opens,
+        after=after,
+        otherwise=form,
+    )
+
+
+def _bounded_group(dialect: Dialect, structure: Structure, tools: Sequence[Tool]) -> TagGroup:
     """``structure(tools)``, tool by tool: what is too long together is refused before all of it is made."""
     groups: list[TagGroup] = []
     num_left = MAX_CONSTRAINT_CHARACTERS
     for tool in tools:
-        groups.append(structure((tool,)))
+        groups.append(_group(dialect, structure, tool))
         num_left -= sum(len(tag.text) for tag in groups[-1].tags)
         check_size(num_left)
     return dataclasses.replace(
@@ -50,6 +75,19 @@ def _bounded_group(structure: Callable[[Sequence[Tool]], TagGroup], tools: Seque
         tags=tuple(tag for group in groups for tag in group.tags),
         triggers=tuple(dict.fromkeys(trigger for group in groups for trigger in group.triggers)),
     )
+
+
+def _group(dialect: Dialect, structure: Structure, tool: Tool) -> TagGroup:
+    try:
+        return structure((tool,))
+    except UnenforcedError as error:
+        where = f"the parameter {error.parameter[:64]!r}" if error.parameter else "the parameters"
+        raise InvalidRequestError(
+            f"Leave {error.keyword} out of {where} of the function {error.tool!r} and check it yourself, or leave out "
+            f"strict: calls in this model's notation ({dialect.name}) are no JSON, and {error.keyword} is not enforced "
+            "there.",
+            param="tools",
+        ) from None
 
 
 def before_content(dialect: Dialect | None, reading: Reading | None) -> tuple[str, str]:

@@ -109,6 +109,7 @@ Raises Malformed (most primitives of the cursor do) when the text is something e
 has been written stays, a call that is open becomes incomplete, everything that was read since comes back as content.
 """
 
+Structure = Callable[[Sequence[Tool]], TagGroup]
 Constrain = Callable[[Sequence[Tool], "Reading", bool], StructuredSpec | None]
 ReadAnswer = Callable[[Cursor, Writer, "Reading"], Steps[None]]
 
@@ -150,7 +151,7 @@ class Dialect:
     gap: str = "\n"
     content_opening: str = ""
     new_call_id: Callable[[str, int], str] = openai_call_id
-    structure: Callable[[Sequence[Tool]], TagGroup] | None = None
+    structure: Structure | None = None
     constrain: Constrain | None = None
     read: ReadAnswer | None = None
     samples: tuple[Sample, ...] = ()

@@ -45,7 +45,7 @@ def structure(tools: Sequence[Tool]) -> TagGroup:
             begin=f'{INVOKE}{tool.name}">\n',
             kind=StructuredKind.LARK,
             text=parameters_grammar(
-                tool.parameters,
+                tool,
                 before=f'{PARAMETER}{{key}}"',
                 after=f"{PARAMETER_END}\n",
                 quoted=(IS_STRING, ""),

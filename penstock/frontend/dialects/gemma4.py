@@ -127,7 +127,7 @@ def structure(tools: Sequence[Tool]) -> TagGroup:
         StructuralTag(
             begin=f"{BEGIN}{CALL}{tool.name}{{",
             kind=StructuredKind.LARK,
-            text=arguments_grammar(tool.parameters, QUOTE),
+            text=arguments_grammar(tool, QUOTE),
             end=f"}}{END}",
         )
         for tool in tools

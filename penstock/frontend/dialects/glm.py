@@ -47,9 +47,7 @@ def _dialect(name: str, models: str, gap: str) -> Dialect:
     def structure(tools: Sequence[Tool]) -> TagGroup:
         tags = PairTags(end=END, gap=gap)
         found = tuple(
-            StructuralTag(
-                begin=f"{BEGIN}{tool.name}{gap}", kind=StructuredKind.LARK, text=tags.grammar(tool.parameters), end=END
-            )
+            StructuralTag(begin=f"{BEGIN}{tool.name}{gap}", kind=StructuredKind.LARK, text=tags.grammar(tool), end=END)
             for tool in tools
         )
         return TagGroup(tags=found, triggers=(BEGIN,), separator=gap)

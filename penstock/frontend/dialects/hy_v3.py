@@ -60,7 +60,7 @@ def _dialect(name: str, models: str, suffix: str) -> Dialect:
             StructuralTag(
                 begin=f"{begin}{tool.name}{separator}\n",
                 kind=StructuredKind.LARK,
-                text=tags.grammar(tool.parameters),
+                text=tags.grammar(tool),
                 end=f"{end}\n",
             )
             for tool in tools

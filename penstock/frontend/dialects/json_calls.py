@@ -7,8 +7,9 @@ import re
 
 from penstock.frontend.dialects.contract import Tool
 from penstock.frontend.dialects.cursor import Cursor, Malformed, Steps
-from penstock.frontend.dialects.json_scan import escape_halves, strict_json
+from penstock.frontend.dialects.json_scan import escape_halves
 from penstock.frontend.dialects.writer import Writer
+from penstock.types.strict_json import loads_strict
 from penstock.types.structured import StructuralTag, StructuredKind, schema_text
 
 ARGUMENT_KEYS = ("arguments", "parameters")
@@ -143,7 +144,7 @@ def _object_text(value: str) -> str:
     if isinstance(decoded, str):
         value = escape_halves(decoded)
         try:
-            decoded = strict_json(value)
+            decoded = loads_strict(value)
         except (ValueError, RecursionError):
             decoded = None
     if not isinstance(decoded, dict):

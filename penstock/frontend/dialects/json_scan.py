@@ -6,9 +6,7 @@ control characters in strings are escaped, and Python's True, False and None bec
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 MAX_DEPTH = 256
 """Of arrays and objects inside each other: readers of the answer parse recursively."""
@@ -164,15 +162,6 @@ class JsonScanner:
         """The text from ``position`` on is not read. A caller must look at ``error``."""
         self.error = f"not JSON: {what}"
         return position
-
-
-def strict_json(text: str) -> Any:
-    """What ``text`` says as JSON, without the constants that Python adds. Raises ValueError, and RecursionError."""
-    return json.loads(text, parse_constant=_refuse_constant)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def escape_halves(text: str) -> str:

@@ -73,7 +73,7 @@ def _read_call(text: Cursor, out: Writer) -> Steps[None]:
 
 def structure(tools: Sequence[Tool]) -> TagGroup:
     tags = tuple(
-        StructuralTag(begin=f"{tool.name}(", kind=StructuredKind.LARK, text=keywords_grammar(tool.parameters), end=")")
+        StructuralTag(begin=f"{tool.name}(", kind=StructuredKind.LARK, text=keywords_grammar(tool), end=")")
         for tool in tools
     )
     triggers = tuple(f"[{tool.name}(" for tool in tools)

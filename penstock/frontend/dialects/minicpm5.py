@@ -88,7 +88,7 @@ def structure(tools: Sequence[Tool]) -> TagGroup:
             begin=f'<function name="{tool.name}">',
             kind=StructuredKind.LARK,
             text=parameters_grammar(
-                tool.parameters,
+                tool,
                 before='<param name="{key}">',
                 after=PARAMETER_END,
                 quoted=(CDATA, CDATA_END),

@@ -70,9 +70,7 @@ def structure(tools: Sequence[Tool]) -> TagGroup:
         StructuralTag(
             begin=f"{INVOKE}{tool.name}{NAME_END}\n",
             kind=StructuredKind.LARK,
-            text=parameters_grammar(
-                tool.parameters, before=f"{PARAMETER}{{key}}{NAME_END}", after=f"{PARAMETER_END}\n"
-            ),
+            text=parameters_grammar(tool, before=f"{PARAMETER}{{key}}{NAME_END}", after=f"{PARAMETER_END}\n"),
             end=f"{INVOKE_END}\n",
         )
         for tool in tools

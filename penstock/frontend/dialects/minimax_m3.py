@@ -151,7 +151,7 @@ def structure(tools: Sequence[Tool]) -> TagGroup:
         StructuralTag(
             begin=f'{INVOKE}{tool.name}">',
             kind=StructuredKind.LARK,
-            text=arguments_grammar(tool.parameters, MARK, ITEM),
+            text=arguments_grammar(tool, MARK, ITEM),
             end=f"{INVOKE_END}\n",
         )
         for tool in tools

@@ -55,7 +55,7 @@ def structure(tools: Sequence[Tool]) -> TagGroup:
         StructuralTag(
             begin=f"{BEGIN}\n{FUNCTION}{tool.name}>\n",
             kind=StructuredKind.LARK,
-            text=parameters_grammar(tool.parameters, before=f"{PARAMETER}{{key}}>\n", after=f"\n{PARAMETER_END}\n"),
+            text=parameters_grammar(tool, before=f"{PARAMETER}{{key}}>\n", after=f"\n{PARAMETER_END}\n"),
             end=f"{FUNCTION_END}\n{END}",
         )
         for tool in tools

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from penstock.frontend.dialects.cursor import Cursor, EndOfText, Malformed, Steps
-from penstock.frontend.dialects.json_scan import escape_halves, strict_json
+from penstock.frontend.dialects.json_scan import escape_halves
 from penstock.frontend.dialects.python_literals import read_literal
 from penstock.frontend.dialects.writer import Writer
+from penstock.types.strict_json import loads_strict
 
 _NAMES = {
     "string": "string", "str": "string", "text": "string", "varchar": "string", "char": "string", "enum": "string",
@@ -29,8 +30,8 @@ _NULLS = ("null", "None")
 _OPENED = {"[": "array", "{": "object"}
 _WRAPPERS = frozenset({"arguments", "input", "properties"})
 _EMPTY: Mapping[str, Any] = {}
-_MAX_SCHEMA_DEPTH = 8
-_MAX_SCHEMAS = 1024
+MAX_SCHEMA_DEPTH = 8
+MAX_SCHEMAS = 1024
 """Schemas that are looked at for one value; also values of an ``enum``."""
 _MAX_REFERENCE = 4096
 """Characters of a reference that is followed."""
@@ -52,25 +53,25 @@ class Kinds:
         """JSON type names that a value under ``schema`` may have; empty when the schema does not say.
 
         Looks through ``$ref`` into the root, ``anyOf``, ``oneOf``, ``allOf``, ``enum`` and ``const``; at the first
-        ``_MAX_SCHEMAS`` of them.
+        ``MAX_SCHEMAS`` of them.
         """
-        self._num_left = _MAX_SCHEMAS
+        self._num_left = MAX_SCHEMAS
         return self._of(schema, 0)
 
     def _of(self, schema: Any, depth: int) -> frozenset[str]:
-        if not isinstance(schema, Mapping) or depth > _MAX_SCHEMA_DEPTH or not self._num_left:
+        if not isinstance(schema, Mapping) or depth > MAX_SCHEMA_DEPTH or not self._num_left:
             return frozenset()
         self._num_left -= 1
         kind = schema.get("type")
         if isinstance(kind, str):
             return frozenset((_NAMES.get(kind.lower(), "object" if kind else "string"),))
         if isinstance(kind, list):
-            names = [one.lower() for one in kind[:_MAX_SCHEMAS] if isinstance(one, str)]
+            names = [one.lower() for one in kind[:MAX_SCHEMAS] if isinstance(one, str)]
             return frozenset(_NAMES[name] for name in names if name in _NAMES)
         options = schema.get("enum")
         values = options if isinstance(options, list) else [schema["const"]] if "const" in schema else []
         if values:
-            return frozenset(_kind_of_value(value) for value in values[:_MAX_SCHEMAS])
+            return frozenset(_kind_of_value(value) for value in values[:MAX_SCHEMAS])
         reference = schema.get("$ref")
         if isinstance(reference, str):
             if reference not in self._behind:
@@ -118,9 +119,9 @@ def item_schema(schema: Mapping[str, Any], root: Any) -> Mapping[str, Any]:
 
 
 def _alternatives(schema: Any, root: Any) -> Iterator[Mapping[str, Any]]:
-    """The schema and what may stand in its place, each reference followed once; the first ``_MAX_SCHEMAS`` of them."""
+    """The schema and what may stand in its place, each reference followed once; the first ``MAX_SCHEMAS`` of them."""
     waiting, followed = [schema], set[str]()
-    for _ in range(_MAX_SCHEMAS):
+    for _ in range(MAX_SCHEMAS):
         if not waiting:
             return
         one = waiting.pop()
@@ -134,7 +135,7 @@ def _alternatives(schema: Any, root: Any) -> Iterator[Mapping[str, Any]]:
             inner.append(_resolve(reference, root))
         for name in _UNIONS:
             options = one.get(name)
-            inner += options[:_MAX_SCHEMAS] if isinstance(options, list) else ()
+            inner += options[:MAX_SCHEMAS] if isinstance(options, list) else ()
         waiting += reversed(inner)
 
 
@@ -177,7 +178,7 @@ def _permits(kinds: frozenset[str], kind: str) -> bool:
 
 def _kind_of_json(text: str) -> str | None:
     try:
-        return _kind_of_value(strict_json(text))
+        return _kind_of_value(loads_strict(text))
     except (ValueError, RecursionError):
         return None
 
@@ -196,6 +197,11 @@ def _resolve(reference: str, root: Any) -> Any:
     for part in reference[1:].strip("/").split("/"):
         found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
     return found
+
+
+def referred_schema(reference: Any, root: Any) -> Any:
+    """What a ``$ref`` into ``root`` names; None when there is no such thing."""
+    return _resolve(reference, root) if isinstance(reference, str) else None
 
 
 class ArgumentsWriter:

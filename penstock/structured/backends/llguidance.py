@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock.structured.contract import ConstraintError, StructuredNeed, Vocabulary
 from penstock.structured.keywords import checked_schema, each_schema, shown
-from penstock.structured.lark import WHITESPACE, Content, write_grammar
+from penstock.structured.lark import WHITESPACE, Content, SpecialTexts, write_grammar
 from penstock.types.decision import YES, Verdict
 from penstock.types.structured import StructuredKind, StructuredSpec
 
@@ -68,6 +71,10 @@ _LIMITS: Mapping[str, Any] = {
 }
 _OPTIONS: Mapping[str, Any] = {"whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
 
+_LEXER_FAILED = "lexer error: "  # it has run out of states or of fuel, and fails from then on in every copy
+RENEWAL_S = 0.25
+"""A matcher that took longer to make is not made anew while a step waits for it."""
+
 
 class Llguidance:
     name = "llguidance"
@@ -88,6 +95,7 @@ class LlguidanceCompiler:
 
         self._library = llguidance
         self._vocabulary = vocabulary
+        self._texts = SpecialTexts(vocabulary)
         self._tokenizer: LLTokenizer = llguidance.LLTokenizer(
             _Tokens(vocabulary),  # type: ignore[arg-type]
             n_vocab=vocabulary.num_ids,
@@ -97,11 +105,14 @@ class LlguidanceCompiler:
         self._limits: LLParserLimits = llguidance.LLParserLimits(**_LIMITS)
 
     def compile(self, spec: StructuredSpec) -> LlguidanceGrammar:
-        text = write_grammar(spec, self._vocabulary, self._content)
-        matcher = self._library.LLMatcher(self._tokenizer, text, log_level=0, limits=self._limits)
+        text = write_grammar(spec, self._texts, self._content)
+        make = partial(self._library.LLMatcher, self._tokenizer, text, log_level=0, limits=self._limits)
+        began = time.thread_time()
+        matcher = make()
+        make_s = time.thread_time() - began
         if matcher.is_error():
             raise ConstraintError(_sentence(spec, matcher.get_error()))
-        grammar = LlguidanceGrammar(matcher, self._vocabulary)
+        grammar = LlguidanceGrammar(matcher, make if make_s <= RENEWAL_S else None, self._vocabulary)
         grammar.open().fill()
         return grammar
 
@@ -133,21 +144,46 @@ class LlguidanceCompiler:
 
 
 class LlguidanceGrammar:
-    def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
-        self._matcher = matcher
+    """Copies of a matcher share what its lexer has learned, over all answers, and in time its states run out. Then
+    ``make`` makes a matcher anew; None, because that takes too long: the grammar is spent."""
+
+    def __init__(self, matcher: LLMatcher, make: Callable[[], LLMatcher] | None, vocabulary: Vocabulary) -> None:
+        self._make = make
         self._vocabulary = vocabulary
+        self._lock = threading.Lock()  # of renewals
+        self._current = (0, matcher)
+        self.is_spent = False
 
     def open(self) -> LlguidanceSession:
-        """Copies share what the lexer has learned."""
-        return LlguidanceSession(self._matcher.deep_copy(), self._vocabulary)
+        generation, matcher = self._current
+        return LlguidanceSession(self, generation, matcher.deep_copy(), self._vocabulary)
+
+    def renewed(self, spent: int) -> tuple[int, LLMatcher] | None:
+        """A matcher that is not of the generation ``spent``, for all to come, and its generation."""
+        if self._make is None:
+            self.is_spent = True
+            return None
+        with self._lock:
+            generation, matcher = self._current
+            if generation == spent:
+                generation, matcher = self._current = spent + 1, self._make()
+            return generation, matcher.deep_copy()
+
+    def made_anew(self) -> LLMatcher | None:
+        """A matcher that shares with none."""
+        return None if self._make is None else self._make()
 
 
 class LlguidanceSession:
     """End tokens are kept from the matcher, which takes none once its grammar is finished."""
 
-    def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
+    def __init__(self, grammar: LlguidanceGrammar, generation: int, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
+        self._grammar = grammar
+        self._generation: int | None = generation  # None: its matcher shares with none
+        self._was_renewed = False
         self._matcher = matcher
         self._vocabulary = vocabulary
+        self._tokens: list[int] = []  # what the matcher has accepted
         self._ended = False
 
     @property
@@ -156,19 +192,27 @@ class LlguidanceSession:
 
     def fill(self) -> bytes:
         mask = self._matcher.compute_bitmask()
-        self._check()
+        if self._matcher.is_error():
+            self._renew()
+            return self.fill()
         width = self._vocabulary.mask_bytes
         return mask if len(mask) == width else mask[:width].ljust(width, b"\0")
 
     def accept(self, token_id: int) -> bool:
-        if token_id in self._vocabulary.end_ids:
+        is_end = token_id in self._vocabulary.end_ids
+        if is_end:
             accepted = not self._ended and self._matcher.is_accepting()
-            self._ended = self._ended or accepted
         elif self._ended or not 0 <= token_id < len(self._vocabulary.tokens) or self._matcher.is_stopped():
             accepted = False
         else:
             accepted = self._matcher.try_consume_tokens([token_id]) == 1
-        self._check()
+        if self._matcher.is_error():
+            self._renew()
+            return self.accept(token_id)
+        if is_end:
+            self._ended = self._ended or accepted
+        elif accepted:
+            self._tokens.append(token_id)
         return accepted
 
     def rollback(self, num_tokens: int) -> None:
@@ -176,12 +220,37 @@ class LlguidanceSession:
             self._ended = False
             num_tokens -= 1
         if num_tokens:
+            del self._tokens[-num_tokens:]
             self._matcher.rollback(num_tokens)
-            self._check()
+            if self._matcher.is_error():
+                self._renew()
 
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise ConstraintError(_step_sentence(self._matcher.get_error()))
+    def _renew(self) -> None:
+        """Go on where the lexer that is shared has failed, with one that others have not used, or not as long; at last
+        with one of its own, where nothing but this very answer can fail. Raises ConstraintError."""
+        found = self._matcher.get_error()
+        while found.startswith(_LEXER_FAILED) and self._generation is not None:
+            fresh = self._fresh()
+            if fresh is None:
+                raise ConstraintError("The form has to be compiled anew for this answer. Send the request again.")
+            self._matcher = fresh
+            count = fresh.try_consume_tokens(self._tokens) if self._tokens else 0
+            if not fresh.is_error():
+                if count < len(self._tokens):
+                    raise ConstraintError("The answer has left the form that was asked for.")
+                return
+            found = fresh.get_error()
+        raise ConstraintError(_step_sentence(found))
+
+    def _fresh(self) -> LLMatcher | None:
+        assert self._generation is not None
+        renewed = None if self._was_renewed else self._grammar.renewed(self._generation)
+        if renewed is not None:
+            self._was_renewed = True
+            self._generation, matcher = renewed
+            return matcher
+        self._generation = None
+        return self._grammar.made_anew()
 
 
 class _Tokens:

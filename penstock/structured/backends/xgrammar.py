@@ -119,6 +119,8 @@ class XgrammarCompiler:
     def _whole(self, spec: StructuredSpec) -> dict[str, Any]:
         if spec.kind is StructuredKind.TAGS:
             main = self._tags(spec)
+            if spec.otherwise is not None:
+                main = {"type": "or", "elements": [main, self._whole(spec.otherwise)]}
         elif spec.kind is StructuredKind.CHOICE:
             main = {"type": "grammar", "grammar": _choice_rule(spec.choices)}
         else:
@@ -188,6 +190,8 @@ class XgrammarCompiler:
 
 
 class XgrammarGrammar:
+    is_spent = False
+
     def __init__(self, compiled: xgrammar.CompiledGrammar, library: Any, vocabulary: Vocabulary) -> None:
         self._compiled = compiled
         self._library = library
