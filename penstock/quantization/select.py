@@ -38,7 +38,8 @@ GROUNDS: Mapping[str, str] = {
     "native_avx512": "1 and 64 rows times 3072x576 in Q4_1 take 17 and 390 us, with AVX2 36 and 1,600 us (2 CPU cores)",
     "native_avx2": "1 row times 3072x576 in Q4_1 takes 36 us, dense 85 us (2 CPU cores, both with AVX2 or better)",
     "native_neon": "reads a sixth of the bytes that dense reads for Q4_1; not yet timed on a machine",
-    "cuda_fp8": "half the memory of a dense copy, and with activations in float8 two thirds of its time (H200)",
+    "cuda_fp8": "half the memory of a dense copy; 256 rows times 28672x4096 take 62 us with a scale a row, 154 with blocks, "
+    "dense 92 (H200)",
     "cuda_skinny": "the weights of an 8B model take one row 3.68 ms, with torch 3.86 (H200); more rows are as fast",
     "cuda_invariant": "its sums have one order for all row counts; one row of an 8B model 5.06 ms, else 4.18 (H200)",
     "dense": "1 row times 3072x576 takes 90 us, plain C++ on Q4_1 270 us (2 CPU cores); 64 rows 1.6 and 12 ms",

@@ -12,23 +12,18 @@ one that computes: 12.38 and 12.0 at 256 rows, prefill 3% slower.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
+
+from penstock.kernels.triton.card import capability_of, launches_dependents
 
 EARLY_ROWS = range(2, 129)
 
 
 def launches_early(x: torch.Tensor) -> bool:
     """Whether kernels of so many rows are launched so, on the device of x [rows, ...]."""
-    return x.shape[0] in EARLY_ROWS and _can(x.device)
-
-
-@functools.cache
-def _can(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    return x.shape[0] in EARLY_ROWS and launches_dependents(capability_of(x.device))
 
 
 def early_launch(pdl: bool) -> dict[str, bool]:

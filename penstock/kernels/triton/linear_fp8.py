@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from penstock.kernels.triton.aot import AotCase
+from penstock.kernels.triton.card import NONE, capability_of
 from penstock.kernels.triton.float8 import LARGEST, bytes_of, has_float8, widened
 from penstock.kernels.triton.layout import check_rows
 from penstock.kernels.triton.linear import AOT as LINEAR_AOT
@@ -27,7 +28,6 @@ from penstock.kernels.triton.linear import MAX_ROWS, DotTiling, launch
 
 LEAST = tl.constexpr(2.0**-100)  # taken for the largest of a group of zeros, so that its scale is a number
 QUANTIZED_AT_ONCE = 2048  # values of one program
-STREAMED_ROWS = 64  # in blocks of 128 columns 128 rows of 28672 x 4096 take 145 us, in tiles 256 rows take 154 (H200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def linear_fp8(
     More than 128 rows read the weight several times. Bytes of NaN become 480: who has them gives them a scale that is
     NaN. ``widen`` ("cast", "bits" or "asm") and ``choices`` are for measurements: see ``linear.launch``.
     """
-    nvidia = x.device.type == "cuda" and torch.version.hip is None
+    nvidia = capability_of(x.device) != NONE
     widen = widen or ("asm" if nvidia and x.dtype == torch.bfloat16 else "bits")
     weight = codes.view(torch.float8_e4m3fn) if widen == "cast" else codes
     if x.shape[0] <= MAX_ROWS:
@@ -178,11 +178,13 @@ def linear_fp8_dynamic(
     bias: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
     *,
+    streamed_rows: int = 0,
     tiling: ProductTiling | DotTiling | None = None,
     widen: str = "",
 ) -> torch.Tensor:
-    """``linear_fp8`` of x in float8, quantized in groups of as many columns as the weight's. Few rows are multiplied as
-    ``linear_fp8`` does, whose kernel reads the weight evenly, others by ``product_fp8``.
+    """``linear_fp8`` of x in float8, quantized in groups of as many columns as the weight's. Up to ``streamed_rows`` rows
+    (at most 128) are multiplied as ``linear_fp8`` does, whose kernel reads the weight evenly, if the matrix units have
+    float8; others by ``product_fp8``.
 
     ``widen`` and ``tiling`` are for measurements; the latter's kind says which of the two it is."""
     groups = scales.shape[1]
@@ -191,7 +193,7 @@ def linear_fp8_dynamic(
         out = torch.empty((x.shape[0], codes.shape[0]), dtype=x.dtype, device=x.device)
     if isinstance(tiling, DotTiling):
         return streamed_fp8(x_codes, x_scales, codes, scales, bias, out, tiling=tiling)
-    if tiling is None and x.shape[0] <= STREAMED_ROWS and has_float8(x.device):
+    if tiling is None and x.shape[0] <= streamed_rows and has_float8(x.device):
         return streamed_fp8(x_codes, x_scales, codes, scales, bias, out)
     return product_fp8(x_codes, x_scales, codes, scales, bias, out, tiling=tiling, widen=widen)
 
