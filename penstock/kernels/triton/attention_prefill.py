@@ -18,11 +18,11 @@ import torch
 import triton
 import triton.language as tl
 
-from penstock.kernels.triton.aot import AotCase
+from penstock.kernels.triton.aot import TARGETS, AotCase, Target
 from penstock.kernels.triton.attention import (
-    AOT_POOLS,
     PagedRows,
     Scoring,
+    aot_pools,
     attend_tile,
     beginning,
     check_heads,
@@ -33,7 +33,7 @@ from penstock.kernels.triton.attention import (
     rotated_rows,
     write_factors,
 )
-from penstock.kernels.triton.card import Capability, capability_of, multiplies_from_shared_memory
+from penstock.kernels.triton.card import NONE, Capability, capability_of, multiplies_from_shared_memory
 
 # (padded head_dim up to, bytes of an element of the queries up to, BLOCK_M, BLOCK_N, num_warps, num_stages)
 TILES = (
@@ -209,9 +209,11 @@ def _find_row(
 
 _SWITCHED = {"sinks_ptr": "*fp32", "value_scale": "fp32"}
 
-# With a cache in float8 sinks and a window are there as well.
-AOT: tuple[AotCase, ...] = tuple(
-    AotCase(
+
+def _case(target: Target, float8: str, pool: str, batch_invariant: bool) -> AotCase:
+    """Heads of 128 values. With a cache in float8 sinks and a window are there as well."""
+    block_m, block_n, warps, stages = tile_of(target.capability, 128, 2, batch_invariant=batch_invariant)
+    return AotCase(
         kernel=_prefill,
         signature={
             "q_ptr": "*bf16",
@@ -239,18 +241,23 @@ AOT: tuple[AotCase, ...] = tuple(
             "D_PAD": 128,
             "BLOCK_TOKENS": 16,
             "BLOCK_M": block_m,
-            "BLOCK_N": 64,
+            "BLOCK_N": block_n,
             "SCANNED": SCANNED_ROWS,
             "HAS_WINDOW": float8 != "",
             "HAS_CAP": False,
             "HAS_SINKS": float8 != "",
             "FLOAT8": float8,
-            "ALL_MASKED": all_masked,
+            "ALL_MASKED": batch_invariant,
         },
         num_warps=warps,
-        num_stages=2,
-        targets=targets,
+        num_stages=stages,
+        targets=(target.name,),
     )
-    for float8, targets, pool in AOT_POOLS
-    for block_m, all_masked, warps in ((128, False, 8), (64, True, 4))
+
+
+AOT: tuple[AotCase, ...] = tuple(
+    _case(target, float8, pool, batch_invariant)
+    for target in TARGETS.values()
+    for float8, pool in aot_pools(target)
+    for batch_invariant in ((False, True) if target.capability != NONE and not float8 else (False,))
 )

@@ -34,3 +34,13 @@ def multiplies_from_shared_memory(capability: Capability) -> bool:
 def launches_dependents(capability: Capability) -> bool:
     """Whether a kernel may begin while the one in front of it ends."""
     return capability >= (9, 0)
+
+
+@cache
+def device_sizes(device: torch.device) -> tuple[int, int]:
+    """(multiprocessors, shared memory of each in bytes). In the interpreter the former are few and no divisor of usual
+    sizes."""
+    if device.type != "cuda":
+        return 3, 228 << 10
+    facts = torch.cuda.get_device_properties(device)
+    return int(facts.multi_processor_count), int(facts.shared_memory_per_multiprocessor)

@@ -29,9 +29,9 @@ from penstock.types.decision import YES, Rung, Verdict
 
 DTYPES = ("bfloat16", "float16")
 ROW_MULTIPLE = 16  # of torch's product
-# What multiplies many rows: the rows up to which the kernel that reads the weight evenly is taken instead. H200, us: one
-# scale a row, 28672 x 4096 with 16, 32 and 64 rows 42, 47 and 64, by torch 54, 53 and 52; 4096 x 14336 with 64 41 and
-# 46. In blocks of 128, 28672 x 4096 with 128 rows 145, in tiles 256 rows 154.
+# By what multiplies many rows: up to how many the kernel that reads the weight evenly is taken instead. H200, us: with
+# one scale a row 28672 x 4096 takes 16, 32 and 64 rows 42, 47 and 64, torch 54, 53 and 52; 4096 x 14336 takes 64 rows
+# 41 and 46. In blocks of 128, 28672 x 4096 takes 128 rows 145, in tiles 256 rows 154.
 STREAMED_ROWS: Mapping[str, int] = {"torch": 32, "product_fp8": 64}
 
 _linear_fp8 = lazy("linear_fp8", "linear_fp8")
