@@ -101,6 +101,10 @@ class AttentionBackend(Protocol):
     def eager_because(self) -> str:
         """Why steps with it are not to be recorded, although they could be; empty where they are."""
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether ``run`` takes the norms of queries and keys; where it does not, they are normalized before it."""
+
     def can_run(self, spec: AttentionSpec, /) -> Verdict: ...
 
     def kv_layout(self, spec: AttentionSpec, block_tokens: int, /) -> KvLayout:
@@ -119,6 +123,7 @@ class AttentionBackend(Protocol):
         metadata: Any,
         *,
         sinks: torch.Tensor | None = None,
+        norms: tuple[torch.Tensor, float] | None = None,
         kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
         """Rotate queries and keys, write keys and values to their slots, then attend.
@@ -126,17 +131,25 @@ class AttentionBackend(Protocol):
         qk [tokens, num_heads + num_kv_heads, head_dim], queries first, not yet rotated; v [tokens, num_kv_heads,
         head_dim]; tables: cosines and sines as the rotary op takes them, float32 [tokens, 1, head_dim], or None where
         nothing is rotated; kv [num_blocks, *kv_layout.shape], this layer's view of the pool, any block stride; sinks
-        float32 [num_heads], contiguous, neither scaled nor bent by the soft cap, where the spec has them; kv_scales: of
-        keys and values in float8, the same in every step. Returns [tokens, num_heads, head_dim]. Softmax and
-        accumulation in float32. Raises ValueError for what ``check_layer`` refuses.
+        float32 [num_heads], contiguous, neither scaled nor bent by the soft cap, where the spec has them; norms:
+        weights float32 [num_heads + num_kv_heads, head_dim], contiguous, and epsilon of an RMS norm of every head
+        before its rotation, only where the backend ``normalizes``; kv_scales: of keys and values in float8, the same
+        in every step. Returns [tokens, num_heads, head_dim]. Softmax and accumulation in float32. Raises ValueError
+        for what ``check_layer`` refuses.
         """
 
 
 def check_layer(
-    spec: AttentionSpec, kv: torch.Tensor, sinks: torch.Tensor | None, kv_scales: tuple[float, float]
+    spec: AttentionSpec,
+    kv: torch.Tensor,
+    sinks: torch.Tensor | None,
+    kv_scales: tuple[float, float],
+    unused_norms: tuple[torch.Tensor, float] | None = None,
 ) -> None:
-    """Raises ValueError unless a layer brings sinks exactly if its spec has them, and scales only to a cache that has
-    them: nothing that a layer asks for is left out in silence."""
+    """Raises ValueError unless a layer brings sinks exactly if its spec has them, scales only to a cache that has them,
+    and no norms to a backend that leaves them to others: nothing that a layer asks for is left out in silence."""
+    if unused_norms is not None:
+        raise ValueError("this backend does not normalize queries and keys, and the layer brings norms")
     if sinks is None:
         if spec.sinks:
             raise ValueError("the spec has sinks, and the layer brings none")

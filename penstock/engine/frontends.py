@@ -60,7 +60,7 @@ class MoreFrontends:
     """All frontends but the first. ``first_address`` is that of its client. For one event loop."""
 
     def __init__(self, number: int, first_address: str, on_end: Callable[[int, str], None]) -> None:
-        """``on_end`` gets the number of its client and a sentence when a process ends that was not told to."""
+        """``on_end`` gets the number of its client when a process ends, and a sentence when it was not told to."""
         self._loop = asyncio.get_running_loop()
         self._endpoints = [PrivateEndpoints() for _ in range(number)]
         self.addresses = (first_address, *(endpoints.address for endpoints in self._endpoints))
@@ -96,10 +96,18 @@ class MoreFrontends:
         """Wait until all of them answer. Raises ConfigError when one cannot."""
         await asyncio.gather(*self._ready)
 
-    def drain(self) -> None:
+    @property
+    def running(self) -> bool:
+        return not all(ended.is_set() for ended in self._ended[: len(self._children)])
+
+    def drain(self, forced: bool = False) -> None:
+        """``forced``: end at once instead."""
         self._draining = True
         for child in self._children:
-            _tell(child, _DRAIN)
+            if forced:
+                child.kill()
+            else:
+                _tell(child, _DRAIN)
 
     def engine_died(self, sentence: str) -> None:
         for child in self._children:
@@ -135,7 +143,7 @@ class MoreFrontends:
 
     def _on_word(self, place: int, word: bytes) -> None:
         ready = self._ready[place]
-        if ready.done():
+        if ready.done() or self._draining:
             return
         if word == b"ready\n":
             ready.set_result(None)
@@ -146,8 +154,7 @@ class MoreFrontends:
 
     def _on_exit(self, place: int, code: int) -> None:
         self._ended[place].set()
-        if not self._draining:
-            self._on_end(place + 1, f"Frontend process {place + 2} ended with code {code}.")
+        self._on_end(place + 1, "" if self._draining else f"Frontend process {place + 2} ended with code {code}.")
 
 
 def _tell(child: subprocess.Popen[bytes], line: bytes) -> None:
@@ -193,8 +200,14 @@ async def _serve(order: FrontendOrder) -> None:
     server = make_server(app, order.server, handles_signals=False)
     peers = Peers(order.addresses, order.index)
     serving: asyncio.Task[None] | None = None
+
+    def drain() -> None:
+        if not server.has_begun:  # nobody waits for an answer from here
+            os._exit(0)
+        server.request_stop()
+
     try:
-        threading.Thread(target=_listen, args=(loop, client, server.request_stop), daemon=True).start()
+        threading.Thread(target=_listen, args=(loop, client, drain), daemon=True).start()
         assets = await asyncio.to_thread(make_assets, order.engine, order.source)
         await client.attach()
         app.attach(client, assets, served_names(order.engine, order.source), peers)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 
 from penstock.engine.engine import Engine
 from penstock.errors import EngineDeadError
-from penstock.ipc.open_requests import OpenRequests, Sink
+from penstock.ipc.open_requests import OpenRequests
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
-from penstock.types.output import EngineStats, OutputBatch
+from penstock.types.output import EngineStats, OutputBatch, OutputSink
 from penstock.types.request import GenerateRequest
 
 Post = Callable[[Callable[[], None]], None]
@@ -51,7 +51,10 @@ class InProcessClient:
     def new_request_id(self) -> int:
         return next(self._request_ids)
 
-    def submit(self, request: GenerateRequest, sink: Sink) -> None:
+    def claim(self, request_ids: Sequence[int]) -> None:
+        """An engine of one client takes whatever it submits."""
+
+    def submit(self, request: GenerateRequest, sink: OutputSink) -> None:
         self._requests.add(request.request_id, sink)
         self._engine.submit(request)
 

@@ -70,16 +70,19 @@ async def _serve(
     others: MoreFrontends | None = None
     lost: list[str] = []
 
-    def on_lost(index: int, sentence: str) -> None:
-        engine.client.client_gone(index)
-        lost.append(f"{sentence} The server stops, because its requests are lost.")
-        server.request_stop()
+    def on_end(index: int, sentence: str) -> None:
+        if engine.client.ready:  # before, it expects its order and nothing else
+            engine.client.client_gone(index)
+        if sentence:
+            lost.append(f"{sentence} The server stops, because its requests are lost.")
+            server.request_stop()
 
     server = make_server(
         app,
         server_config,
         on_ready=lambda host, port: listening.set_result((_url(host, port), port)),
-        on_drain=lambda: others.drain() if others is not None else None,
+        on_drain=lambda forced: others.drain(forced) if others is not None else None,
+        others_drain=lambda: others is not None and others.running,
     )
     serving = asyncio.create_task(server.serve_bound())
     await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
@@ -98,7 +101,7 @@ async def _serve(
     if server_config.frontends > 1:
         from penstock.engine.frontends import MoreFrontends
 
-        others = MoreFrontends(server_config.frontends - 1, engine.client.address, on_lost)
+        others = MoreFrontends(server_config.frontends - 1, engine.client.address, on_end)
         engine.on_exit = others.engine_died
         others.start(engine_config, replace(server_config, port=port), place, limit)
     starting = asyncio.create_task(_start(app, engine, engine_config, place, mock, others))

@@ -40,14 +40,12 @@ class CudaRecorder:
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
         self._broken: list[torch.cuda.CUDAGraph] = []
-        self.nbytes = 0
 
     def record(self, compute: Callable[[], T], /) -> tuple[Recorded, T]:
         """Computes once before it records: kernels are compiled and loaded, and libraries take their workspaces, in
         ways that a recording does not allow."""
         compute()
         torch.cuda.synchronize()
-        before = torch.cuda.memory_reserved()
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
@@ -58,5 +56,4 @@ class CudaRecorder:
             self._broken.append(graph)
             self._pool = torch.cuda.graph_pool_handle()
             raise GraphRefusedError(f"a step waits for the device or does what a graph cannot: {error}") from error
-        self.nbytes += torch.cuda.memory_reserved() - before
         return _CudaGraph(graph), answer

@@ -1,7 +1,8 @@
 """What requests change in their logits, kept on the device by seat, so that steps in flight need nothing of the host.
 
-Knows no model. A request that forbids, shifts or penalises tokens takes a place at admission: how often it has seen
-each token and what is added to each logit. The step itself counts what it samples. What the host sampled in between is
+Knows no model. A request that forbids, shifts or penalises tokens fills its seat's place at admission: how often it has
+seen each token and what is added to each logit. There are as many places as seats: requests that need one are the rule
+where a checkpoint's own defaults penalise. The step itself counts what it samples. What the host sampled in between is
 counted when the seat samples on the device again.
 """
 
@@ -24,14 +25,13 @@ from penstock.kernels.reference.edits import IN_PROMPT, STOPS
 from penstock.types.plan import Admission
 from penstock.types.result import RowFailure
 
-MAX_PLACES = 64  # requests beyond are sampled by the host
 WORD_BYTES = 4 + 4  # of a place and token: its word and its shift
 NOTHING = (-1, 0, 0, 0)
 
 
 def edit_bytes(max_num_seqs: int, vocab_size: int) -> int:
     """What the tables take on the device, from the first request that needs them on."""
-    return min(MAX_PLACES, max_num_seqs) * vocab_size * WORD_BYTES
+    return max_num_seqs * vocab_size * WORD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class EditOps:
 
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    """See ``kernels.reference.edits``. The last line of ``rules`` is of rows that only fill a shape."""
+    """See ``kernels.reference.edits``. A seat's place has its number. The last line of ``rules`` is of rows that only
+    fill a shape."""
 
     rules: torch.Tensor
     penalties: torch.Tensor
@@ -57,7 +58,6 @@ class _Resident:
     """``num_counted`` of the request's tokens are, or will be by what was launched, counted on the device."""
 
     sampling: SeatSampling
-    place: int
     num_counted: int
 
 
@@ -67,24 +67,22 @@ class DeviceEdits:
     def __init__(self, max_num_seqs: int, vocab_size: int, ops: EditOps, device: torch.device) -> None:
         self._max_num_seqs, self._vocab_size = max_num_seqs, vocab_size
         self._ops, self._device = ops, device
-        self._free = list(reversed(range(min(MAX_PLACES, max_num_seqs))))
         self._residents: dict[int, _Resident] = {}
         self._made: _Tables | None = None
 
     def admit(self, admission: Admission, sampling: SeatSampling) -> bool:
-        """Give the request a place; False when it needs the host, because of what it asks or because all places are
-        taken. What the seat had is given back before, by ``release``."""
-        if not self._free or not can_edit(sampling):
+        """Fill the place of the request's seat; False when what it asks needs the host. What the seat had is given up
+        before, by ``release``."""
+        if not can_edit(sampling):
             return False
         known = len(admission.token_ids)
-        resident = _Resident(sampling, self._free.pop(), known)
-        self._residents[admission.seat] = resident
+        self._residents[admission.seat] = _Resident(sampling, known)
         tables, params = self._tables(), sampling.params
         words = _words(admission, sampling, self._vocab_size)
-        self._send(tables.words[resident.place], torch.from_numpy(words))
+        self._send(tables.words[admission.seat], torch.from_numpy(words))
         shifts = _shifts(sampling, self._vocab_size)
         if shifts is not None:
-            self._send(tables.shifts[resident.place], shifts)
+            self._send(tables.shifts[admission.seat], shifts)
         penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
         self._send(tables.penalties[admission.seat], torch.tensor(penalties))
         self._send_rules(admission.seat, known)
@@ -92,12 +90,11 @@ class DeviceEdits:
 
     def release(self, seat: int) -> None:
         """The seat's request has gone."""
-        if (resident := self._residents.pop(seat, None)) is not None:
-            self._free.append(resident.place)
+        if self._residents.pop(seat, None) is not None:
             self._send(self._tables().rules[seat], torch.tensor(NOTHING))
 
     def concern(self, seats: Ints) -> bool:
-        """One of the seats has a place."""
+        """The place of one of the seats is in use."""
         return bool(self._residents) and not self._residents.keys().isdisjoint(seats.tolist())
 
     def expect(self, seats: Ints, state: SeatState) -> None:
@@ -127,7 +124,7 @@ class DeviceEdits:
 
     def _tables(self) -> _Tables:
         if self._made is None:
-            lines, shape = self._max_num_seqs + 1, (len(self._free) + len(self._residents), self._vocab_size)
+            lines, shape = self._max_num_seqs + 1, (self._max_num_seqs, self._vocab_size)
             self._made = _Tables(
                 rules=torch.tensor(NOTHING).repeat(lines, 1).to(self._device),
                 penalties=torch.zeros(lines, 3, device=self._device),
@@ -142,7 +139,7 @@ class DeviceEdits:
         ids, counts = np.unique(tokens[resident.num_counted :], return_counts=True)
         where = self._sent(torch.from_numpy(ids.astype(np.int64)))
         added = self._sent(torch.from_numpy(counts.astype(np.int32)))
-        self._tables().words[resident.place].index_add_(0, where, added)
+        self._tables().words[seat].index_add_(0, where, added)
         self._send_rules(seat, len(tokens))
 
     def _send_rules(self, seat: int, known: int) -> None:
@@ -151,7 +148,7 @@ class DeviceEdits:
         left = params.min_tokens - (known - resident.sampling.num_prompt_tokens)
         held = max(0, left) if prepared["min_tokens"] is not None else 0
         shifted = any(prepared[name] is not None for name in ("allowed_tokens", "bad_tokens", "logit_bias"))
-        rules = (resident.place, held, int(shifted), int(prepared["penalties"] is not None))
+        rules = (seat, held, int(shifted), int(prepared["penalties"] is not None))
         self._send(self._tables().rules[seat], torch.tensor(rules))
 
     def _send(self, target: torch.Tensor, values: torch.Tensor) -> None:

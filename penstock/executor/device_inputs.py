@@ -15,7 +15,8 @@ import torch
 from penstock.attention.contract import GroupStep, HostLengths
 from penstock.executor.inputs import ForwardInputs, StepInputs, StepShape
 from penstock.executor.sampler.rows import FusedCuts
-from penstock.executor.seats import Ints, SeatState
+from penstock.executor.seats import Ints, SeatState, table_width
+from penstock.types.kv import KvGroupSpec
 
 WORD = 8  # bytes of an entry: everything is sent as int64, or as float64 and float32 in its place
 
@@ -64,6 +65,25 @@ def make_layout(shape: StepShape, num_groups: int) -> Layout:
         fields[name] = Field(begin, count, dtype)
         begin += count + count % 2  # every field begins at a multiple of 16 bytes
     return Layout(shape, fields, begin)
+
+
+def _most_words(max_num_seqs: int, max_num_batched_tokens: int, num_groups: int) -> int:
+    """Of the largest step."""
+    most = max(max_num_batched_tokens, max_num_seqs)  # decode steps are filled up to all seats
+    return make_layout(StepShape(most, max_num_seqs, most), num_groups).num_words
+
+
+def table_bytes(max_num_seqs: int, max_model_len: int, groups: Sequence[KvGroupSpec]) -> int:
+    """The block tables of all seats and of the scratch seat: the device's own, or those that one step gathers."""
+    return (max_num_seqs + 1) * sum(table_width(max_model_len, group) for group in groups) * WORD
+
+
+def input_bytes(
+    max_num_seqs: int, max_num_batched_tokens: int, max_model_len: int, groups: Sequence[KvGroupSpec]
+) -> int:
+    """What DeviceInputs keeps on the device."""
+    words = _most_words(max_num_seqs, max_num_batched_tokens, len(groups))
+    return words * WORD + table_bytes(max_num_seqs, max_model_len, groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +144,8 @@ class DeviceInputs:
         self._scratch_seat = max_num_seqs
         self._scratch_slots = tuple(scratch_slots)
         self._device = device
-        most = max(max_num_batched_tokens, max_num_seqs)  # decode steps are filled up to all seats
-        largest = StepShape(most, max_num_seqs, most)
-        self._words = torch.zeros(make_layout(largest, self._num_groups).num_words, dtype=torch.int64, device=device)
+        num_words = _most_words(max_num_seqs, max_num_batched_tokens, self._num_groups)
+        self._words = torch.zeros(num_words, dtype=torch.int64, device=device)
         self._tables = [
             torch.zeros(max_num_seqs + 1, table.shape[1], dtype=torch.int64, device=device) for table in seats.tables
         ]
@@ -135,10 +154,6 @@ class DeviceInputs:
         self._sent = self._host.next(0)  # what the last step was sent from
         self._appended = HostRing((depth + 1) * self._num_groups, 2048, pinned=pinned)
         self._layouts: dict[StepShape, Layout] = {}
-
-    @property
-    def nbytes(self) -> int:
-        return (self._words.numel() + sum(table.numel() for table in self._tables)) * WORD
 
     def layout(self, shape: StepShape) -> Layout:
         found = self._layouts.get(shape)
@@ -232,7 +247,7 @@ class DeviceInputs:
                 GroupStep(
                     query_start=fields["query_start"],
                     kv_lens=fields["kv_lens"],
-                    block_table=table.index_select(0, fields["seats"])[:, :width],
+                    block_table=table[:, :width].index_select(0, fields["seats"]),
                     slots=fields[f"slots{group}"],
                     positions=fields["positions"],
                     max_query_len=max_query_len,

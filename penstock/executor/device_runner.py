@@ -3,16 +3,16 @@
 The host never waits for the device within a step: what a row samples stays on the device, where the next step finds it,
 and is copied to the host behind the step. Seats advance when a step is launched, by what it will answer; the token ids
 follow when it is finished. A step of rows with token masks is launched up to its edited logits; once the masks are
-there, they are launched behind it with the draw. Rows that the device cannot sample alone (log-probabilities of
-prompts, drafts, what its sampling op cannot do) make their step a careful one: the host samples its logits, and nothing
-is launched before that is done.
+there, they are launched behind it with the draw. Rows that the device cannot sample (drafts, what its ops cannot do)
+and log-probabilities of prompts make their step a careful one: the host samples those rows, the device the others, and
+nothing is launched before that is done.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from penstock.executor.answer import Answer, RowMasks
+from penstock.executor.device_answers import AnswerRing, Answers, Bools
 from penstock.executor.device_edits import DeviceEdits, EditOps, needs_edit, refusal
 from penstock.executor.device_inputs import Cuts, DeviceAsked, DeviceInputs, DeviceStep, Layout
 from penstock.executor.device_logprobs import DescribedPlace, describe
@@ -32,7 +33,7 @@ from penstock.executor.runner import RunnerLimits, empty_result, step_result
 from penstock.executor.sampler.counter_random import uniform
 from penstock.executor.sampler.fused import SampleOp, fused_cuts
 from penstock.executor.sampler.rows import FusedCuts, SeatSampling
-from penstock.executor.sampler.sampler import NOT_FINITE, Sampler
+from penstock.executor.sampler.sampler import NOT_FINITE, Sampled, Sampler
 from penstock.executor.seat_sampling import SeatSamplings
 from penstock.executor.seats import Ints, SeatState
 from penstock.types.kv import KvGroupSpec
@@ -100,7 +101,7 @@ class DeviceRunner:
         self._last_tokens = torch.zeros(limits.max_num_seqs + 1, dtype=torch.int64, device=parts.device)
         self._num_final: Ints = np.zeros(limits.max_num_seqs, dtype=np.int64)
         self._residence: Ints = np.zeros(limits.max_num_seqs, dtype=np.int64)  # counts admissions to a seat
-        self._answers = _AnswerRing(parts.depth + 1, limits.max_num_seqs, parts.sampler.vocab_size, parts.device)
+        self._answers = AnswerRing(parts.depth + 1, limits.max_num_seqs, parts.sampler.vocab_size, parts.device)
         self._open: deque[_Launched | _Careful] = deque()
         self._row_counts = padded_row_counts(limits.max_num_seqs)
         self._unmet = list(self._row_counts)  # whose steps that draw are to be recorded by ``record_one``
@@ -191,8 +192,6 @@ class DeviceRunner:
         return cuts
 
     def _device_cuts(self, sampling: SeatSampling) -> FusedCuts | None:
-        if sampling.params.prompt_logprobs is not None:
-            return None
         if sampling.greedy and (sampling.plain or self._sample_op is not None):
             return ARGMAX
         return None if self._sample_op is None else fused_cuts(sampling.params, self._sampling.sampler.vocab_size)
@@ -311,20 +310,14 @@ class DeviceRunner:
         token_ids, sound = step.answers.wait()
         waited = time.monotonic()
         inputs = step.inputs
-        answer = Answer(len(inputs.seats))
-        for row, token in zip(inputs.asked_rows.tolist(), token_ids.tolist(), strict=True):
+        answer, rows = Answer(len(inputs.seats)), inputs.asked_rows.tolist()
+        sampled = self._as_sampled(token_ids, sound, step.answers.described, step.samplings, step.known, step.masks)
+        for row, token in zip(rows, sampled.tokens, strict=True):
             answer.tokens[row] = (token,)
-        for place in np.flatnonzero(~sound).tolist():
-            row = int(inputs.asked_rows[place])
-            answer.failed[row], answer.tokens[row] = NOT_FINITE, ()
-        for place in np.flatnonzero(sound & (token_ids < 0)).tolist():
-            row, sampling = int(inputs.asked_rows[place]), step.samplings[place]
-            num_output = int(step.known[place]) - sampling.num_prompt_tokens
-            vocab_size, mask = self._sampling.sampler.vocab_size, step.masks.get(place)
-            answer.failed[row] = refusal(sampling, num_output, vocab_size, mask)
-            answer.tokens[row] = ()
-        if step.answers.described is not None:
-            self._take_logprobs(step, step.answers.described, answer)
+        for place, failure in sampled.failed.items():
+            answer.failed[rows[place]], answer.tokens[rows[place]] = failure, ()
+        for place, entry in sampled.logprobs.items():
+            answer.logprobs[rows[place]] = (entry,)
         seats = inputs.seats[inputs.asked_rows]
         there = self._residence[seats] == step.residence
         without = ~sound | (token_ids < 0)
@@ -352,17 +345,30 @@ class DeviceRunner:
         self._num_final[seats] = known
         self._edits.take_back(seats)
 
-    @staticmethod
-    def _take_logprobs(step: _Launched, described: DescribedPlace, answer: Answer) -> None:
-        rows = step.inputs.asked_rows.tolist()
-        num_top = {
-            place: sampling.params.logprobs
-            for place, sampling in enumerate(step.samplings)
-            if sampling.params.logprobs is not None and rows[place] not in answer.failed
-        }
-        tokens = {place: answer.tokens[rows[place]][0] for place in num_top}
-        for place, entry in described.entries(tokens, num_top).items():
-            answer.logprobs[rows[place]] = (entry,)
+    def _as_sampled(
+        self,
+        token_ids: Ints,
+        sound: Bools,
+        described: DescribedPlace | None,
+        samplings: Sequence[SeatSampling],
+        known: Ints,
+        masks: Mapping[int, bytes],
+    ) -> Sampled:
+        """What the device drew. ``samplings``, ``known`` and ``masks`` as ``_Launched`` has them."""
+        failed = dict.fromkeys(np.flatnonzero(~sound).tolist(), NOT_FINITE)
+        for place in np.flatnonzero(sound & (token_ids < 0)).tolist():
+            num_output = int(known[place]) - samplings[place].num_prompt_tokens
+            vocab_size, mask = self._sampling.sampler.vocab_size, masks.get(place)
+            failed[place] = refusal(samplings[place], num_output, vocab_size, mask)
+        tokens, logprobs = token_ids.tolist(), {}
+        if described is not None:
+            num_top = {
+                place: sampling.params.logprobs
+                for place, sampling in enumerate(samplings)
+                if sampling.params.logprobs is not None and place not in failed
+            }
+            logprobs = described.entries({place: tokens[place] for place in num_top}, num_top)
+        return Sampled(tokens, logprobs, failed)
 
     # -- what needs the host -------------------------------------------------------------------------------------
 
@@ -371,17 +377,19 @@ class DeviceRunner:
     ) -> _Careful:
         variant = Variant.LOGITS if len(inputs.asked_rows) else Variant.NOTHING
         host = inputs.forward
-        layout = self._inputs.send(inputs, host, self._seats.num_known + self._seats.max_tokens, None, None)
+        draws = self._sample_op is not None and variant is Variant.LOGITS and not any(plan.row_drafts)
+        cuts = self._cuts_of(inputs.seats[inputs.asked_rows], edited=True) if draws else None
+        layout = self._inputs.send(inputs, host, self._seats.num_known + self._seats.max_tokens, cuts, None)
         first = host.groups[0]
-        step = self._inputs.views(layout, first.max_query_len, first.max_kv_len).forward
+        step = self._inputs.views(layout, first.max_query_len, first.max_kv_len)
         answer = Answer(len(inputs.seats))
-        carry = self._forward.carry(step)
+        carry = self._forward.carry(step.forward)
         if self._sampling.describes(plan):
             describe = partial(self._forward.describe, carry, self._sampling.sampler.vocab_size)
             self._sampling.describe_prompts(plan, inputs, describe, answer)
-        computed = self._forward.answers(carry, step.asked, variant)
-        computing = self._answers.copy((), 0)
-        return _Careful(self, plan, inputs, computed, computing, answer, wait_for_masks, started, time.monotonic())
+        computed = self._forward.answers(carry, step.forward.asked, variant)
+        computing, asked, launched = self._answers.copy((), 0), step.asked if draws else None, time.monotonic()
+        return _Careful(self, plan, inputs, computed, asked, computing, answer, wait_for_masks, started, launched)
 
     @torch.inference_mode()
     def _finish_careful(self, step: _Careful) -> StepResult:
@@ -392,10 +400,9 @@ class DeviceRunner:
             masks = step.wait_for_masks()
             answer.waited_s = time.monotonic() - began
         step.computing.wait()  # also when nothing was asked: the next steps write where this one's inputs come from
-        logits = [tensor.cpu() for tensor in step.computed]
         waited = time.monotonic()
-        if logits:
-            answer.take(plan, inputs, self._sampling.sample(logits[0], inputs, masks), masks)
+        if step.computed:
+            answer.take(plan, inputs, self._sample_careful(step, masks), masks)
         self._seats.advance(inputs.seats, inputs.num_tokens, answer.tokens, plan.row_samples)
         self._num_final[inputs.seats] = self._seats.num_known[inputs.seats]
         timings = StepTimings(
@@ -406,6 +413,38 @@ class DeviceRunner:
             sample_s=time.monotonic() - waited,
         )
         return step_result(plan, answer, timings)
+
+    def _sample_careful(self, step: _Careful, masks: RowMasks) -> Sampled:
+        """The host samples the rows that need it, the device the others, as it does where none needs the host: what a
+        request gets is computed alike whoever is beside it. Where a row has drafts, the host samples all."""
+        inputs, (logits,) = step.inputs, step.computed
+        seats = inputs.seats[inputs.asked_rows]
+        by_host = [place for place, seat in enumerate(seats.tolist()) if self._cuts[seat] is None]
+        if step.asked is None or len(by_host) == len(seats):
+            return self._sampling.sample(logits.cpu(), inputs, masks)
+        # Before the device's edits, which are made in place.
+        taken = logits.index_select(0, torch.tensor(by_host, device=logits.device)).cpu() if by_host else None
+        given = {place: masks[row][0] for place, row in enumerate(inputs.asked_rows.tolist()) if masks.get(row)}
+        answers = self._draw_beside(seats, logits, step.asked, given)
+        found = None if taken is None else self._sampling.sample(taken, inputs, masks, by_host)
+        samplings, known = [self._sampling[seat] for seat in seats.tolist()], self._seats.num_known[seats]
+        sampled = self._as_sampled(*answers.wait(), answers.described, samplings, known, given)
+        if sampled.failed:
+            self._edits.take_back(seats[list(sampled.failed)])
+        return sampled if found is None else sampled.replaced(by_host, found)
+
+    def _draw_beside(
+        self, seats: Ints, logits: torch.Tensor, asked: DeviceAsked, masks: Mapping[int, bytes]
+    ) -> Answers:
+        """Launch the draw of all rows; what it gives those that the host samples means nothing."""
+        assert self._sample_op is not None
+        described = not self._describing.isdisjoint(seats.tolist())
+        if described or masks or self._edits.concern(seats):
+            self._edits.expect(seats, self._seats)
+            edited = self._edit(logits, asked, described=described)
+            self._masks.apply(logits, masks)
+            return self._answers.copy(self._draw(edited), len(seats))
+        return self._answers.copy(self._sample_op(logits, *asked.cuts), len(seats))
 
     def _settle(self) -> None:
         """Finish everything that was launched; whoever asks for the results later finds them."""
@@ -459,7 +498,7 @@ class _Launched:
     runner: DeviceRunner
     plan: StepPlan
     inputs: StepInputs
-    answers: _Answers | None  # None while ``undrawn``
+    answers: Answers | None  # None while ``undrawn``
     undrawn: _Undrawn | None
     known: Ints
     residence: Ints
@@ -483,13 +522,14 @@ class _Launched:
 
 @dataclass(slots=True, eq=False)
 class _Careful:
-    """A step whose logits the host samples when it is finished."""
+    """A step that is sampled when it is finished; by the host alone where ``asked`` is None."""
 
     runner: DeviceRunner
     plan: StepPlan
     inputs: StepInputs
     computed: Computed
-    computing: _Answers
+    asked: DeviceAsked | None
+    computing: Answers
     answer: Answer
     wait_for_masks: Callable[[], RowMasks]
     started: float
@@ -505,62 +545,6 @@ class _Careful:
             self.runner._forget(self)
             self.result = self.runner._finish_careful(self)
         return self.result
-
-
-class _Answers:
-    """Token ids and whether their rows' logits were finite, copied behind a step. ``described``: log-probabilities."""
-
-    def __init__(
-        self,
-        token_ids: torch.Tensor,
-        largest: torch.Tensor,
-        event: torch.cuda.Event | None,
-        described: DescribedPlace | None,
-    ) -> None:
-        self._token_ids, self._largest, self._event = token_ids, largest, event
-        self.described = described
-
-    def done(self) -> bool:
-        return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
-
-    def wait(self) -> tuple[Ints, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-        if self._event is not None:
-            self._event.synchronize()
-        return self._token_ids.numpy().copy(), np.isfinite(self._largest.numpy())
-
-
-class _AnswerRing:
-    """Host memory that results are copied to; one place per step in flight."""
-
-    def __init__(self, size: int, max_rows: int, vocab_size: int, device: torch.device) -> None:
-        self._pinned = device.type == "cuda"
-        self._places = [
-            (
-                torch.zeros(max_rows, dtype=torch.int64, pin_memory=self._pinned),
-                torch.zeros(max_rows, dtype=torch.float32, pin_memory=self._pinned),
-                torch.cuda.Event() if self._pinned else None,  # type: ignore[no-untyped-call]
-                DescribedPlace(max_rows, vocab_size, pinned=self._pinned),
-            )
-            for _ in range(size)
-        ]
-        self._last = 0
-
-    def copy(self, computed: Computed, count: int) -> _Answers:
-        self._last = (self._last + 1) % len(self._places)
-        token_ids, largest, event, described = self._places[self._last]
-        token_ids, largest = token_ids[:count], largest[:count]
-        if count:
-            token_ids.copy_(computed[0][:count], non_blocking=True)
-            if computed[1].dtype is torch.bool:  # finite or not
-                largest.copy_(torch.where(computed[1][:count], 0.0, torch.inf), non_blocking=True)
-            else:
-                largest.copy_(computed[1][:count], non_blocking=True)
-        has_logprobs = count > 0 and len(computed) > 2
-        if has_logprobs:
-            described.copy(computed[2:], count)
-        if event is not None:
-            event.record()
-        return _Answers(token_ids, largest, event, described if has_logprobs else None)
 
 
 def padded_row_counts(max_num_seqs: int) -> list[int]:

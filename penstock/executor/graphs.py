@@ -68,14 +68,11 @@ class Recorded(Protocol):
 
 
 class Recorder(Protocol):
-    """One way to record on one kind of device."""
+    """One way to record on one kind of device. Recorded computations share memory for their results, because one runs
+    at a time."""
 
     @property
     def name(self) -> str: ...
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of all results together: recorded computations share it, because one runs at a time."""
 
     def record(self, compute: Callable[[], T], /) -> tuple[Recorded, T]:
         """Record without answering: the answer is valid after ``run``. Raises GraphRefusedError."""

@@ -19,6 +19,7 @@ from penstock.attention.contract import AttentionBackend, AttentionSpec, KvLayou
 from penstock.attention.select import choose_attention
 from penstock.errors import ConfigError
 from penstock.executor.device_edits import DeviceEdits, EditOps, edit_bytes
+from penstock.executor.device_inputs import input_bytes, table_bytes
 from penstock.executor.device_logprobs import described_bytes
 from penstock.executor.device_masks import DeviceMasks, MaskOp, mask_bytes
 from penstock.executor.device_memory import RESERVE_BYTES, claim_device, measure_step
@@ -32,7 +33,7 @@ from penstock.executor.native_recorder import NativeRecorder
 from penstock.executor.runner import Runner, RunnerLimits
 from penstock.executor.sampler.fused import SampleOp, choose_sample_op
 from penstock.executor.sampler.sampler import Sampler
-from penstock.executor.seats import SPARE_TOKENS
+from penstock.executor.seats import max_seat_tokens
 from penstock.executor.spec import ExecutorSpec
 from penstock.executor.warmup import warm_up
 from penstock.executor.weight_plan import WeightPlan, plan_weights
@@ -404,30 +405,29 @@ def _measured_plan(
     )
     # A recorded decode step of all rows keeps what an eager one would take for a moment.
     share = 0 if _no_graphs(plan.built, spec) else min(1, spec.max_num_seqs / spec.max_num_batched_tokens)
-    recorded = measured.step * share
+    recorded = int(measured.step * share)
     need = memory_need(plan.built, plan.weights, spec)
     return plan_memory(
         replace(
             need,
-            activation_bytes=int(measured.step * STEP_MARGIN + recorded)
-            + logits_bytes(plan.built, spec)
-            + sampling_bytes(plan.built, spec)
+            activation_bytes=int(measured.step * STEP_MARGIN)
+            + recorded
+            + graph_bytes(plan.built, spec)
+            + lasting_bytes(plan.built, spec)
             + RESERVE_BYTES,
-            graph_bytes=int(recorded) + logits_bytes(plan.built, spec),
+            graph_bytes=recorded + graph_bytes(plan.built, spec),
             memory_available=measured.free + need.weight_bytes,
         )
     )
 
 
-def logits_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
-    """Logits of all rows, as computed and in float32, which recorded steps keep."""
-    return spec.max_num_seqs * built.facts.vocab_size * (built.dtype.itemsize + 4)
-
-
-def sampling_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
-    """What a device takes for edited logits, for masks and for log-probabilities, from the first such request on."""
-    rows, vocab = spec.max_num_seqs, built.facts.vocab_size
-    return edit_bytes(rows, vocab) + mask_bytes(rows, vocab) + described_bytes(rows, vocab)
+def lasting_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
+    """What a device takes beside the forward, whether steps are recorded or not: for inputs and block tables, with what
+    an eager step gathers of those; and, from the first such request on, for edited logits, masks, log-probabilities."""
+    rows, vocab, groups = spec.max_num_seqs, built.facts.vocab_size, group_specs(built, spec.block_size)
+    inputs = input_bytes(rows, spec.max_num_batched_tokens, spec.max_model_len, groups)
+    gathered = table_bytes(rows, spec.max_model_len, groups)
+    return inputs + gathered + edit_bytes(rows, vocab) + mask_bytes(rows, vocab) + described_bytes(rows, vocab)
 
 
 def on_device(platform: PlatformFacts) -> bool:
@@ -479,14 +479,14 @@ def activation_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
 
     Alive at once: some hidden states and the inputs and outputs of the widest layer for every token; the logits of
     every row with the sampler's copies (float32 twice, cumulated float64); keys and values of one layer gathered for
-    every token that the rows of a step can see; on a device ``sampling_bytes``.
+    every token that the rows of a step can see; on a device ``lasting_bytes``.
     """
     hidden = built.facts.hidden_size
     per_token = (6 * hidden + 3 * _widest_layer(built)) * built.dtype.itemsize
     per_row = built.facts.vocab_size * (2 * 4 + 8)
     seen = min(spec.max_num_seqs * spec.max_model_len, 2 * spec.max_model_len)
     gathered = max(2 * g.num_kv_heads * g.head_dim for g in built.geometries) * built.dtype.itemsize * seen
-    more = sampling_bytes(built, spec) if on_device(spec.platform) else 0
+    more = lasting_bytes(built, spec) if on_device(spec.platform) else 0
     return spec.max_num_batched_tokens * per_token + spec.max_num_seqs * per_row + gathered + more
 
 
@@ -495,14 +495,17 @@ def graph_bytes(built: BuiltModel, spec: ExecutorSpec) -> int:
 
     Alive at once, in float32: some hidden states and the widest layer's inputs and outputs for every token, or, in
     small steps over long contexts, the partial results of attention; then the logits. What does not find room runs
-    eagerly.
+    eagerly. On a device, what recorded steps hold in a pool of their own besides the forward: the logits of all rows as
+    computed and in float32, what log-probabilities take, and the block tables that a step gathers.
     """
     if _no_graphs(built, spec):
         return 0
     if on_device(spec.platform):
-        return logits_bytes(built, spec)
+        rows, vocab, groups = spec.max_num_seqs, built.facts.vocab_size, group_specs(built, spec.block_size)
+        logits = rows * vocab * (built.dtype.itemsize + 4)
+        return logits + described_bytes(rows, vocab) + table_bytes(rows, spec.max_model_len, groups)
     layers = spec.max_num_batched_tokens * 4 * (6 * built.facts.hidden_size + 2 * _widest_layer(built))
-    longest = spec.max_model_len + SPARE_TOKENS
+    longest = max_seat_tokens(spec.max_model_len)
     partial = max(most_partial_bytes(g.num_heads, g.num_kv_heads, g.head_dim, longest) for g in built.geometries)
     return max(layers, partial) + spec.max_num_seqs * 4 * built.facts.vocab_size + (1 << 20)
 

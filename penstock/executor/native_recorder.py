@@ -18,7 +18,6 @@ class NativeRecorder:
     name = "native program"
 
     def __init__(self, nbytes: int) -> None:
-        self.nbytes = nbytes
         self._buffer = zeroed(nbytes)
 
     def record(self, compute: Callable[[], T], /) -> tuple[Recorded, T]:

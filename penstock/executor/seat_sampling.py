@@ -46,12 +46,20 @@ class SeatSamplings:
         return not plan.masked_rows and self._picky.isdisjoint(plan.row_seats)
 
     def describes(self, plan: StepPlan) -> bool:
-        """A row's request wants log-probabilities of its prompt."""
-        return not self._describing.isdisjoint(plan.row_seats)
+        """A row predicts tokens of its prompt whose log-probabilities its request wants."""
+        state = self._seats
+        return any(
+            state.num_computed[seat] < state.num_prompt[seat] - 1
+            for seat in self._describing.intersection(plan.row_seats)
+        )
 
-    def sample(self, logits: torch.Tensor, inputs: StepInputs, masks: RowMasks) -> Sampled:
-        """logits float32 [asked, vocab] on the CPU, changed in place."""
-        return self.sampler.sample(logits, self._rows(inputs, masks))
+    def sample(
+        self, logits: torch.Tensor, inputs: StepInputs, masks: RowMasks, places: Sequence[int] | None = None
+    ) -> Sampled:
+        """logits float32 [n, vocab] on the CPU, changed in place, of these places among what was asked; of all, unless
+        they are named."""
+        rows = self._rows(inputs, masks)
+        return self.sampler.sample(logits, rows if places is None else [rows[place] for place in places])
 
     def _rows(self, inputs: StepInputs, masks: RowMasks) -> list[SampleRow]:
         seats, state = inputs.seats.tolist(), self._seats

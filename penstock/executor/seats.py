@@ -18,6 +18,16 @@ Appended = tuple[int, int, Sequence[int]]  # seat, table index of the first, blo
 SPARE_TOKENS = 64
 
 
+def max_seat_tokens(max_model_len: int) -> int:
+    """Tokens that a seat has room for."""
+    return max_model_len + SPARE_TOKENS
+
+
+def table_width(max_model_len: int, group: KvGroupSpec) -> int:
+    """Entries of a seat's block table."""
+    return max_seat_tokens(max_model_len) // group.tokens_per_block + 1
+
+
 class SeatState:
     """Plain arrays indexed by seat; plans change them, results advance them. Owned by one runner, used by one thread.
 
@@ -30,13 +40,13 @@ class SeatState:
         self, max_num_seqs: int, max_model_len: int, groups: Sequence[KvGroupSpec], *, journal: bool = False
     ) -> None:
         self.groups = tuple(groups)
-        self.max_tokens = max_model_len + SPARE_TOKENS
+        self.max_tokens = max_seat_tokens(max_model_len)
         self.tokens = np.zeros((max_num_seqs, self.max_tokens), dtype=np.int32)
         self.num_known: Ints = np.zeros(max_num_seqs, dtype=np.int64)
         self.num_computed: Ints = np.zeros(max_num_seqs, dtype=np.int64)
         self.num_prompt: Ints = np.zeros(max_num_seqs, dtype=np.int64)
         self.tables: tuple[Ints, ...] = tuple(
-            np.zeros((max_num_seqs, self.max_tokens // group.tokens_per_block + 1), dtype=np.int64) for group in groups
+            np.zeros((max_num_seqs, table_width(max_model_len, group)), dtype=np.int64) for group in groups
         )
         self.tables_version = 0
         self._table_ends: Ints = np.zeros((len(self.groups), max_num_seqs), dtype=np.int64)

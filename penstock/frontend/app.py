@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from penstock.config.sections import ServerConfig
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from penstock.frontend.text.load import TextAssets
 
 _LOG = logging.getLogger(__name__)
+_LOOK_S = 0.01  # between two looks whether all answers have been read
 
 
 class App:
@@ -68,16 +70,20 @@ class App:
         if self.service is not None:
             self.service.num_together = num_together
 
-    async def drain(self) -> None:
-        """Take nothing new, give open requests ``drain_timeout`` seconds, then end them with an error."""
+    async def drain(self, is_answering: Callable[[], bool]) -> None:
+        """Take nothing new, give open requests ``drain_timeout`` seconds to be answered and their clients to read the
+        answers (``is_answering``), then end them with an error."""
         self.admission.drain()
         try:
-            await asyncio.wait_for(self.admission.idle(), self.server.drain_timeout)
+            async with asyncio.timeout(self.server.drain_timeout):
+                await self.admission.idle()
+                while is_answering():
+                    await asyncio.sleep(_LOOK_S)
         except TimeoutError:
             left = list(self.service.generations) if self.service else []
             _LOG.warning("%d requests were still open after %g s; ending them", len(left), self.server.drain_timeout)
             for generation in left:
-                generation.fail(
+                generation.shut_down(
                     HttpError(503, "The server shut down before the answer was complete.", code="shutting_down")
                 )
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
-from penstock.types.output import EngineStats, Terminal, TokenUpdate
+from penstock.types.output import EngineStats, OutputSink
 from penstock.types.request import GenerateRequest
 
-__all__ = ["EngineClient", "EngineInfo", "OutputSink"]
-
-OutputSink = Callable[[Sequence[TokenUpdate], Terminal | None], None]
-"""Called on the event loop's thread, once per batch in which the request has news; must not block or raise."""
+__all__ = ["EngineClient", "EngineInfo"]
 
 
 class EngineClient(Protocol):
@@ -28,6 +25,9 @@ class EngineClient(Protocol):
 
     def new_request_id(self) -> int:
         """An id that no other request of this engine has."""
+
+    def claim(self, request_ids: Sequence[int]) -> None:
+        """These requests, which are submitted next, are one to whoever asked: all of them are taken or none."""
 
     def submit(self, request: GenerateRequest, sink: OutputSink) -> None:
         """Raises EngineDeadError at once when the engine is gone; after that, failures arrive as the Terminal."""

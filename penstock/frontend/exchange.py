@@ -135,11 +135,7 @@ class Exchange:
         elif self._body_size > self._max_body:
             self.fail_body(_too_large(self._max_body))
             return
-        if self.hold(len(body)):
-            self._body.append(body)
-        elif self._body_size <= _UNREAD_BYTES:  # the number of connections bounds those
-            self._held += len(body)
-            self._connection.buffers.take_anyway(len(body))
+        if self._held_or_small(len(body), self._body_size):
             self._body.append(body)
         else:
             self.fail_body(self.too_much_held())
@@ -211,9 +207,19 @@ class Exchange:
         return True
 
     def require(self, size: int) -> None:
-        """``hold``, or raise HttpError 503."""
-        if not self.hold(size):
+        """``hold``, or raise HttpError 503. What is small passes, so that small requests are taken at all times."""
+        if not self._held_or_small(size, size):
             raise self.too_much_held()
+
+    def _held_or_small(self, size: int, total: int) -> bool:
+        """``hold``; up to a ``total`` of ``_UNREAD_BYTES`` in any case, which the number of connections bounds."""
+        if self.hold(size):
+            return True
+        if total > _UNREAD_BYTES:
+            return False
+        self._held += size
+        self._connection.buffers.take_anyway(size)
+        return True
 
     def release(self, size: int | None = None) -> None:
         """No longer held; None: nothing of this exchange is."""

@@ -13,7 +13,6 @@ from typing import Protocol
 
 from msgspec import UNSET
 
-from penstock.errors import PenstockError
 from penstock.frontend.openai.answers import OutputDetails, TokensDetails, Usage
 from penstock.frontend.openai.errors import HttpError, failure_of, problem_of
 from penstock.frontend.service import Service
@@ -41,6 +40,9 @@ class Listener(Protocol):
     def on_finished(self) -> None:
         """Every sequence has had its terminal: nothing of this request is left in the engine."""
 
+    def on_shut_down(self) -> None:
+        """The server ends: whatever the client has not read is not waited for."""
+
 
 class PlainWriter(Protocol):
     """Writes chunks of one choice that have nothing but text."""
@@ -64,6 +66,8 @@ class _Nobody:
     def on_problem(self, problem: HttpError) -> None: ...
 
     def on_finished(self) -> None: ...
+
+    def on_shut_down(self) -> None: ...
 
 
 _NOBODY = _Nobody()
@@ -96,13 +100,15 @@ class Generation:
         service = self.service
         service.admission.acquire(self._num_open)
         service.generations.add(self)
+        if self._num_open > 1:
+            service.client.claim([sequence.request.request_id for sequence in self._sequences])
         for position, sequence in enumerate(self._sequences):
             try:
                 service.client.submit(sequence.request, sequence)
-            except PenstockError:
+            except Exception:
+                self.abort()  # first: whoever hears of the last end must not take it for a success
                 for _ in self._sequences[position:]:
                     self.sequence_ended()
-                self.abort()
                 raise
         for request in self.prepared:
             service.metrics.on_submitted(request.sampling.n, request.sampling.max_tokens)
@@ -121,6 +127,7 @@ class Generation:
         milliseconds when requests are many.
         """
         self.abort()
+        self.service.generations.discard(self)
         self._sequences = []
         self.listener = _NOBODY
 
@@ -132,12 +139,16 @@ class Generation:
         self.abort()
         self.listener.on_problem(problem)
 
+    def shut_down(self, problem: HttpError) -> None:
+        """The server ends: ``fail``, also when the engine has finished and only the client has not read it all."""
+        self.fail(problem)
+        self.listener.on_shut_down()
+
     def sequence_ended(self) -> None:
         """One sequence has left the engine."""
         self._num_open -= 1
         self.service.admission.release()
         if self._num_open == 0:
-            self.service.generations.discard(self)
             self.listener.on_finished()
 
     def usage(self) -> Usage:

@@ -164,8 +164,9 @@ class ServerMetrics:
             self._step_tokens.observe(tokens / steps, steps)
 
     def on_terminal(self, terminal: Terminal, reason: str, arrival: float, now: float) -> None:
-        """Once per sequence. ``reason`` is what the client was told ("stop" also for a stop string)."""
-        self._success.at(reason).add()
+        """Once per sequence. ``reason`` is what the client was told ("stop" also for a stop string); calls end an
+        answer as a stop does, and are counted so."""
+        self._success.at("stop" if reason == "tool_calls" else reason).add()
         self._prompt_len.observe(terminal.num_prompt_tokens)
         self._output_len.observe(terminal.num_output_tokens)
         self.cached_tokens.add(terminal.num_cached_tokens)
@@ -244,11 +245,12 @@ def _family(
     labels = [*fixed, *metric.label_names]
     kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
     family = kinds[metric.kind](name, metric.text, labels=labels)
-    for values, sample in metric:
+    for values in dict.fromkeys(values for samples in (metric.samples, *others) for values in samples):
         full = [*fixed.values(), *values]
-        added = [counts[values] for counts in others if values in counts]
-        if added:
-            sample = add_counts(sample, added)
+        own = metric.samples.get(values)
+        sample = add_counts(
+            metric.make() if own is None else own, [counts[values] for counts in others if values in counts]
+        )
         if isinstance(sample, Number):
             family.add_metric(full, sample.value)
         else:

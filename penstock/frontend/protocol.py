@@ -148,6 +148,12 @@ class HttpConnection(asyncio.Protocol):
         """No request is being received or answered, and nothing waits to be read. A head may have begun."""
         return self._current is None and self._incoming is None and not self.paused and self._refused is None
 
+    @property
+    def is_answering(self) -> bool:
+        """A request that has been received is being answered, or the client has not read all of an answer."""
+        receives = self._current is self._incoming
+        return (self._current is not None and not receives) or self.transport.get_write_buffer_size() > 0
+
     # -- the transport's calls -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -78,21 +78,23 @@ def make_server(
     server: ServerConfig,
     *,
     on_ready: OnReady | None = None,
-    on_drain: Callable[[], None] | None = None,
+    on_drain: Callable[[bool], None] = lambda _forced: None,
+    others_drain: Callable[[], bool] = lambda: False,
     handles_signals: bool = True,
 ) -> DrainingServer:
     """A server that is not running yet: tests drive it on a thread and call ``request_stop``.
 
-    ``on_drain`` is called when it begins to drain. Without ``handles_signals`` somebody else decides when to stop.
+    ``on_drain`` is called with False when it begins to drain, and with True when it is to end at once. The drain also
+    waits while ``others_drain()``. Without ``handles_signals`` somebody else decides when to stop.
     """
-    return DrainingServer(app, server, on_ready, on_drain, handles_signals)
+    return DrainingServer(app, server, on_ready, on_drain, others_drain, handles_signals)
 
 
 class DrainingServer:
     """Accepts connections until it is told to stop, then drains.
 
-    The first SIGINT or SIGTERM drains: new work gets 503, open requests get ``drain_timeout`` seconds. The second ends
-    at once.
+    The first SIGINT or SIGTERM drains: new work gets 503, open requests and unread answers get ``drain_timeout``
+    seconds. The second ends at once.
     """
 
     def __init__(
@@ -100,10 +102,12 @@ class DrainingServer:
         app: App,
         server: ServerConfig,
         on_ready: OnReady | None,
-        on_drain: Callable[[], None] | None,
+        on_drain: Callable[[bool], None],
+        others_drain: Callable[[], bool],
         handles_signals: bool,
     ) -> None:
         self._on_drain = on_drain
+        self._others_drain = others_drain
         self._handles_signals = handles_signals
         self._app = app
         self._server = server
@@ -115,6 +119,10 @@ class DrainingServer:
         self._connecting: set[asyncio.Task[None]] = set()
         self._drained = asyncio.Event()
         self._forced = asyncio.Event()
+
+    @property
+    def has_begun(self) -> bool:
+        return self._loop is not None
 
     async def serve_bound(self) -> None:
         """Bind, serve, drain, close. Returns after the end, so that the caller can stop the engine.
@@ -239,20 +247,24 @@ class DrainingServer:
                 self._loop.call_soon_threadsafe(self._stop)
 
     def _stop(self) -> None:
-        if self._drain_task is not None:
+        forced = self._drain_task is not None
+        self._on_drain(forced)
+        if forced:
             self._forced.set()
             self._drained.set()
             return
         _LOG.info("draining: %d sequences open", self._app.admission.num_open)
-        if self._on_drain is not None:
-            self._on_drain()
         self._drain_task = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
         try:
-            await self._app.drain()
+            await self._app.drain(self._is_answering)
         finally:
             self._drained.set()
+
+    def _is_answering(self) -> bool:
+        connections = self._starter.connections if self._starter is not None else ()
+        return self._others_drain() or any(one.is_answering for one in connections)
 
 
 def _descriptors() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 INLINE_CHARACTERS = 16 << 10
 """Longer texts are tokenized on a thread: about 5 ms of one core, which other requests should not wait for."""
+BATCH_CHARACTERS = 64 << 10
+"""Texts of one request that are tokenized in one go on a thread; others come in between."""
 INLINE_MESSAGES = 64
 """Longer conversations are rendered on a thread."""
 SLOW_RENDERING_S = 0.05
@@ -45,9 +47,9 @@ class EncodeKnown(Protocol):
 
 
 class OpenGeneration(Protocol):
-    """A request that is being answered."""
+    """A request that is being answered, until its answer is with the connection."""
 
-    def fail(self, problem: HttpError) -> None: ...
+    def shut_down(self, problem: HttpError) -> None: ...
 
 
 class Service:
@@ -121,10 +123,29 @@ class Service:
             if self.num_together > 1 and self._encode_batch is not None:
                 return await self._encode_together(text, add_special_tokens)
             return encode_prompt(tokenizer, text, add_special_tokens=add_special_tokens)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._pool, lambda: encode_prompt(tokenizer, text, add_special_tokens=add_special_tokens)
+        return await self.compute(
+            len(text), lambda: encode_prompt(tokenizer, text, add_special_tokens=add_special_tokens)
         )
+
+    async def encode_all(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[tuple[int, ...]]:
+        """``encode`` of the texts of one request: how long they are together says where."""
+        if len(texts) == 1 or sum(map(len, texts)) <= INLINE_CHARACTERS:
+            return [await self.encode(text, add_special_tokens=add_special_tokens) for text in texts]
+        tokenizer, loop = self.assets.tokenizer, asyncio.get_running_loop()
+
+        def encode(batch: Sequence[str]) -> list[tuple[int, ...]]:
+            return [encode_prompt(tokenizer, text, add_special_tokens=add_special_tokens) for text in batch]
+
+        ids: list[tuple[int, ...]] = []
+        for batch in _batches(texts):
+            ids += await loop.run_in_executor(self._pool, encode, batch)
+        return ids
+
+    async def compute(self, size: int, work: Callable[[], T]) -> T:
+        """``work()`` on ``size`` characters, tokens or bytes; on many of them it does not hold up the event loop."""
+        if size <= INLINE_CHARACTERS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def render(self, num_messages: int, render: Callable[[], T]) -> T:
         """``render()``, which goes through the model's chat template; what takes long does not hold up the event
@@ -166,6 +187,17 @@ class Service:
         """Release threads. The client belongs to whoever made it."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._renderers.shutdown(wait=False, cancel_futures=True)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """In order, each of at least one text and of no more characters than BATCH_CHARACTERS besides."""
+    begin = size = 0
+    for end, text in enumerate(texts):
+        if end > begin and size + len(text) > BATCH_CHARACTERS:
+            yield texts[begin:end]
+            begin, size = end, 0
+        size += len(text)
+    yield texts[begin:]
 
 
 def _cache_labels(client: EngineClient) -> dict[str, str]:

@@ -26,10 +26,10 @@ from penstock.errors import (
 from penstock.ipc import codec
 from penstock.ipc.channel import BACKLOG_MESSAGES, Writer, make_reader
 from penstock.ipc.endpoints import PrivateEndpoints, to_client, to_engine
-from penstock.ipc.open_requests import News, OpenRequests, Sink
+from penstock.ipc.open_requests import News, OpenRequests
 from penstock.types.control import ControlCommand, ControlReply
 from penstock.types.facts import EngineInfo
-from penstock.types.output import EngineStats, FailureKind, TokenUpdate
+from penstock.types.output import EngineStats, FailureKind, OutputSink, TokenUpdate
 from penstock.types.request import GenerateRequest
 
 _READS_PER_TURN = 64  # then the event loop gets a turn, however fast the engine talks
@@ -71,6 +71,7 @@ class IpcClient:
         self._loop = asyncio.get_running_loop()
         self._endpoints = endpoints or PrivateEndpoints()
         self._is_first = index == 0
+        self._num_clients = num_clients
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._reader = make_reader(self._context, to_client(self.address), bind=True, limit=receive_limit)
         self._writer = Writer(self._context, to_engine(self.address), bind=True)
@@ -146,7 +147,13 @@ class IpcClient:
     def new_request_id(self) -> int:
         return next(self._request_ids)
 
-    def submit(self, request: GenerateRequest, sink: Sink) -> None:
+    def claim(self, request_ids: Sequence[int]) -> None:
+        """Only an engine of several clients keeps the limit on what is open, and may refuse."""
+        if self._num_clients > 1:
+            self._send_requests()
+            self._send(codec.encode(codec.Claim(tuple(request_ids))))
+
+    def submit(self, request: GenerateRequest, sink: OutputSink) -> None:
         """Requests of one turn of the loop travel together, a few at a time, so that a burst of them wakes the engine's
         reader less often, and the first ones do not wait for the last."""
         self._requests.add(request.request_id, sink)

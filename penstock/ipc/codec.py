@@ -19,7 +19,7 @@ from penstock.types.facts import EngineInfo
 from penstock.types.output import EngineStats, OutputBatch, Terminal, TokenColumns, TokenUpdate
 from penstock.types.request import GenerateRequest
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 REQUEST_ID, TOKEN_ID = "q", "i"  # item codes of the two columns
 ID_BYTES = array(REQUEST_ID).itemsize
 T = TypeVar("T")
@@ -61,6 +61,12 @@ class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
     """Client to engine: everything that was submitted in one turn of the client's loop."""
 
     requests: tuple[GenerateRequest, ...]
+
+
+class Claim(msgspec.Struct, tag="claim", array_like=True, frozen=True):
+    """Client to engine, before their Submit: these requests are one to whoever asked. All of them are taken or none."""
+
+    request_ids: tuple[int, ...]
 
 
 class Abort(msgspec.Struct, tag="abort", array_like=True, frozen=True):
@@ -111,7 +117,7 @@ class Gone(msgspec.Struct, tag="gone", array_like=True, frozen=True):
     index: int
 
 
-ToEngine = Start | Submit | Abort | Control | Shutdown | Gone
+ToEngine = Start | Claim | Submit | Abort | Control | Shutdown | Gone
 ToClient = Hello | Progress | Ready | Failed | Reply | Batch | Heartbeat
 
 _encoder = msgspec.msgpack.Encoder()

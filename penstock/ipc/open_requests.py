@@ -14,9 +14,8 @@ from typing import cast
 
 from penstock.errors import EngineDeadError
 from penstock.ipc.codec import read_columns
-from penstock.types.output import FailureKind, FinishReason, OutputBatch, Terminal, TokenUpdate
+from penstock.types.output import FailureKind, FinishReason, OutputBatch, OutputSink, Terminal, TokenUpdate
 
-Sink = Callable[[Sequence[TokenUpdate], Terminal | None], None]
 TokenSink = Callable[[Sequence[int], float], None]
 """Takes token ids that come with nothing else, and the moment of the round (``time.monotonic()`` seconds)."""
 
@@ -78,7 +77,7 @@ class OpenRequests:
     """
 
     def __init__(self) -> None:
-        self._sinks: dict[int, Sink] = {}
+        self._sinks: dict[int, OutputSink] = {}
         self._token_sinks: dict[int, TokenSink] = {}
         self._lock = threading.Lock()
         self._dead = ""
@@ -91,7 +90,7 @@ class OpenRequests:
         """Empty while the engine lives, else the sentence given to ``fail_all``."""
         return self._dead
 
-    def add(self, request_id: int, sink: Sink) -> None:
+    def add(self, request_id: int, sink: OutputSink) -> None:
         """Raises EngineDeadError after ``fail_all``, ValueError for an id that is open."""
         on_tokens = getattr(sink, "on_tokens", None)
         if on_tokens is None:
@@ -150,11 +149,11 @@ class OpenRequests:
             _call(sink, (), Terminal(request_id, FinishReason.ERROR, FailureKind.ENGINE_DEAD, sentence, ended=now))
 
 
-def _token_sink(request_id: int, sink: Sink) -> TokenSink:
+def _token_sink(request_id: int, sink: OutputSink) -> TokenSink:
     return lambda token_ids, _now: sink((TokenUpdate(request_id, tuple(token_ids)),), None)
 
 
-def _call(sink: Sink, updates: Sequence[TokenUpdate], terminal: Terminal | None) -> None:
+def _call(sink: OutputSink, updates: Sequence[TokenUpdate], terminal: Terminal | None) -> None:
     try:
         sink(updates, terminal)
     except Exception:  # one broken request must not take the news from all others

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import zmq
@@ -49,7 +49,8 @@ class IpcServer:
     ``ready`` or ``failed``, then ``listen`` and any number of ``emit`` (from one or more threads), last ``close``.
 
     With several clients a request belongs to the one whose number its id has, counted around: (id - 1) modulo their
-    number. The limit on open requests of all of them together is kept here, where all of them are seen.
+    number. The limit on open requests of all of them together is kept here, where all of them are seen. What they claim
+    in one message is taken together or refused together.
     """
 
     def __init__(self, address: str) -> None:
@@ -59,6 +60,7 @@ class IpcServer:
         self._addresses = [address]
         self._waiting_writers: list[Writer] = []
         self._open: set[int] = set()  # requests of several clients
+        self._claimed: dict[int, bool] = {}  # requests that are to come, and whether they are taken
         self._gone: set[int] = set()  # numbers of clients that are no more
         self._max_open = 0
         self._thread: threading.Thread | None = None
@@ -151,8 +153,8 @@ class IpcServer:
             self._reader.close(linger=0)
         else:
             self._thread.join(2 * HEARTBEAT_S)
-        for writer in self._writers:
-            writer.close(linger_ms=2000)
+        for index, writer in enumerate(self._writers):
+            writer.close(linger_ms=0 if index in self._gone else 2000)
         for writer in self._waiting_writers:
             writer.close()
         if self._reader.closed:
@@ -164,17 +166,41 @@ class IpcServer:
             self._put(index, data)
 
     def _reply(self, call_id: int, reply: ControlReply) -> None:
-        self._put((call_id - 1) % len(self._writers), codec.encode(codec.Reply(call_id, reply)))
+        self._put(self._client_of(call_id), codec.encode(codec.Reply(call_id, reply)))
+
+    def _client_of(self, number: int) -> int:
+        """The index of the client that has made this number for a request or a call."""
+        return (number - 1) % len(self._writers)
+
+    def _take(self, request_ids: Sequence[int]) -> bool:
+        """Count all of these as open, or none when they would be too many. As in a frontend that is alone, those that
+        are more than the limit by themselves are taken when nothing is open, so that they are not refused for ever."""
+        if self._max_open and self._open and len(self._open) + len(request_ids) > self._max_open:
+            return False
+        self._open.update(request_ids)
+        return True
 
     def _submit(self, request: GenerateRequest, inbox: EngineInbox) -> None:
+        request_id = request.request_id
         if len(self._writers) > 1:
-            if self._max_open and len(self._open) >= self._max_open:
-                told = f"The queue is full: {len(self._open)} sequences are open. Try again later."
-                end = Terminal(request.request_id, FinishReason.ERROR, FailureKind.OVERLOADED, told)
+            taken = self._claimed.pop(request_id, None)
+            if taken is None:
+                taken = self._take((request_id,))
+            if not taken:
+                told = (
+                    f"The queue is full: {len(self._open)} sequences are open, and the limit is {self._max_open} "
+                    "(--max-queue). Try again later."
+                )
+                end = Terminal(request_id, FinishReason.ERROR, FailureKind.OVERLOADED, told)
                 self.emit(OutputBatch(terminals=(end,)))
                 return
-            self._open.add(request.request_id)
         inbox.submit(request)
+
+    def _unclaim(self, request_ids: Iterable[int]) -> None:
+        """What has not come by now does not come."""
+        for request_id in request_ids:
+            if self._claimed.pop(request_id, False):
+                self._open.discard(request_id)
 
     def _run(self, inbox: EngineInbox, health: Callable[[], str]) -> None:
         next_beat = 0.0
@@ -197,16 +223,20 @@ class IpcServer:
 
     def _dispatch(self, message: codec.ToEngine, inbox: EngineInbox) -> None:
         match message:
+            case codec.Claim(request_ids=request_ids):
+                self._claimed.update(dict.fromkeys(request_ids, self._take(request_ids)))
             case codec.Submit(requests=requests):
                 for request in requests:
                     self._submit(request, inbox)
             case codec.Abort(request_ids=request_ids):
+                self._unclaim(request_ids)
                 inbox.abort(request_ids)
             case codec.Control(call_id=call_id):
                 self._control(call_id, message, inbox)
             case codec.Gone(index=index):
                 self._gone.add(index)
-                inbox.abort([one for one in tuple(self._open) if (one - 1) % len(self._writers) == index])
+                self._unclaim([one for one in self._claimed if self._client_of(one) == index])
+                inbox.abort([one for one in tuple(self._open) if self._client_of(one) == index])
             case codec.Shutdown():
                 self._closing = True
                 inbox.stop()

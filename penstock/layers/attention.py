@@ -48,7 +48,8 @@ class KvScales(DenseParameter):
 
 
 class SelfAttention(Layer):
-    """Fused q, k, v; optional per-head norms; rotation and paged attention in the backend; output.
+    """Fused q, k, v; optional per-head norms, in the backend where it takes them; rotation and paged attention in the
+    backend; output.
 
     ``head_norm_eps`` turns the norms of queries and keys on. ``scale`` multiplies the scores. With sinks in the place's
     spec there is a parameter ``sinks`` [num_heads], in float32 whatever the checkpoint stores. ``kv_scales`` are used
@@ -85,14 +86,17 @@ class SelfAttention(Layer):
         """x [tokens, hidden_size] -> [tokens, hidden_size]."""
         heads, rotated = self._heads, self._heads + self._kv_heads
         qkv = self.qkv(x).view(-1, rotated + self._kv_heads, self._head_dim)
-        qk = qkv[:, :rotated]
-        if self.norms is not None:
+        qk, norms = qkv[:, :rotated], None
+        if self.norms is not None and self._backend.normalizes:
+            norms = self.norms.arguments
+        elif self.norms is not None:
             qk = self.norms(qk)
         step = current_forward()
         kv = step.kv[self._layer]
         out = self._backend.run(
             qk, qkv[:, rotated:], tables, kv, self._scale, step.metadata[self._group],
             sinks=None if self.sinks is None else self.sinks.data,
+            norms=norms,
             kv_scales=self.kv_scales.pair if kv.dtype is torch.float8_e4m3fn else UNSCALED,
         )  # fmt: skip
         return self.output(out.reshape(x.shape[0], heads * self._head_dim))

@@ -68,3 +68,8 @@ class HeadNorms(Layer):
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         normed: torch.Tensor = self._op(x, self._weight, self._eps)
         return normed
+
+    @property
+    def arguments(self) -> tuple[torch.Tensor, float]:
+        """The weights and epsilon, for whoever normalizes in passing."""
+        return self._weight, self._eps

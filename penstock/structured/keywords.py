@@ -166,14 +166,16 @@ def _checked(schema: Any, at: str, depth: int, enforced: frozenset[str], backend
         if keyword not in enforced and keyword not in ANNOTATIONS:
             _refuse(keyword, at, enforced, backend)
         kept[keyword] = value
+    copied: set[str] = set()  # once for all that is inside: schemas may be many
     for keyword, path, inner in _inner(kept, at):
         checked = _checked(inner, "/".join((at, *map(_escaped, path))), depth + 1, enforced, backend)
         if len(path) == 1:
             kept[keyword] = checked
-        elif isinstance(kept[keyword], list):
-            kept[keyword] = [checked if i == int(path[1]) else item for i, item in enumerate(kept[keyword])]
-        else:
-            kept[keyword] = {**kept[keyword], path[1]: checked}
+            continue
+        if keyword not in copied:
+            copied.add(keyword)
+            kept[keyword] = kept[keyword].copy()
+        kept[keyword][int(path[1]) if isinstance(kept[keyword], list) else path[1]] = checked
     return kept
 
 

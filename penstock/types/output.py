@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -111,3 +112,7 @@ class OutputBatch:
     terminals: tuple[Terminal, ...] = ()
     stats: EngineStats | None = field(default=None)
     columns: TokenColumns | None = None
+
+
+OutputSink = Callable[[Sequence[TokenUpdate], Terminal | None], None]
+"""Called on the event loop's thread, once per batch in which the request has news; must not block or raise."""

@@ -8,9 +8,11 @@ hashable: equal constraints share one compiled grammar.
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import Any
 
 from penstock.errors import InvalidRequestError
@@ -19,6 +21,8 @@ MAX_CONSTRAINT_CHARACTERS = 1 << 20
 """Over all texts of one constraint."""
 
 MAX_CHOICES = 10_000
+MAX_TAGS = 1024
+"""Also of triggers. As many as a request may have tools, each of which becomes a tag."""
 
 
 class StructuredKind(Enum):
@@ -102,6 +106,9 @@ class StructuredSpec:
             )
 
     def _check_tags(self) -> None:
+        for name in ("tags", "triggers"):
+            if len(getattr(self, name)) > MAX_TAGS:
+                raise _wrong(f"a constraint has at most {MAX_TAGS} {name}")
         for tag in self.tags:
             if not tag.begin:
                 raise _wrong("a structural tag needs a begin")
@@ -111,13 +118,24 @@ class StructuredSpec:
                 raise _wrong(
                     f"content of kind {tag.kind.value} {'needs' if tag.kind in _TEXT_KINDS else 'has no'} text"
                 )
-        begins = [self.opening + tag.begin for tag in self.tags]
-        for trigger in self.triggers:
-            if not trigger or not any(begin.startswith(trigger) for begin in begins):
-                raise _wrong(f"the trigger {trigger!r} must begin one of the structural tags")
+        if self.triggers:
+            self._check_triggers()
+
+    def _check_triggers(self) -> None:
+        """In sorted order a text is next to those that begin with it, and behind the shortest trigger that begins it:
+        two searches for each, and not all with all."""
+        begins = sorted(self.opening + tag.begin for tag in self.tags)
+        shortest: list[str] = []
+        for trigger in sorted(self.triggers):
+            at = bisect_left(begins, trigger)
+            if not trigger or at == len(begins) or not begins[at].startswith(trigger):
+                raise _wrong(f"the trigger {trigger[:64]!r} must begin one of the structural tags")
+            if not shortest or not trigger.startswith(shortest[-1]):
+                shortest.append(trigger)
         for begin in begins:
-            if self.triggers and not any(begin.startswith(trigger) for trigger in self.triggers):
-                raise _wrong(f"the structural tag {begin!r} must begin with one of the triggers")
+            at = bisect_right(shortest, begin)
+            if at == 0 or not begin.startswith(shortest[at - 1]):
+                raise _wrong(f"the structural tag {begin[:64]!r} must begin with one of the triggers")
 
     @property
     def num_characters(self) -> int:
@@ -172,7 +190,7 @@ class StructuredSpec:
     @classmethod
     def structural_tags(cls, tags: Iterable[StructuralTag], **fields: Any) -> StructuredSpec:
         """``fields`` are those of the group: triggers, opening, separator, closing, required, single, after."""
-        return cls(kind=StructuredKind.TAGS, tags=tuple(tags), **fields)
+        return cls(kind=StructuredKind.TAGS, tags=tuple(islice(tags, MAX_TAGS + 1)), **fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,7 +235,8 @@ def test_text_that_looks_like_a_mark_costs_the_same(dialect):
     marks = sorted(dialect.visible_texts())
     unknown = cases_of(dialect.name).long_call("abc").replace("note", "nope")
     begin = dialect.reasoning.begin if dialect.reasoning is not None else ""
-    for unit in filter(None, {f"{marks[0]} ", marks[-1][:-1], unknown}):
+    opening_marks = " ".join((*dialect.triggers, *dialect.start_triggers))
+    for unit in filter(None, {f"{marks[0]} ", marks[-1][:-1], opening_marks, f"{opening_marks} x", unknown}):
         for opening in {"", begin}:
             small, large = (
                 cost_of(dialect, opening + unit * (size // len(unit)), traced=True) for size in (3 << 10, 6 << 10)

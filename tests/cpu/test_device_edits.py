@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from executor_fixtures import (
     GREEDY,
     PLATFORM,
@@ -23,11 +24,11 @@ from executor_fixtures import (
     tiny_spec,
 )
 
-from penstock.executor import device_edits
-from penstock.executor.device_edits import can_edit, edit_bytes, refusal
+from penstock.executor.device_edits import DeviceEdits, EditOps, can_edit, edit_bytes, refusal
 from penstock.executor.load import load_executor
 from penstock.executor.local import LocalExecutor, LocalStepHandle
 from penstock.executor.sampler.sampler import NO_TOKEN_LEFT, OVERFLOW, Sampler
+from penstock.kernels import reference
 from penstock.platforms.probe import probe_platform
 from penstock.types.request import SamplingParams
 from penstock.types.result import TokenLogprobs
@@ -82,9 +83,11 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     save_tiny_model("llama", directory)
     started: list[LocalExecutor] = []
 
-    def make(*, launches: bool, depth: int = 2, directory: Path = directory) -> tuple[LocalExecutor, PlanMaker]:
+    def make(
+        *, launches: bool, depth: int = 2, directory: Path = directory, **changes: Any
+    ) -> tuple[LocalExecutor, PlanMaker]:
         load = partial(load_executor, launches=launches)
-        spec = tiny_spec(directory, platform=HERE, depth=depth)
+        spec = tiny_spec(directory, platform=HERE, depth=depth, **changes)
         executor = LocalExecutor(spec, load=load, launches=launches)
         started.append(executor)
         return executor, PlanMaker(executor.start())
@@ -234,33 +237,118 @@ def test_what_needs_the_host_is_careful(start: Start) -> None:
         handle.result()
 
 
-def test_without_a_place_the_host_samples(start: Start, plainly: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_edits, "MAX_PLACES", 1)
-    executor, maker = start(launches=True)
-    sampling, prompt = SamplingParams(**EDITS["all"], temperature=0.0), random_prompt(9)
-    for seat in (0, 1):
+def test_every_seat_has_a_place(start: Start, plainly: Any) -> None:
+    """A checkpoint whose own defaults penalise has every request do so. Seats are given to others and keep theirs."""
+    num_seats = 80
+    executor, maker = start(launches=True, max_num_seqs=num_seats, kv_cache_memory=32 << 20)
+    sampling = SamplingParams(**EDITS["all"], temperature=0.0)
+    prompts = [random_prompt(1 + seat % 7, seed=seat) for seat in range(num_seats)]
+    tokens: list[list[int]] = [[] for _ in prompts]
+    for seat, prompt in enumerate(prompts):
         maker.admit(seat, prompt, sampling)
-    first, second = (executor.step(maker.plan([(seat, 9, True)])) for seat in (0, 1))
-    assert (careful(first), careful(second)) == (False, True)
-    tokens = [[*handle.result().row_tokens[0]] for handle in (first, second)]
-    for _ in range(12):  # each step is a careful one
-        for one, new in zip(
-            tokens, executor.step(maker.plan([(0, 1, True), (1, 1, True)])).result().row_tokens, strict=True
-        ):
-            one += new
-    maker.drop(1)
-    for _ in range(5):
-        handle = executor.step(maker.plan([(0, 1, True)]))
+    for begin in range(0, num_seats, 20):  # a step takes 128 tokens
+        rows = [(seat, len(prompts[seat]), True) for seat in range(begin, begin + 20)]
+        handle = executor.step(maker.plan(rows))
         assert not careful(handle)
-        tokens[0] += handle.result().row_tokens[0]
-    want, _ = plainly(prompt, sampling, 18)
-    assert tokens == [want, want[:13]]
-    maker.admit(3, prompt, sampling)  # the place is still taken
-    assert careful(executor.step(maker.plan([(3, 9, True)])))
-    maker.drop(0)
-    maker.drop(3)
-    maker.admit(5, prompt, sampling)
-    assert not careful(executor.step(maker.plan([(5, 9, True)])))
+        for (seat, _, _), new in zip(rows, handle.result().row_tokens, strict=True):
+            tokens[seat] += new
+    for seat in (3, 70):
+        maker.drop(seat)
+        prompts[seat], tokens[seat] = random_prompt(9, seed=100 + seat), []
+        maker.admit(seat, prompts[seat], sampling)
+    handle = executor.step(maker.plan([(seat, 9 if seat in (3, 70) else 1, True) for seat in range(num_seats)]))
+    handles = [handle, *(executor.step(maker.plan([(seat, 1, True) for seat in range(num_seats)])) for _ in range(3))]
+    assert not any(map(careful, handles))
+    for handle in handles:
+        for one, new in zip(tokens, handle.result().row_tokens, strict=True):
+            one += new
+    for seat in (0, 3, 4, 63, 64, 70, 79):
+        assert tokens[seat] == plainly(prompts[seat], sampling, len(tokens[seat]))[0]
+
+
+def test_a_described_prompt_is_careful_only_while_it_is_computed(start: Start, plainly: Any) -> None:
+    executor, maker = start(launches=True, depth=3)
+    sampling, prompt = SamplingParams(seed=2, prompt_logprobs=2, logprobs=1, presence_penalty=0.5), random_prompt(9)
+    maker.admit(0, prompt, sampling)
+    handles = [executor.step(maker.plan([row])) for row in [(0, 5, False), (0, 3, False), *[(0, 1, True)] * 9]]
+    assert list(map(careful, handles)) == [True, True, *[False] * 9], "the last token of a prompt predicts no other"
+    results = [handle.result() for handle in handles]
+    assert [len(entries) for result in results for entries in result.prompt_logprobs.values()] == [5, 3]
+    tokens, logprobs = plainly(prompt, sampling, 9)
+    assert [token for result in results for row in result.row_tokens for token in row] == tokens
+    assert_same_logprobs([entry for result in results for entry in result.logprobs.get(0, ())], logprobs, 1e-4)
+    again = executor.step(maker.plan([(0, 1, True)]))
+    assert not careful(again)
+
+
+# Each makes the step that it is part of a careful one, with so many rows that the host samples.
+COMPANY: dict[str, tuple[dict[str, Any], int]] = {
+    "typical": ({"typical_p": 0.9}, 1),
+    "bad words": ({"bad_token_ids": ((4, 5), (6,)), "temperature": 0.0}, 1),
+    "prompt": ({"prompt_logprobs": 1, "temperature": 0.0}, 0),
+}
+
+
+@pytest.mark.parametrize("name", COMPANY)
+def test_the_host_samples_none_but_the_rows_that_need_it(
+    start: Start, plainly: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What a request gets is computed by the same ops alone and in company."""
+    executor, maker = start(launches=True)
+    of_company, num_by_host = COMPANY[name]
+    wanted = [
+        SamplingParams(temperature=0.0),
+        SamplingParams(seed=3, temperature=0.8, top_p=0.9, logprobs=3),
+        SamplingParams(seed=4, **EDITS["all"], logprobs=0),
+        SamplingParams(seed=5, **of_company),
+        SamplingParams(temperature=0.0, frequency_penalty=1.2),
+    ]
+    prompts = [random_prompt(7 + seat, seed=seat) for seat in range(5)]
+    counts: list[int] = []
+    sample = Sampler.sample
+
+    def count(self: Sampler, logits: Any, rows: Any) -> Any:
+        counts.append(len(rows))
+        return sample(self, logits, rows)
+
+    for seat in (0, 1, 2, 4):
+        maker.admit(seat, prompts[seat], wanted[seat])
+    results = [executor.step(maker.plan([(seat, 7 + seat, True) for seat in (0, 1, 2, 4)])).result()]
+    rows = {0: 0, 1: 1, 2: 2, 4: 3}
+    tokens = {seat: list(results[0].row_tokens[row]) for seat, row in rows.items()}
+    logprobs = {seat: list(results[0].logprobs.get(row, ())) for seat, row in rows.items()}
+    tokens[3], logprobs[3] = [], []
+    maker.admit(3, prompts[3], wanted[3])
+    monkeypatch.setattr(Sampler, "sample", count)
+    careful_steps = 0
+    for step in range(8):
+        handle = executor.step(maker.plan([(seat, 1 if step or seat != 3 else 10, True) for seat in range(5)]))
+        careful_steps += careful(handle)
+        result = handle.result()
+        for seat in range(5):
+            tokens[seat] += result.row_tokens[seat]
+            logprobs[seat] += result.logprobs.get(seat, ())
+    monkeypatch.undo()
+    assert careful_steps == (8 if num_by_host else 1)
+    assert counts == [1] * 8 * num_by_host
+    for seat in range(5):
+        want = plainly(prompts[seat], wanted[seat], len(tokens[seat]))
+        assert tokens[seat] == want[0]
+        if want[1]:
+            assert_same_logprobs(logprobs[seat], want[1], 1e-4)
+
+
+def test_a_row_without_tokens_beside_one_of_the_host_says_why(start: Start) -> None:
+    executor, maker = start(launches=True)
+    nothing = SamplingParams(temperature=0.0, allowed_token_ids=(5,), bad_token_ids=((5,),))
+    of_host = SamplingParams(temperature=0.0, allowed_token_ids=(6,), bad_token_ids=((6,), (7, 8)))
+    for seat, sampling in enumerate((nothing, GREEDY, of_host)):
+        maker.admit(seat, random_prompt(6), sampling)
+    handle = executor.step(maker.plan([(seat, 6, True) for seat in range(3)]))
+    assert careful(handle)
+    result = handle.result()
+    assert result.failed_rows == {0: NO_TOKEN_LEFT, 2: NO_TOKEN_LEFT}
+    assert [len(tokens) for tokens in result.row_tokens] == [0, 1, 0]
 
 
 def test_a_row_without_tokens_says_why(start: Start) -> None:
@@ -296,6 +384,6 @@ def test_refusals() -> None:
     assert not can_edit(admit(bad_token_ids=((1, 2),)))
 
 
-def test_the_tables_have_a_bound() -> None:
-    assert edit_bytes(4, 1000) == 4 * 1000 * 8
-    assert edit_bytes(256, 128256) == 64 * 128256 * 8
+def test_the_tables_take_what_is_planned() -> None:
+    edits = DeviceEdits(7, 1000, EditOps(reference.edit_logits, reference.count_tokens), torch.device("cpu"))
+    assert sum(table.nbytes for table in (edits._tables().words, edits._tables().shifts)) == edit_bytes(7, 1000)

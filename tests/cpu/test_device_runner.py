@@ -173,7 +173,6 @@ class Again:
     """Implements ``graphs.Recorder``: repeats what it was given, over inputs of the shapes that it was given for."""
 
     name = "again"
-    nbytes = 0
 
     def record(self, compute: Callable[[], Any], /) -> tuple[Any, Any]:
         answer = compute()

@@ -98,7 +98,6 @@ class Replays:
     """Implements ``graphs.Recorder`` as one for cards does: what it records is computed, and has been before."""
 
     name = "replay"
-    nbytes = 0
 
     def record(self, compute: Callable[[], Computed], /) -> tuple[Replay, Computed]:
         compute()
@@ -260,7 +259,7 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         patch.setattr("penstock.executor.load.choose_sample_op", lambda platform: op)
         patch.setattr("penstock.quantization.backends.linear_dense.F.linear", linear_by_rows)
         patch.setattr("penstock.executor.load.make_graphs", lambda built, spec: StepGraphs(Replays()))
-        patch.setattr("penstock.executor.device_runner._Answers.done", lambda answers: False)
+        patch.setattr("penstock.executor.device_answers.Answers.done", lambda answers: False)
         requests = make_requests(Random(7), NUM_REQUESTS)
         alone = answers_alone(start(launches=False, depth=1), requests)
         patch.setattr(ReferenceTorch, "plan", plan_of_known_lengths)

@@ -148,6 +148,54 @@ def test_a_signal_drains_all_of_them():
         assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_second_signal_ends_all_of_them_at_once(leaves):
+    """Also when the first one's own clients have gone and it only waits for the others."""
+    # Without the second signal they would have 10 minutes to drain, and as long answers.
+    with (
+        two_frontends("--mock-time", "100ms", "--drain-timeout", "600") as (process, url),
+        contextlib.ExitStack() as stack,
+    ):
+        children = psutil.Process(process.pid).children()
+        body = {"prompt": "abc", "max_tokens": 4_000, "stream": True, "ignore_eos": True}
+        streams = open_streams(stack, url, body)
+        theirs = ports_of(other_frontend(process).pid)
+        assert 0 < len([port for port, *_ in streams if port in theirs]) < NUM_CONNECTIONS
+        if leaves:
+            for port, answer, _ in streams:
+                if port not in theirs:
+                    answer.close()
+        process.send_signal(signal.SIGTERM)
+        probe = httpx.Client(base_url=url, timeout=60, verify=False)
+        stack.enter_context(probe)
+        wait_for(lambda: probe.get("/ready").status_code == 503, "it does not drain")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_signal_while_the_others_start_ends_all_of_them():
+    command = [sys.executable, "-m", "penstock.cli", "serve", "--mock", "--frontends", "2", "--port", "0"]
+    with subprocess.Popen([*command, "--drain-timeout", "600"], stderr=subprocess.DEVNULL) as process:
+        server = psutil.Process(process.pid)
+        try:
+            wait_for(lambda: len(server.children()) == 2, "the other frontend is not started")
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def test_a_request_larger_than_the_queue_is_taken_when_nothing_is_open():
+    with two_frontends("--max-queue", "4") as (process, url), contextlib.ExitStack() as stack:
+        for _ in range(NUM_CONNECTIONS):
+            client = stack.enter_context(httpx.Client(base_url=url, timeout=60, verify=False))
+            answer = client.post("/v1/completions", json={"prompt": "abc", "max_tokens": 2, "n": 9})
+            assert answer.status_code == 200
+            assert len(answer.json()["choices"]) == 9
+        assert len(connections_by_process(process, url)) == 2
+
+
 def other_frontend(process) -> psutil.Process:
     return next(child for child in psutil.Process(process.pid).children() if "frontends" in " ".join(child.cmdline()))
 

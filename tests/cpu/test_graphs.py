@@ -17,7 +17,6 @@ class FakeRecorder:
     """Computes at once. Nothing can be recorded while ``refused`` answers a reason."""
 
     name = "fake"
-    nbytes = 0
 
     def __init__(self, refused: Callable[[], str] = lambda: "") -> None:
         self.recorded = 0

@@ -170,6 +170,17 @@ def test_an_end_of_turn_that_the_file_does_not_name_is_known_by_its_text():
     assert gguf_stop_ids({f"tokenizer.ggml.{key}": value for key, value in keys.items()}) == {0}
 
 
+@pytest.mark.parametrize("named", [{}, {"eot_token_id": 2}, {"eot_token_id": 3}])
+def test_an_answer_of_several_messages_does_not_end_with_the_first(named):
+    """gpt-oss ends its thoughts with <|end|>, and an answer with the other two."""
+    keys = {"tokens": ["x", "<|return|>", "<|end|>", "<|call|>"], "token_type": [1, 3, 3, 3], "eos_token_id": 1}
+    keys |= named
+    assert gguf_stop_ids({f"tokenizer.ggml.{key}": value for key, value in keys.items()}) == {1, 3}
+    keys["tokens"] = ["x", "<|endoftext|>", "<|end|>", "<|user|>"]
+    ends = {1, named.get("eot_token_id", 2)}
+    assert gguf_stop_ids({f"tokenizer.ggml.{key}": value for key, value in keys.items()}) == ends
+
+
 @pytest.fixture(scope="module")
 def smollm2():
     path = resolve_source("smollm2").path

@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="the interpreter of kernels comes with trit
 from triton import knobs
 
 from penstock.kernels.triton import attention, attention_prefill
-from penstock.kernels.triton.attention import PagedRows, Scoring, rotate_and_write
+from penstock.kernels.triton.attention import HeadNorms, PagedRows, Scoring, rotate_and_write
 from penstock.kernels.triton.attention_decode import (
     MAX_SPLITS,
     choose_num_splits,
@@ -112,7 +112,9 @@ class Scene:
         return torch.full((self.qk.shape[0], self.batch.heads, self.batch.head_dim), 7.0)
 
 
-def decoded(scene: Scene, splits: int, *, queries: int | None = None, block_n: int = 16) -> torch.Tensor:
+def decoded(
+    scene: Scene, splits: int, *, queries: int | None = None, block_n: int = 16, norms: HeadNorms | None = None
+) -> torch.Tensor:
     batch = scene.batch
     workspace = make_workspace(
         len(batch.rows), batch.heads, batch.kv_heads, batch.head_dim, queries=queries or scene.max_query_len,
@@ -121,7 +123,7 @@ def decoded(scene: Scene, splits: int, *, queries: int | None = None, block_n: i
     out = scene.empty()
     decode(
         scene.qk, scene.v, scene.tables, scene.kv, scene.rows, out, batch.scoring, workspace, block_n=block_n,
-        kv_scales=batch.kv_scales,
+        norms=norms, kv_scales=batch.kv_scales,
     )  # fmt: skip
     if workspace.counters is not None:
         assert not workspace.counters.any(), "the next layer would merge too early"
@@ -218,6 +220,32 @@ def test_rotation_may_come_before() -> None:
     out = other.empty()
     decode(queries, None, None, other.kv, other.rows, out, other.batch.scoring, workspace, block_n=16)
     assert torch.equal(out, found)
+
+
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("head_dim", [16, 80])
+def test_norms_may_come_in_passing(head_dim: int, splits: int, turned: bool) -> None:
+    """Norms by the kernel that attends, by the one that rotates, and by the reference before either."""
+    batch = Batch(((40, 3), (15, 1), (0, 2)), group=3, kv_heads=2, head_dim=head_dim)
+    norms = (torch.rand(batch.heads + batch.kv_heads, head_dim) + 0.5, 1e-5)
+    scenes = [Scene(batch) for _ in range(3)]
+    for scene in scenes:
+        scene.tables = scene.tables if turned else None
+    attending, rotating, before = scenes
+    before.qk = reference.rms_norm(before.qk, *norms)
+    queries, wanted = before.wanted()
+    close(decoded(attending, splits, norms=norms), wanted)
+    found = rotate_and_write(rotating.qk, rotating.v, rotating.tables, rotating.kv, rotating.rows.slots, norms=norms)
+    close(found, queries)
+    for scene in (attending, rotating):
+        close(scene.pool.nan_to_num(9.0), before.pool.nan_to_num(9.0))
+
+
+def test_norms_of_other_heads_are_refused() -> None:
+    scene = Scene(Batch(((4, 1),)))
+    with pytest.raises(ValueError, match="norms are not contiguous float32"):
+        decoded(scene, 1, norms=(torch.ones(2, 16), 1e-6))
 
 
 def test_a_row_has_the_same_bits_in_every_batch_of_as_many_splits() -> None:

@@ -95,10 +95,10 @@ class Scene:
         angles = torch.rand(tokens, 1, shape.head_dim // 2) * 6
         self.tables = (torch.cat((angles.cos(),) * 2, -1), torch.cat((-angles.sin(), angles.sin()), -1))
 
-    def run(self, backend: AttentionBackend) -> torch.Tensor:
+    def run(self, backend: AttentionBackend, norms: tuple[torch.Tensor, float] | None = None) -> torch.Tensor:
         metadata = backend.plan(self.shape.spec, self.step)
         return backend.run(
-            self.qk, self.v, self.tables, self.kv, self.shape.scale, metadata, sinks=self.sinks,
+            self.qk, self.v, self.tables, self.kv, self.shape.scale, metadata, sinks=self.sinks, norms=norms,
             kv_scales=self.shape.kv_scales,
         )  # fmt: skip
 
@@ -211,6 +211,20 @@ def test_answers_and_writes(name: str) -> None:
     scene = Scene(SHAPES[name], backend)
     assert backend.can_run(scene.shape.spec).ok
     found = scene.run(backend)
+    torch.testing.assert_close(found.float(), scene.wanted(), rtol=RELATIVE, atol=ABSOLUTE)
+    scene.check_writes()
+
+
+@pytest.mark.parametrize(
+    "name", ["one row", "256 rows", "drafts", "heads of 80", "prompts behind a prefix", "mixed", "float8, scaled"]
+)
+def test_norms_in_passing(name: str) -> None:
+    backend = CudaTriton()
+    assert backend.normalizes
+    scene = Scene(SHAPES[name], backend)
+    norms = (torch.rand(scene.qk.shape[1:], device="cuda") + 0.5, 1e-6)
+    found = scene.run(backend, norms)
+    scene.qk = reference.rms_norm(scene.qk, *norms)
     torch.testing.assert_close(found.float(), scene.wanted(), rtol=RELATIVE, atol=ABSOLUTE)
     scene.check_writes()
 

@@ -4,6 +4,7 @@ decides what is right."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -24,9 +25,10 @@ def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     save_tiny_model("llama", directory)
     started: list[LocalExecutor] = []
 
-    def make(*, launches: bool, depth: int = 2) -> tuple[LocalExecutor, PlanMaker]:
+    def make(*, launches: bool, depth: int = 2, **changes: Any) -> tuple[LocalExecutor, PlanMaker]:
         platform = probe_platform() if launches else HERE
-        executor = LocalExecutor(tiny_spec(directory, platform=platform, depth=depth, graphs=request.param))
+        spec = tiny_spec(directory, platform=platform, depth=depth, graphs=request.param, **changes)
+        executor = LocalExecutor(spec)
         started.append(executor)
         return executor, PlanMaker(executor.start())
 

@@ -174,6 +174,24 @@ def test_tokens_of_a_request_are_its_own(directory: Path, alone: dict[str, Token
         assert tokens_of(llm, prompts, params) == alone["drawn"] + alone["greedy"][40:]
 
 
+# Each needs the host in some or all of its steps.
+COMPANY = ({"typical_p": 0.9}, {"prompt_logprobs": 0}, {"bad_token_ids": ((5, 6),)})
+
+
+def test_company_that_needs_the_host_changes_no_bit(directory: Path) -> None:
+    """The device draws and describes the rows beside it as it does where there is none."""
+    prompts = random_prompts(12, 300)
+    changes = [{"temperature": 0.0}, DRAWN, {"presence_penalty": 0.8, "seed": 2}, {"logit_bias": {7: 2.0}, "seed": 3}]
+    params = [sampling(1, 16, logprobs=2, **(DRAWN | changes[i % 4]))[0] for i in range(12)]
+    of_company = [sampling(1, 24, **(DRAWN | one))[0] for one in COMPANY]
+    with start(directory, **OPTIONS) as llm:
+        alone = [llm.generate([prompt], [one])[0] for prompt, one in zip(prompts, params, strict=True)]
+        together = llm.generate([*random_prompts(3, 200), *prompts], [*of_company, *params])[3:]
+    for one, other in zip(together, alone, strict=True):
+        assert one.outputs[0].token_ids == other.outputs[0].token_ids
+        assert one.outputs[0].logprobs == other.outputs[0].logprobs
+
+
 def test_log_probabilities_are_the_same_numbers(directory: Path) -> None:
     prompts = random_prompts(20, 300)
     params = sampling(20, 8, logprobs=0)

@@ -131,3 +131,4 @@ def test_chat_chunks_add_up_to_the_answer(choices, cuts, shown):
         assert mine.get("token_ids") == choice.get("token_ids")
         if shown.logprobs and choice["logprobs"]["content"]:
             assert mine["logprobs"] == choice["logprobs"]
+    assert merged[0].get("prompt_logprobs") == answer.get("prompt_logprobs")

@@ -216,12 +216,18 @@ def test_prompt_logprobs_and_token_ids(server):
         chat = http.post(
             "/v1/chat/completions", json={"messages": MESSAGES, "max_tokens": 2, "prompt_logprobs": 0}
         ).json()
+        streamed = http.post(
+            "/v1/chat/completions", json={"messages": MESSAGES, "max_tokens": 2, "prompt_logprobs": 0, "stream": True}
+        )
     assert choice["prompt_logprobs"][0] is None
     assert choice["prompt_logprobs"][1][str(ord("b"))]["decoded_token"] == "b"
     assert len(choice["prompt_logprobs"]) == 3
     assert choice["prompt_token_ids"] == list(b"abc")
     assert text_of(bytes(choice["token_ids"])) == choice["text"]
     assert len(chat["prompt_logprobs"]) == chat["usage"]["prompt_tokens"]
+    chunks = [json.loads(line[6:]) for line in streamed.text.split("\n\n") if line.startswith("data: {")]
+    scores = [entry for chunk in chunks for entry in chunk["choices"][0].get("prompt_logprobs", ())]
+    assert scores == chat["prompt_logprobs"]
 
 
 def test_allowed_tokens_and_token_names(server):

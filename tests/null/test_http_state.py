@@ -12,7 +12,7 @@ import penstock
 from penstock.config.sections import ServerConfig
 from penstock.frontend.metrics import ServerMetrics, length_bounds
 from penstock.frontend.routes.table import ROUTES
-from penstock.types.output import EngineStats
+from penstock.types.output import EngineStats, FinishReason, Terminal
 
 # Names that existing dashboards query, without prefix.
 GAUGES = {
@@ -105,6 +105,28 @@ def test_step_tokens_are_shared_out_over_the_steps_since_the_last_look():
     assert 'p:iteration_tokens_total_sum{engine="0",model_name="m"} 35.0' in text
     assert 'p:iteration_tokens_total_count{engine="0",model_name="m"} 5.0' in text
     assert 'p:iteration_tokens_total_bucket{engine="0",le="1.0",model_name="m"} 3.0' in text
+
+
+def test_what_only_another_frontend_has_seen_is_shown_too():
+    mine, other = (ServerMetrics(prefix="p", model_name="m", max_model_len=10) for _ in range(2))
+    for metrics in (mine, other):
+        metrics.set.counter("seen", "By label.", "what").at("both").add(1)
+        metrics.set.histogram("took", "By label.", (1, 2), "what")
+    counts = other.set.counts()
+    counts["seen"]["theirs",] = [5.0]
+    counts["took"]["theirs",] = [3.0, 0, 2, 0]
+    text = mine.expose(EngineStats(), [counts, counts]).decode()
+    assert 'p:seen_total{engine="0",model_name="m",what="both"} 3.0' in text
+    assert 'p:seen_total{engine="0",model_name="m",what="theirs"} 10.0' in text
+    assert 'p:took_bucket{engine="0",le="2.0",model_name="m",what="theirs"} 4.0' in text
+    assert ("theirs",) not in mine.set.counts()["seen"]
+
+
+def test_calls_are_counted_as_stops():
+    metrics = ServerMetrics(prefix="p", model_name="m", max_model_len=10)
+    metrics.on_terminal(Terminal(1, FinishReason.STOP), "tool_calls", 0.0, 1.0)
+    counts = metrics.set.counts()["request_success"]
+    assert counts == {("stop",): [1.0], ("length",): [0.0], ("abort",): [0.0], ("error",): [0.0]}
 
 
 def test_label_values_are_escaped():

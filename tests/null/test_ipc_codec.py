@@ -103,7 +103,8 @@ def test_columns_of_different_lengths_are_refused(columns):
 
 
 @pytest.mark.parametrize(
-    "message", [codec.Start(1, b"\x00\xff"), codec.Submit((REQUEST,)), codec.Abort((1, 2)), codec.Shutdown()]
+    "message",
+    [codec.Start(1, b"\x00\xff"), codec.Claim((1, 2)), codec.Submit((REQUEST,)), codec.Abort((1, 2)), codec.Shutdown()],
 )
 def test_messages_to_the_engine_survive(message):
     assert codec.decode_for_engine(codec.encode(message)) == message
@@ -128,7 +129,7 @@ def test_an_unknown_command_is_named():
 
 @given(st.binary(max_size=64))
 def test_garbage_is_refused_and_never_crashes(data):
-    known = (codec.Start, codec.Submit, codec.Abort, codec.Control, codec.Shutdown)
+    known = (codec.Start, codec.Claim, codec.Submit, codec.Abort, codec.Control, codec.Shutdown, codec.Gone)
     with contextlib.suppress(codec.MessageError):
         assert isinstance(codec.decode_for_engine(data), known)
     assert codec.handshake_version(data) is None or isinstance(codec.handshake_version(data), int)

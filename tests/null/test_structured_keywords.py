@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from penstock.structured import keywords
 from penstock.structured.backends.llguidance import ENFORCED
 from penstock.structured.contract import ConstraintError
 from penstock.structured.keywords import ANNOTATIONS, ASSERTIONS, MAX_DEPTH, checked_schema, each_schema
@@ -100,3 +101,16 @@ def test_depth_is_bounded():
 def test_every_schema_inside_is_visited():
     schema = check({"allOf": [{"items": {}}], "$defs": {"a": True, "b": {"const": 1}}})
     assert {at for at, _ in each_schema(schema)} == {"#", "#/allOf/0", "#/allOf/0/items", "#/$defs/b"}
+
+
+def test_a_wide_union_is_copied_once(monkeypatch):
+    num_looked = 0
+
+    def counting(text: str) -> int:
+        nonlocal num_looked
+        num_looked += 1
+        return int(text)
+
+    monkeypatch.setattr(keywords, "int", counting, raising=False)
+    assert check({"anyOf": [{"title": "t", "default": 1}] * 500}) == {"anyOf": [{"title": "t", "default": 1}] * 500}
+    assert num_looked <= 1000

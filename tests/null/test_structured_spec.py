@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from penstock import SamplingParams, StructuralTag, StructuredSpec
 from penstock.errors import InvalidRequestError
 from penstock.types.request import GenerateRequest
-from penstock.types.structured import MAX_CONSTRAINT_CHARACTERS, StructuredKind
+from penstock.types.structured import MAX_CONSTRAINT_CHARACTERS, MAX_TAGS, StructuredKind
 
 TAG = StructuralTag(begin="<call>", end="</call>")
 
@@ -59,12 +61,46 @@ def test_grammars_are_told_apart_by_how_a_rule_is_written(grammar, kind):
         lambda: StructuredSpec.structural_tags([TAG], triggers=("<other>",)),
         lambda: StructuredSpec.structural_tags([TAG, StructuralTag(begin="{")], triggers=("<call>",)),
         lambda: StructuredSpec.structural_tags([TAG], triggers=("",)),
+        lambda: StructuredSpec.structural_tags([TAG] * (MAX_TAGS + 1)),
+        lambda: StructuredSpec.structural_tags([TAG], triggers=("<call>",) * (MAX_TAGS + 1)),
     ],
 )
 def test_what_cannot_be_meant_is_refused(make):
     with pytest.raises(InvalidRequestError) as raised:
         make()
     assert raised.value.param == "structured"
+
+
+SHORT = st.text("ab", min_size=1, max_size=4)
+
+
+@given(begins=st.lists(SHORT, min_size=1, max_size=6), triggers=st.lists(SHORT, min_size=1, max_size=6))
+@example(begins=["ac"], triggers=["a", "ab"])
+@example(begins=["ab", "ac"], triggers=["a", "ab"])
+def test_tags_and_triggers_begin_each_other(begins, triggers):
+    fits = all(any(begin.startswith(one) for begin in begins) for one in triggers) and all(
+        any(begin.startswith(one) for one in triggers) for begin in begins
+    )
+    try:
+        StructuredSpec.structural_tags([StructuralTag(begin=begin) for begin in begins], triggers=tuple(triggers))
+    except InvalidRequestError:
+        assert not fits
+    else:
+        assert fits
+
+
+def test_no_more_tags_are_made_than_may_be():
+    taken = 0
+
+    def tags():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield TAG
+
+    with pytest.raises(InvalidRequestError, match=f"at most {MAX_TAGS} tags"):
+        StructuredSpec.structural_tags(tags())
+    assert taken == MAX_TAGS + 1
 
 
 def test_a_schema_nested_beyond_all_measure_is_refused():

@@ -11,7 +11,13 @@ from text_fixtures import byte_level_tokenizer, sentencepiece_tokenizer
 
 from penstock.errors import InvalidRequestError
 from penstock.frontend.text.load import TextAssets
-from penstock.frontend.text.requests import MAX_STOP_CHARACTERS, bad_word_ids, merge_sampling, prepare_request
+from penstock.frontend.text.requests import (
+    MAX_BAD_WORD_CHARACTERS,
+    MAX_STOP_CHARACTERS,
+    bad_word_ids,
+    merge_sampling,
+    prepare_request,
+)
 from penstock.types.request import SamplingParams
 
 BYTES = TextAssets(tokenizer=byte_level_tokenizer(), stop_token_ids=frozenset({2}))
@@ -78,6 +84,7 @@ def test_the_models_own_output_length_caps_only_requests_that_name_none():
         ([5], SamplingParams(bad_token_ids=((10_000,),)), "bad_token_ids"),
         ([5], SamplingParams(bad_words=(" ",)), "bad_words"),
         ([5], SamplingParams(stop=("x" * (MAX_STOP_CHARACTERS + 1),)), "stop"),
+        ([5], SamplingParams(bad_words=("x" * MAX_BAD_WORD_CHARACTERS, "x")), "bad_words"),
     ],
 )
 def test_what_does_not_fit_the_model_names_its_field(prompt, sampling, param):
@@ -141,6 +148,24 @@ def test_bad_words_join_the_callers_sequences():
     prepared = prepare(sampling=SamplingParams(bad_words=("x",), bad_token_ids=((3, 4),)))
     assert (3, 4) in prepared.sampling.bad_token_ids
     assert len(prepared.sampling.bad_token_ids) == 3
+
+
+def test_bad_words_are_tokenized_once_for_all_prompts_of_a_request():
+    encoded = []
+
+    class Counting(type(BYTES.tokenizer)):
+        def __init__(self):
+            self.__dict__ = BYTES.tokenizer.__dict__
+
+        def encode(self, text, **options):
+            encoded.append(text)
+            return super().encode(text, **options)
+
+    assets = TextAssets(tokenizer=Counting(), stop_token_ids=frozenset({2}))
+    sampling = SamplingParams(bad_words=("one", "two"))
+    prepared = [prepare([5], sampling, assets=assets) for _ in range(20)]
+    assert len({one.sampling.bad_token_ids for one in prepared}) == 1
+    assert sorted(encoded) == [" one", " two", "one", "two"]
 
 
 def test_the_stream_of_a_choice_stops_where_its_request_does():

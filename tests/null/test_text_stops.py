@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+import weakref
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from penstock.frontend.text import stops
 from penstock.frontend.text.stops import StopFinder
 
 ALPHABET = "ab<é"
@@ -85,8 +90,6 @@ def test_an_empty_stop_is_refused():
 
 
 def test_a_periodic_stop_costs_linear_work(monkeypatch):
-    from penstock.frontend.text import stops
-
     taken = 0
     advance = stops.StopAutomaton.advance
 
@@ -100,3 +103,33 @@ def test_a_periodic_stop_costs_linear_work(monkeypatch):
     emitted = sum(len(finder.push("a")[0]) for _ in range(6000))
     assert emitted == 4000
     assert taken == 6000
+
+
+def automaton_of(finder: StopFinder) -> stops.StopAutomaton:
+    assert finder._automaton is not None
+    return finder._automaton
+
+
+def test_a_long_stop_takes_a_few_bytes_a_character():
+    long = tuple(letter + "xyzw" * 256 for letter in "abcdefghijklmnop")
+    tracemalloc.start()
+    try:
+        automaton = stops.StopAutomaton(long)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(automaton.depth) > 16_000
+    assert held < 40 * len(automaton.depth)
+
+
+@pytest.mark.parametrize(
+    ("length", "kept"), [(stops.MAX_KEPT_CHARACTERS, True), (stops.MAX_KEPT_CHARACTERS + 1, False)]
+)
+def test_streams_share_an_automaton_and_only_a_small_one_outlives_them(length, kept):
+    text = f"{kept}" + "x" * (length - len(f"{kept}"))
+    one, other = StopFinder([text]), StopFinder([text])
+    assert automaton_of(one) is automaton_of(other)
+    seen = weakref.ref(automaton_of(one))
+    del one, other
+    gc.collect()
+    assert (seen() is not None) == kept

@@ -40,6 +40,7 @@ class CpuNative:
     name = "cpu_native"
     block_tokens = (16, 32, 64, 128, 256)
     eager_because = ""
+    normalizes = False
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         instruction_sets = [each.can_run(OpSpec(dtype=spec.dtype, platform=spec.platform)) for each in ISAS]
@@ -72,10 +73,11 @@ class CpuNative:
         metadata: _Metadata,
         *,
         sinks: torch.Tensor | None = None,
+        norms: tuple[torch.Tensor, float] | None = None,
         kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
         spec = metadata.spec
-        check_layer(spec, kv, sinks, kv_scales)
+        check_layer(spec, kv, sinks, kv_scales, norms)
         return metadata.function(
             qk, v, tables, kv, metadata.rows, scale=scale, window=spec.window, soft_cap=spec.soft_cap, sinks=sinks
         )

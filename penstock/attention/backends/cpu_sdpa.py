@@ -104,6 +104,7 @@ class CpuSdpa:
     name = "cpu_sdpa"
     block_tokens = (16, 32, 8, 64, 128, 256)
     eager_because = ""
+    normalizes = False
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         return needs.verdict(
@@ -157,9 +158,10 @@ class CpuSdpa:
         metadata: _Metadata,
         *,
         sinks: torch.Tensor | None = None,
+        norms: tuple[torch.Tensor, float] | None = None,
         kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
-        check_layer(metadata.spec, kv, sinks, kv_scales)
+        check_layer(metadata.spec, kv, sinks, kv_scales, norms)
         rotated = qk if tables is None else metadata.rotary(qk, *tables)
         spec = metadata.spec
         q, k = rotated[:, : spec.num_heads], rotated[:, spec.num_heads :]

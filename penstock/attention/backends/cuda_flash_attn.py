@@ -47,6 +47,7 @@ class CudaFlashAttn:
     name = "cuda_flash_attn"
     block_tokens = (256, 512)
     eager_because = ""
+    normalizes = False
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         return needs.verdict(
@@ -90,9 +91,10 @@ class CudaFlashAttn:
         metadata: _Metadata,
         *,
         sinks: torch.Tensor | None = None,
+        norms: tuple[torch.Tensor, float] | None = None,
         kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
-        check_layer(metadata.spec, kv, sinks, kv_scales)
+        check_layer(metadata.spec, kv, sinks, kv_scales, norms)
         queries = _rotate_and_write(qk, v, tables, kv, metadata.slots)
         keys, values = (kv[:, which].transpose(1, 2) for which in (0, 1))  # [blocks, block_tokens, kv_heads, head_dim]
         return _attend()(

@@ -103,6 +103,7 @@ class CudaFlashinfer:
     name = "cuda_flashinfer"
     block_tokens = (16, 32, 64, 128)
     eager_because = "cuda_flashinfer plans every step on the host"
+    normalizes = False
 
     def __init__(self) -> None:
         self._wrappers: dict[torch.device, _Wrappers] = {}
@@ -166,9 +167,10 @@ class CudaFlashinfer:
         metadata: _Metadata,
         *,
         sinks: torch.Tensor | None = None,
+        norms: tuple[torch.Tensor, float] | None = None,
         kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
-        check_layer(metadata.spec, kv, sinks, kv_scales)
+        check_layer(metadata.spec, kv, sinks, kv_scales, norms)
         queries = _rotate_and_write(qk, v, tables, kv, metadata.slots)
         out = torch.empty_like(queries)
         # Scores are multiplied by the plan's scale and by that of the keys: what a layer wants, the plan did not know.

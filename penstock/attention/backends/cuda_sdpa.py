@@ -53,6 +53,7 @@ class CudaSdpa:
     name = "cuda_sdpa"
     block_tokens = (16, 32, 8, 64, 128, 256)
     eager_because = "cuda_sdpa would gather the longest request that is configured in every recorded step"
+    normalizes = False
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         return needs.verdict(
@@ -105,10 +106,11 @@ class CudaSdpa:
         metadata: _Metadata,
         *,
         sinks: torch.Tensor | None = None,
+        norms: tuple[torch.Tensor, float] | None = None,
         kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
         spec, head_dim = metadata.spec, qk.shape[2]
-        check_layer(spec, kv, sinks, kv_scales)
+        check_layer(spec, kv, sinks, kv_scales, norms)
         rotated = qk if tables is None else metadata.rotary(qk, *tables)
         kv[:, 0].index_put_(metadata.written, rotated[:, spec.num_heads :].to(kv.dtype))
         kv[:, 1].index_put_(metadata.written, v.to(kv.dtype))

@@ -1,8 +1,8 @@
 """Paged attention by Triton's kernels on NVIDIA GPUs.
 
 Knows no request. A step whose rows all have few queries (decoding, verification of drafts) is one launch per layer,
-which rotates, writes and attends. In other steps one launch rotates and writes, a second attends for long rows, and a
-third for those short ones among them.
+which normalizes, rotates, writes and attends. In other steps one launch does all but attend, a second attends for long
+rows, and a third for those short ones among them.
 
 For batch-invariant results a step of any kind is rotated and written by one launch, and all of its rows attend in a
 second one, as long rows do.
@@ -66,6 +66,7 @@ class CudaTriton:
     name = "cuda_triton"
     block_tokens = (16, 32, 64, 128)
     eager_because = ""
+    normalizes = True
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         return needs.verdict(
@@ -108,6 +109,7 @@ class CudaTriton:
         metadata: _Metadata,
         *,
         sinks: torch.Tensor | None = None,
+        norms: tuple[torch.Tensor, float] | None = None,
         kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
         spec, rows, workspace = metadata.spec, metadata.rows, metadata.workspace
@@ -117,13 +119,15 @@ class CudaTriton:
         out = torch.empty(shape, dtype=qk.dtype, device=qk.device)
         if spec.batch_invariant:
             heads = INVARIANT_BLOCK_HEADS
-            queries = _rotate_and_write(qk, v, tables, kv, rows.slots, kv_scales=kv_scales, block_heads=heads)
+            queries = _rotate_and_write(
+                qk, v, tables, kv, rows.slots, norms=norms, kv_scales=kv_scales, block_heads=heads
+            )
             _prefill(queries, kv, rows, out, scoring, kv_scales=kv_scales, batch_invariant=True)
             return out
         if metadata.is_short:
-            _decode(qk, v, tables, kv, rows, out, scoring, workspace, kv_scales=kv_scales)
+            _decode(qk, v, tables, kv, rows, out, scoring, workspace, norms=norms, kv_scales=kv_scales)
             return out
-        queries = _rotate_and_write(qk, v, tables, kv, rows.slots, kv_scales=kv_scales)
+        queries = _rotate_and_write(qk, v, tables, kv, rows.slots, norms=norms, kv_scales=kv_scales)
         _prefill(queries, kv, rows, out, scoring, kv_scales=kv_scales, more_than=workspace.queries)
         if shape[0] < rows.num_rows * metadata.max_query_len:  # rows are not all as long as the longest
             _decode(queries, None, None, kv, rows, out, scoring, workspace, kv_scales=kv_scales)

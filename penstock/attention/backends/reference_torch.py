@@ -31,6 +31,7 @@ class ReferenceTorch:
     name = "reference_torch"
     block_tokens = (16, 32, 8, 64, 128, 256)
     eager_because = ""
+    normalizes = False
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         return needs.verdict(
@@ -56,10 +57,11 @@ class ReferenceTorch:
         metadata: _Metadata,
         *,
         sinks: torch.Tensor | None = None,
+        norms: tuple[torch.Tensor, float] | None = None,
         kv_scales: tuple[float, float] = UNSCALED,
     ) -> torch.Tensor:
         step, spec = metadata.step, metadata.spec
-        check_layer(spec, kv, sinks, kv_scales)
+        check_layer(spec, kv, sinks, kv_scales, norms)
         rotated = qk if tables is None else metadata.rotary(qk, *tables)
         blocks, offsets = step.slots // step.block_tokens, step.slots % step.block_tokens
         for which, new in enumerate((rotated[:, spec.num_heads :], v)):

@@ -49,6 +49,18 @@ class Sampled:
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     failed: dict[int, RowFailure] = field(default_factory=dict)
 
+    def replaced(self, rows: Sequence[int], others: Sampled) -> Sampled:
+        """With these rows as ``others`` answers them, in order."""
+        tokens = list(self.tokens)
+        logprobs, failed = dict(self.logprobs), dict(self.failed)
+        for index, row in enumerate(rows):
+            tokens[row] = others.tokens[index]
+            logprobs.pop(row, None)
+            failed.pop(row, None)
+        logprobs |= {rows[index]: entry for index, entry in others.logprobs.items()}
+        failed |= {rows[index]: failure for index, failure in others.failed.items()}
+        return Sampled(tokens, logprobs, failed)
+
 
 class Sampler:
     """``seed`` is the engine's: it seeds the requests that bring no seed of their own. ``op`` cuts and draws at once

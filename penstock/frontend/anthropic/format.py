@@ -14,7 +14,7 @@ from penstock.frontend.anthropic.errors import encode_problem
 from penstock.frontend.openai.answers import Usage
 from penstock.frontend.openai.encode import encode_json
 from penstock.frontend.openai.errors import HttpError
-from penstock.frontend.openai.format import Head, Shown
+from penstock.frontend.openai.format import Head
 from penstock.frontend.text.stream import TextDelta
 
 _STOP_REASONS = {"stop": "end_turn", "tool_calls": "tool_use"}
@@ -29,7 +29,6 @@ class MessageFormat:
     num_prompt: int
     include_thinking: bool
     fills_context: bool = False
-    shown: Shown = field(default_factory=Shown)
     _blocks: BlockWriter = field(init=False)
     _begun: bool = False
     _stop_reason: str | None = None

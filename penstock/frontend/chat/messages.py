@@ -43,7 +43,7 @@ def _normalize(message: Any, where: str) -> dict[str, Any]:
         raise InvalidRequestError(
             f"{where}.tool_calls belongs to assistant messages only.", param=f"{where}.tool_calls"
         )
-    content = _content(message.get("content"), f"{where}.content")
+    content = read_content(message.get("content"), f"{where}.content")
     if content is None and role == "assistant":
         content = _string(message.get("refusal"), f"{where}.refusal")
     if content is None and not calls:
@@ -60,7 +60,8 @@ def _normalize(message: Any, where: str) -> dict[str, Any]:
     return normalized
 
 
-def _content(content: Any, where: str) -> str | list[dict[str, str]] | None:
+def read_content(content: Any, where: str) -> str | list[dict[str, str]] | None:
+    """A text, or parts as ``{"type": "text", "text": ...}``. Raises InvalidRequestError with the place."""
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, Sequence) or isinstance(content, bytes):
@@ -76,7 +77,9 @@ def _part_text(part: Any, where: str) -> str:
     kind = part.get("type")
     field = _TEXT_PARTS.get(kind) if isinstance(kind, str) else None
     if field is None:
-        raise InvalidRequestError(f"{where} is a part of type {kind!r}, but this model takes text only.", param=where)
+        raise InvalidRequestError(
+            f"{where} is a part of type {str(kind)[:64]!r}, but this model takes text only.", param=where
+        )
     text = part.get(field)
     if not isinstance(text, str):
         raise InvalidRequestError(f"{where}.{field} must be a string.", param=f"{where}.{field}")
@@ -101,13 +104,14 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
         result["id"] = call_id
     result["function"] = {
         "name": function["name"],
-        "arguments": _arguments(function.get("arguments"), f"{where}.function.arguments"),
+        "arguments": read_arguments(function.get("arguments"), f"{where}.function.arguments"),
     }
     return result
 
 
-def _arguments(arguments: Any, where: str) -> Mapping[str, Any]:
-    """An object: templates print it as JSON, or walk it. OpenAI sends it as a JSON string."""
+def read_arguments(arguments: Any, where: str) -> Mapping[str, Any]:
+    """An object: templates print it as JSON, or walk it. OpenAI sends it as a JSON string. Raises InvalidRequestError
+    with the place."""
     if isinstance(arguments, Mapping):
         return arguments
     if arguments is None or arguments == "":

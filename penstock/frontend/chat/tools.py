@@ -109,7 +109,7 @@ def _read_tool(tool: Any, where: str) -> Tool:
         raise InvalidRequestError(f"{where}.description must be a string.", param=f"{where}.description")
     if strict is not None and not isinstance(strict, bool):
         raise InvalidRequestError(f"{where}.strict must be true or false.", param=f"{where}.strict")
-    return Tool(name=name, parameters=parameters or _NO_PARAMETERS, description=description or "", strict=bool(strict))
+    return Tool(name=name, parameters=parameters or _NO_PARAMETERS, strict=bool(strict))
 
 
 def _named_tool(choice: Mapping[str, Any], tools: Sequence[Tool]) -> Tool:

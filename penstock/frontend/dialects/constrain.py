@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
-from penstock.frontend.dialects.contract import Dialect, Reading, Tool
-from penstock.types.structured import StructuredSpec
+from penstock.frontend.dialects.contract import Dialect, Reading, TagGroup, Tool
+from penstock.frontend.dialects.value_grammar import check_size
+from penstock.types.structured import MAX_CONSTRAINT_CHARACTERS, StructuredSpec
 
 
 def call_constraint(
@@ -20,7 +22,7 @@ def call_constraint(
         return dialect.constrain(tools, reading, required)
     if dialect.structure is None:
         return None
-    group = dialect.structure(tools)
+    group = _bounded_group(dialect.structure, tools)
     reasoning = dialect.reasoning if reading.reads_reasoning else None
     may_think = reasoning is not None and not reading.in_reasoning
     return StructuredSpec.structural_tags(
@@ -32,6 +34,21 @@ def call_constraint(
         required=required,
         single=single,
         after=reasoning.end if reasoning is not None and reading.in_reasoning else "",
+    )
+
+
+def _bounded_group(structure: Callable[[Sequence[Tool]], TagGroup], tools: Sequence[Tool]) -> TagGroup:
+    """``structure(tools)``, tool by tool: what is too long together is refused before all of it is made."""
+    groups: list[TagGroup] = []
+    num_left = MAX_CONSTRAINT_CHARACTERS
+    for tool in tools:
+        groups.append(structure((tool,)))
+        num_left -= sum(len(tag.text) for tag in groups[-1].tags)
+        check_size(num_left)
+    return dataclasses.replace(
+        groups[0],
+        tags=tuple(tag for group in groups for tag in group.tags),
+        triggers=tuple(dict.fromkeys(trigger for group in groups for trigger in group.triggers)),
     )
 
 

@@ -74,14 +74,14 @@ class Tool:
 
     name: str
     parameters: Mapping[str, Any]
-    description: str = ""
     strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagGroup:
     """The texts of calls, for constrained output. ``opening``, one tag per call with ``separator`` between them,
-    ``closing``. A model that writes one of ``triggers`` has begun a group; each begins ``opening`` + a tag."""
+    ``closing``. A model that writes one of ``triggers`` has begun a group; each begins ``opening`` + a tag. What
+    depends on the tools is tags and triggers alone."""
 
     tags: tuple[StructuralTag, ...]
     triggers: tuple[str, ...]
@@ -127,8 +127,9 @@ class Reading:
 class Dialect:
     """How one family of models writes tool calls and reasoning.
 
-    ``triggers`` open a call anywhere in content, ``start_triggers`` only where content would begin. After a broken call
-    everything up to the next of ``resync`` is content, with that text; without ``resync`` reading goes on at once.
+    ``triggers`` open a call anywhere in content, ``start_triggers`` only where content would begin. When a call breaks
+    down behind its name, everything up to the next of ``resync`` is content, with that text; without ``resync``, and
+    behind a trigger with no call, reading goes on at once.
     ``markers`` are further texts that may be special tokens of the tokenizer and must not be hidden from the parser;
     triggers, resync texts and reasoning tags are markers by themselves. ``gap`` is what the template writes between
     content and the first call. ``content_opening`` is the text behind which content begins, where it does not begin

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.frontend.dialects.values import kinds_of
+from penstock.frontend.dialects.values import Kinds
 
 _MAX_DEPTH = 16
 """Of schemas inside each other; a value deeper than that may be anything."""
@@ -46,9 +46,10 @@ def arguments_grammar(schema: Mapping[str, Any], quote: str) -> str:
 class _Rules:
     def __init__(self, root: Mapping[str, Any], quote: str) -> None:
         self.lines: list[str] = []
-        self._root = root
+        self._kinds_of = Kinds(root).of
         self._quote = quote
         self._num_objects = 0
+        self._num_items = 0
 
     def members(self, schema: Mapping[str, Any], depth: int) -> str:
         """The name of a rule for all properties with commas between them; those not required may be missing."""
@@ -87,15 +88,17 @@ class _Rules:
             if isinstance(schema.get(name), list) and schema[name]:
                 return _one_of([self.value(option, depth + 1) for option in schema[name]])
         if schema.get("type") == "array" and "items" in schema:
-            item = self.value(schema["items"], depth + 1)
+            item = f"item_{self._num_items}"  # a rule: what is written twice would double with every list in a list
+            self._num_items += 1
+            self.lines.append(f"{item}: {self.value(schema['items'], depth + 1)}")
             return f'"[" ({item} ("," {item})*)? "]"'
         if schema.get("type") == "object" and schema.get("properties"):
             return f'"{{" {self.members(schema, depth)} "}}"'
-        kinds = kinds_of(schema, self._root)
+        kinds = self._kinds_of(schema)
         return f"%json {json.dumps(schema, ensure_ascii=False)}" if kinds and kinds <= _SCALARS else self._kinds(schema)
 
     def _kinds(self, schema: Mapping[str, Any]) -> str:
-        kinds = kinds_of(schema, self._root)
+        kinds = self._kinds_of(schema)
         return _one_of([_KINDS[kind] for kind in sorted(kinds)]) if kinds else "any_value"
 
     def _literal(self, value: Any) -> str:

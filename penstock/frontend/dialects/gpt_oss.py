@@ -49,7 +49,8 @@ def read(text: Cursor, out: Writer, reading: Reading) -> Steps[None]:
     """Messages to the end. A header that cannot be read comes back as content, with its message."""
     trigger = ANALYSIS if reading.in_reasoning else ""
     while True:
-        yield from read_guarded(_read_messages, _CLOSERS, text, out, trigger)
+        yield from read_guarded(_read_messages, (), text, out, trigger)
+        out.content((yield from text.stream_until(*_CLOSERS, sink=out.content)))
         trigger = ""
 
 

@@ -4,52 +4,51 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 
 from penstock.frontend.dialects.contract import Tool
 from penstock.frontend.dialects.cursor import Cursor, Malformed, Steps
+from penstock.frontend.dialects.json_scan import escape_halves, strict_json
 from penstock.frontend.dialects.writer import Writer
 from penstock.types.structured import StructuralTag, StructuredKind, schema_text
 
 ARGUMENT_KEYS = ("arguments", "parameters")
 NAME_CHARACTER = re.compile(r"[\w.:/-]")
 """Of a tool's name, as a request may have it."""
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def read_json_call(
-    text: Cursor,
-    out: Writer,
-    *,
-    name_key: str = "name",
-    argument_keys: Sequence[str] = ARGUMENT_KEYS,
-    first_keys: frozenset[str] | None = None,
-) -> Steps[None]:
+def read_json_call(text: Cursor, out: Writer, *, wrapper: str | None = None, is_bare: bool = False) -> Steps[None]:
     """One object ``{"name": ..., "arguments": {...}}`` as one call, from behind its opening brace.
 
     Arguments go out as they come once the name is known; arguments that come first wait for it. A string that holds
     the object is unwrapped; null and no arguments at all are the empty object. Other keys are passed over. With
-    ``first_keys`` an object that begins with another key is Malformed at once, for a dialect without tags.
+    ``wrapper`` the call may be the value of that key, as requests have calls. With ``is_bare``, for a dialect without
+    tags, an object is Malformed as soon as a key or a value before the name is not a call's.
     """
     name: str | None = None
     waiting: str | None = None  # whole arguments that are not written yet
     begun = False
     key = yield from _first_key(text)
-    if first_keys is not None and key not in first_keys:
-        raise Malformed("an object that does not begin as a call")
     while key is not None:
-        if key == name_key and name is None:
+        if key == "name" and name is None:
             name = yield from text.json_string()
             out.schema(name)
-        elif key in argument_keys and not begun and waiting is None:
+        elif key in ARGUMENT_KEYS and not begun and waiting is None:
             if name is not None and (yield from text.peek()) == "{":
                 begun = True
                 out.begin(name)
                 yield from text.json_value(out.arguments)
             else:
                 waiting = _object_text((yield from text.json_text()))
+        elif key == wrapper and name is None:
+            yield from text.expect("{")
+            yield from read_json_call(text, out)
+            while (yield from _next_key(text)) is not None:
+                yield from text.json_value(_drop)
+            return
+        elif is_bare and name is None:
+            yield from _expect_beside_name(text, key)
         else:
-            yield from text.json_value(lambda _: None)
+            yield from text.json_value(_drop)
         if name is not None and waiting is not None and not begun:
             begun = True
             out.begin(name)
@@ -63,47 +62,48 @@ def read_json_call(
     out.end()
 
 
+def _expect_beside_name(text: Cursor, key: str) -> Steps[None]:
+    """The value of ``key``, of those that a call has beside its name. Any other object is an answer, which must not
+    wait for its end."""
+    if key == "type":
+        yield from text.expect('"function"')
+    elif key == "id" and (yield from text.peek()) not in ("{", "["):
+        yield from text.json_value(_drop)
+    else:
+        raise Malformed("an object that is no call")
+
+
+def _drop(_: str) -> None:
+    """Of a value that nobody asked for."""
+
+
+def read_json_objects(text: Cursor, out: Writer, end: str) -> Steps[None]:
+    """Calls as objects one after the other, up to ``end``, which may be missing."""
+    yield from text.skip_space()
+    yield from text.expect("{")
+    while True:
+        yield from read_json_call(text, out)
+        yield from text.skip_space()
+        if (yield from text.accept("{", end)) != "{":
+            return
+
+
 def read_json_calls(text: Cursor, out: Writer, opened: str, *, wrapper: str | None = None) -> Steps[None]:
     """Calls from behind ``opened``, which was read: ``[`` of a list of objects, or ``{`` of the only one.
-
-    With ``wrapper`` a call may be the value of that key in an object of its own, as requests have calls.
-    """
+    The end of the list may be missing."""
     if opened == "{":
-        yield from _wrapped_call(text, out, wrapper)
+        yield from read_json_call(text, out, wrapper=wrapper)
         return
     yield from text.skip_space()
     if (yield from text.expect("{", "]")) == "]":
         return
     while True:
-        yield from _wrapped_call(text, out, wrapper)
+        yield from read_json_call(text, out, wrapper=wrapper)
         yield from text.skip_space()
-        if (yield from text.accept(",", "]")) != ",":  # the end of the list may be missing
+        if (yield from text.accept(",", "]")) != ",":
             return
         yield from text.skip_space()
         yield from text.expect("{")
-
-
-def _wrapped_call(text: Cursor, out: Writer, wrapper: str | None) -> Steps[None]:
-    """One call, in the object of ``wrapper`` or not. What stands beside it in the wrapping object is passed over."""
-    found: str | None = None
-    if wrapper is not None:
-        yield from text.skip_space()
-        found = yield from text.accept(f'"{wrapper}"', '"type"')
-    if found is None:
-        yield from read_json_call(text, out)
-        return
-    yield from _colon(text)
-    while found != f'"{wrapper}"':
-        yield from text.json_value(lambda _: None)
-        yield from text.skip_space()
-        yield from text.expect(",")
-        yield from text.skip_space()
-        found = yield from text.expect(f'"{wrapper}"', '"type"', '"id"')
-        yield from _colon(text)
-    yield from text.expect("{")
-    yield from read_json_call(text, out)
-    while (yield from _next_key(text)) is not None:
-        yield from text.json_value(lambda _: None)
 
 
 def _first_key(text: Cursor) -> Steps[str | None]:
@@ -141,19 +141,14 @@ def _object_text(value: str) -> str:
     if decoded is None or decoded == "":
         return "{}"
     if isinstance(decoded, str):
-        # Half a character has no UTF-8, so it stays the escape that it was.
-        value = _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", decoded)
+        value = escape_halves(decoded)
         try:
-            decoded = json.loads(value, parse_constant=_refuse_constant)
+            decoded = strict_json(value)
         except (ValueError, RecursionError):
             decoded = None
     if not isinstance(decoded, dict):
         raise Malformed("arguments are no object")
     return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def read_arguments(text: Cursor, out: Writer, name: str, call_id: str | None = None, *, end: str = "") -> Steps[None]:

@@ -6,7 +6,9 @@ control characters in strings are escaped, and Python's True, False and None bec
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 MAX_DEPTH = 256
 """Of arrays and objects inside each other: readers of the answer parse recursively."""
@@ -16,10 +18,11 @@ MAX_SCALAR_CHARACTERS = 256
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRING_RUN = re.compile(r'[^"\\\x00-\x1f]*')
 _SCALAR_RUN = re.compile(r"[-+.0-9A-Za-z_]*")
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _NAMES = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 _CONTROLS = {chr(code): f"\\u{code:04x}" for code in range(0x20)} | {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _HEX = frozenset("0123456789abcdefABCDEF")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # What may come next.
 _VALUE, _VALUE_OR_END, _KEY, _KEY_OR_END, _COLON, _COMMA_OR_END, _STRING, _ESCAPE, _CODE = range(9)
@@ -140,7 +143,7 @@ class JsonScanner:
         if end == len(text) and not is_last:
             return position
         word = text[position:end]
-        value = word if _NUMBER.fullmatch(word) else _NAMES.get(word)
+        value = word if NUMBER.fullmatch(word) else _NAMES.get(word)
         if value is None:
             return self._fail(f"{word[:32]!r} is no value", position)
         out.append(value)
@@ -161,6 +164,20 @@ class JsonScanner:
         """The text from ``position`` on is not read. A caller must look at ``error``."""
         self.error = f"not JSON: {what}"
         return position
+
+
+def strict_json(text: str) -> Any:
+    """What ``text`` says as JSON, without the constants that Python adds. Raises ValueError, and RecursionError."""
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def escape_halves(text: str) -> str:
+    """JSON text in which half a character is an escape again: it has no UTF-8."""
+    return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 def _end_of(pattern: re.Pattern[str], text: str, position: int, limit: int | None = None) -> int:

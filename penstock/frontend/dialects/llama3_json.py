@@ -12,7 +12,6 @@ from penstock.types.decision import Verdict
 
 PYTHON_TAG = "<|python_tag|>"
 SEPARATOR = "; "
-_FIRST_KEYS = frozenset({"name", "type", "id", "parameters", "arguments"})
 
 
 def detect(evidence: Evidence) -> Verdict:
@@ -25,12 +24,12 @@ def detect(evidence: Evidence) -> Verdict:
 
 def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
     """Objects with a semicolon between them. Only an object that begins as a call does is one: an answer that is JSON
-    of another kind is content, and goes on as content at once."""
+    of another kind is content, and goes on as content at once. Only with arguments first it waits for what follows."""
     if trigger == PYTHON_TAG:
         yield from text.skip_space()
         yield from text.expect("{")
     while True:
-        yield from read_json_call(text, out, first_keys=_FIRST_KEYS)
+        yield from read_json_call(text, out, is_bare=True)
         yield from text.skip_space()
         if (yield from text.accept(";")) is None:
             break

@@ -8,6 +8,7 @@ from typing import Any
 
 from penstock.frontend.dialects.contract import Dialect, Evidence, Reasoning, Sample, TagGroup, Tool, needs
 from penstock.frontend.dialects.cursor import Cursor, Steps
+from penstock.frontend.dialects.json_calls import NAME_CHARACTER
 from penstock.frontend.dialects.value_grammar import parameters_grammar
 from penstock.frontend.dialects.values import ArgumentsWriter, kinds_of, parameter_schema, value_json
 from penstock.frontend.dialects.writer import Writer
@@ -18,6 +19,7 @@ from penstock.types.structured import StructuralTag, StructuredKind
 FUNCTIONS = ("<function name=", "<functionname=")
 PARAMETERS = ("<param name=", "<paramname=")
 FUNCTION_END, PARAMETER_END = "</function>", "</param>"
+_QUOTES = ('"', "'")
 CDATA, CDATA_END = "<![CDATA[", "]]>"
 ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&", "&quot;": '"', "&apos;": "'"}
 
@@ -32,7 +34,9 @@ def detect(evidence: Evidence) -> Verdict:
 
 def parse(text: Cursor, out: Writer, _: str) -> Steps[None]:
     """One function. Its end is never forgiven: another parameter might have followed."""
-    name = yield from _name(text)
+    quote = yield from text.expect(*_QUOTES)
+    name = yield from text.read_while(NAME_CHARACTER)
+    yield from text.expect(f"{quote}>")
     schema = out.schema(name)
     out.begin(name)
     arguments = ArgumentsWriter(out, schema)
@@ -40,17 +44,11 @@ def parse(text: Cursor, out: Writer, _: str) -> Steps[None]:
         yield from text.skip_space()
         if (yield from text.expect(*PARAMETERS, FUNCTION_END)) == FUNCTION_END:
             break
-        key = yield from _name(text)
+        quote = yield from text.expect(*_QUOTES)
+        key, _ = yield from text.read_until(f"{quote}>")
         yield from _argument(text, arguments, key, schema)
     arguments.close()
     out.end()
-
-
-def _name(text: Cursor) -> Steps[str]:
-    """An attribute's value in quotes of either kind, and the end of the tag."""
-    quote = yield from text.expect('"', "'")
-    name, _ = yield from text.read_until(f"{quote}>")
-    return name
 
 
 def _argument(text: Cursor, arguments: ArgumentsWriter, key: str, schema: Mapping[str, Any]) -> Steps[None]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from penstock.frontend.dialects.contract import Dialect, Evidence, Reasoning, Sample, TagGroup, Tool, needs
 from penstock.frontend.dialects.cursor import Cursor, Steps
-from penstock.frontend.dialects.json_calls import json_call_tag, read_json_call
+from penstock.frontend.dialects.json_calls import json_call_tag, read_json_objects
 from penstock.frontend.dialects.writer import Writer
 from penstock.types.decision import Verdict
 
@@ -23,13 +23,7 @@ def detect(evidence: Evidence) -> Verdict:
 
 def parse(text: Cursor, out: Writer, _: str) -> Steps[None]:
     """Objects to the end tag, which may be missing."""
-    yield from text.skip_space()
-    yield from text.expect("{")
-    while True:
-        yield from read_json_call(text, out)
-        yield from text.skip_space()
-        if (yield from text.accept("{", END)) != "{":
-            break
+    yield from read_json_objects(text, out, END)
 
 
 def structure(tools: Sequence[Tool]) -> TagGroup:

@@ -3,10 +3,11 @@ M2.7."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from penstock.frontend.dialects.contract import Dialect, Evidence, Reasoning, Sample, TagGroup, Tool, needs
 from penstock.frontend.dialects.cursor import Cursor, Steps
+from penstock.frontend.dialects.json_calls import NAME_CHARACTER
 from penstock.frontend.dialects.value_grammar import parameters_grammar
 from penstock.frontend.dialects.values import ArgumentsWriter
 from penstock.frontend.dialects.writer import Writer
@@ -28,25 +29,29 @@ def detect(evidence: Evidence) -> Verdict:
 
 
 def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
-    """The section to its end. Models leave its tags out; then one function stands alone. A missing end tag of the
-    section is forgiven."""
-    if trigger == INVOKE:
-        yield from _invoke(text, out)
+    yield from read_section(text, out, trigger, (INVOKE, END), _invoke)
+
+
+def read_section(
+    text: Cursor, out: Writer, trigger: str, tags: tuple[str, str], read_invoke: Callable[[Cursor, Writer], Steps[None]]
+) -> Steps[None]:
+    """The section to its end. Models leave its tags out; then functions stand alone. A missing end tag of the
+    section is forgiven. ``tags`` open a function and end the section."""
+    invoke, end = tags
+    if trigger != invoke:
         yield from text.skip_space()
-        yield from text.accept(END)  # of a section whose beginning was broken
-        return
-    yield from text.skip_space()
-    yield from text.expect(INVOKE)
+        yield from text.expect(invoke)
     while True:
-        yield from _invoke(text, out)
+        yield from read_invoke(text, out)
         yield from text.skip_space()
-        if (yield from text.accept(INVOKE, END)) != INVOKE:
-            break
+        if (yield from text.accept(invoke, end)) != invoke:
+            return
 
 
 def _invoke(text: Cursor, out: Writer) -> Steps[None]:
     """One function, from its name on."""
-    name, _ = yield from text.read_until(NAME_END)
+    name = yield from text.read_while(NAME_CHARACTER)
+    yield from text.expect(NAME_END)
     schema = out.schema(name)
     out.begin(name)
     arguments = ArgumentsWriter(out, schema)

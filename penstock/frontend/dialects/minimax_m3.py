@@ -9,6 +9,8 @@ from typing import Any
 
 from penstock.frontend.dialects.contract import Dialect, Evidence, Reasoning, Sample, TagGroup, Tool, needs
 from penstock.frontend.dialects.cursor import Cursor, Malformed, Sink, Steps
+from penstock.frontend.dialects.json_calls import NAME_CHARACTER
+from penstock.frontend.dialects.minimax_m2 import read_section
 from penstock.frontend.dialects.minimax_m3_grammar import arguments_grammar
 from penstock.frontend.dialects.values import (
     ArgumentsWriter,
@@ -40,25 +42,13 @@ def detect(evidence: Evidence) -> Verdict:
 
 
 def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
-    """The section to its end, or one function where its tags are missing. A missing end tag of the section is
-    forgiven."""
-    if trigger == INVOKE:
-        yield from _invoke(text, out)
-        yield from text.skip_space()
-        yield from text.accept(END)  # of a section whose beginning was broken
-        return
-    yield from text.skip_space()
-    yield from text.expect(INVOKE)
-    while True:
-        yield from _invoke(text, out)
-        yield from text.skip_space()
-        if (yield from text.accept(INVOKE, END)) != INVOKE:
-            break
+    yield from read_section(text, out, trigger, (INVOKE, END), _invoke)
 
 
 def _invoke(text: Cursor, out: Writer) -> Steps[None]:
     """One function, from its name on."""
-    name, _ = yield from text.read_until('">')
+    name = yield from text.read_while(NAME_CHARACTER)
+    yield from text.expect('">')
     schema = out.schema(name)
     out.begin(name)
     arguments = ArgumentsWriter(out, schema)

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.frontend.dialects.value_grammar import with_definitions
-from penstock.frontend.dialects.values import item_schema, kinds_of
+from penstock.frontend.dialects.value_grammar import Rules, with_definitions
+from penstock.frontend.dialects.values import Kinds, item_schema
 
 _MAX_DEPTH = 16
 """Of schemas inside each other; a value deeper than that is written as JSON."""
@@ -19,15 +19,18 @@ _MAX_DEPTH = 16
 
 def arguments_grammar(schema: Mapping[str, Any], mark: str, item: str) -> str:
     """Lark rules, from ``start`` on, for all parameters; those not required may be missing."""
-    rules = _Rules(schema, mark, item)
-    start = rules.members(schema, 0)
-    return "\n".join([f"start: {start}", *rules.lines, rf"text[lazy]: /(.|\n)*/ {_quoted(mark)}"]) + "\n"
+    elements = _Elements(schema, mark, item)
+    start = elements.members(schema, 0)
+    elements.rules.add(rf"text[lazy]: /(.|\n)*/ {_quoted(mark)}")
+    return elements.rules.text(start)
 
 
-class _Rules:
+class _Elements:
     def __init__(self, root: Mapping[str, Any], mark: str, item: str) -> None:
-        self.lines: list[str] = []
+        self.rules = Rules()
+        self._num_elements = 0
         self._root = root
+        self._kinds = Kinds(root)
         self._mark = mark
         self._item = item
 
@@ -42,15 +45,14 @@ class _Rules:
 
     def _element(self, name: str, schema: Any, depth: int) -> str:
         """The name of a rule for one element: every kind of value with the mark of the end tag."""
-        rule = f"element_{len(self.lines)}"
-        self.lines.append("")
-        position = len(self.lines) - 1
+        rule = f"element_{self._num_elements}"
+        self._num_elements += 1
         value = self._value(schema if isinstance(schema, Mapping) else {}, depth + 1)
-        self.lines[position] = f"{rule}: {_quoted(f'{self._mark}<{name}>')} ({value}) {_quoted(f'</{name}>')}"
+        self.rules.add(f"{rule}: {_quoted(f'{self._mark}<{name}>')} ({value}) {_quoted(f'</{name}>')}")
         return rule
 
     def _value(self, schema: Mapping[str, Any], depth: int) -> str:
-        kinds = kinds_of(schema, self._root)
+        kinds = self._kinds.of(schema)
         mark = _quoted(self._mark)
         options = schema.get("enum", [schema["const"]] if "const" in schema else None)
         if isinstance(options, list) and options and not any(isinstance(one, dict | list) for one in options):

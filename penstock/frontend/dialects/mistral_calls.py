@@ -11,7 +11,7 @@ import string
 
 from penstock.frontend.dialects.contract import Evidence, Reasoning
 from penstock.frontend.dialects.cursor import Cursor, Malformed, Steps
-from penstock.frontend.dialects.json_calls import NAME_CHARACTER, read_arguments, read_json_call
+from penstock.frontend.dialects.json_calls import NAME_CHARACTER, read_arguments, read_json_calls
 from penstock.frontend.dialects.writer import Writer
 
 TOOL_CALLS, CALL_ID, ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
@@ -36,24 +36,8 @@ def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
     found = yield from text.accept("[", "{")
     if found is None:
         yield from _named_call(text, out)
-    elif found == "{":
-        yield from read_json_call(text, out)
     else:
-        yield from _list_of_calls(text, out)
-
-
-def _list_of_calls(text: Cursor, out: Writer) -> Steps[None]:
-    """A missing bracket at the end is forgiven."""
-    yield from text.skip_space()
-    if (yield from text.accept("]")) is not None:
-        return
-    while True:
-        yield from text.expect("{")
-        yield from read_json_call(text, out)
-        yield from text.skip_space()
-        if (yield from text.accept(",", "]")) != ",":
-            return
-        yield from text.skip_space()
+        yield from read_json_calls(text, out, found)
 
 
 def _named_call(text: Cursor, out: Writer) -> Steps[None]:

@@ -9,12 +9,12 @@ import string
 from collections.abc import Callable
 
 from penstock.frontend.dialects.cursor import Cursor, EndOfText, Malformed, Sink, Steps
+from penstock.frontend.dialects.json_scan import NUMBER
 
 MAX_DEPTH = 64
 """Of lists and dictionaries inside each other: each is a generator that every piece of text passes through."""
 _WORD = re.compile(r"[-+.0-9A-Za-z_]")
 _MAX_WORD = 256
-_JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _NUMBER = re.compile(r"[-+]?(?:0[xXoObB])?[0-9A-Fa-f_.]+(?:[eE][-+]?[0-9]+)?")
 _NAMES = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
 _ESCAPES = {
@@ -111,7 +111,7 @@ def _scalar(word: str) -> str:
     """JSON text of a number or a constant."""
     if word in _NAMES:
         return _NAMES[word]
-    if _JSON_NUMBER.fullmatch(word):
+    if NUMBER.fullmatch(word):
         return word
     if _NUMBER.fullmatch(word) is None:
         raise Malformed(f"{word[:32]!r} is no value")

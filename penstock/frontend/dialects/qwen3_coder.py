@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from penstock.frontend.dialects.contract import Dialect, Evidence, Reasoning, Sample, TagGroup, Tool, needs
 from penstock.frontend.dialects.cursor import Cursor, Steps
+from penstock.frontend.dialects.json_calls import NAME_CHARACTER
 from penstock.frontend.dialects.value_grammar import parameters_grammar
 from penstock.frontend.dialects.values import ArgumentsWriter
 from penstock.frontend.dialects.writer import Writer
@@ -30,7 +31,8 @@ def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
     if trigger == BEGIN:
         yield from text.skip_space()
         yield from text.expect(FUNCTION)
-    name, _ = yield from text.read_until(">")
+    name = yield from text.read_while(NAME_CHARACTER)
+    yield from text.expect(">")
     schema = out.schema(name)
     out.begin(name)
     arguments = ArgumentsWriter(out, schema)

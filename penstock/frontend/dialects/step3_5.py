@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from penstock.frontend.dialects import qwen3_coder
 from penstock.frontend.dialects.contract import Dialect, Evidence, Reasoning, Sample, TagGroup, Tool, needs
 from penstock.frontend.dialects.cursor import Cursor, Steps
+from penstock.frontend.dialects.json_calls import NAME_CHARACTER
 from penstock.frontend.dialects.qwen3_coder import (
     BEGIN,
     END,
@@ -37,7 +38,8 @@ def parse(text: Cursor, out: Writer, trigger: str) -> Steps[None]:
         yield from text.skip_space()
         while (yield from text.expect(FUNCTION, BEGIN)) == BEGIN:
             yield from text.skip_space()
-    name, _ = yield from text.read_until(">")
+    name = yield from text.read_while(NAME_CHARACTER)
+    yield from text.expect(">")
     schema = out.schema(name)
     out.begin(name)
     arguments = ArgumentsWriter(out, schema)

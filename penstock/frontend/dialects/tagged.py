@@ -86,10 +86,7 @@ def _read_reasoning(
 
 
 def read_guarded(parse: ParseCalls, resync: tuple[str, ...], text: Cursor, out: Writer, trigger: str) -> Steps[bool]:
-    """Run ``parse``; True when it succeeded. When not, what it had read comes back as content.
-
-    After a failure everything up to the next text of ``resync`` is content, too.
-    """
+    """Run ``parse``; True when it succeeded. When not, what it had read comes back as content."""
     try:
         yield from parse(text, out, trigger)
     except Malformed:
@@ -106,8 +103,9 @@ def read_guarded(parse: ParseCalls, resync: tuple[str, ...], text: Cursor, out: 
 
 
 def _give_back(resync: tuple[str, ...], text: Cursor, out: Writer) -> Steps[None]:
-    """What a broken call had read is content, up to the next text of ``resync`` and with it."""
-    out.break_off()
+    """What a broken call had read is content. Of a call whose name was certain, so is the rest, up to the next text of
+    ``resync`` and with it. A mark without a call ends nothing: the next end mark may be that of a real call."""
+    was_open = out.break_off()
     out.content(text.take_back())
-    if resync:
+    if was_open and resync:
         out.content((yield from text.stream_until(*resync, sink=out.content)))

@@ -6,11 +6,12 @@ Shared by all dialects that do not write JSON. Knows schemas as plain mappings, 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from penstock.frontend.dialects.cursor import Cursor, Malformed, Steps
+from penstock.frontend.dialects.cursor import Cursor, EndOfText, Malformed, Steps
+from penstock.frontend.dialects.json_scan import escape_halves, strict_json
+from penstock.frontend.dialects.python_literals import read_literal
 from penstock.frontend.dialects.writer import Writer
 
 _NAMES = {
@@ -25,37 +26,70 @@ _NAMES = {
 }  # fmt: skip
 _PYTHON_NAMES = {"True": "true", "False": "false", "None": "null"}
 _NULLS = ("null", "None")
+_OPENED = {"[": "array", "{": "object"}
 _WRAPPERS = frozenset({"arguments", "input", "properties"})
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _EMPTY: Mapping[str, Any] = {}
 _MAX_SCHEMA_DEPTH = 8
+_MAX_SCHEMAS = 1024
+"""Schemas that are looked at for one value; also values of an ``enum``."""
+_MAX_REFERENCE = 4096
+"""Characters of a reference that is followed."""
+_UNIONS = ("anyOf", "oneOf", "allOf")
 
 
-def kinds_of(schema: Any, root: Any = None, depth: int = 0) -> frozenset[str]:
-    """JSON type names that a value under ``schema`` may have; empty when the schema does not say.
+class Kinds:
+    """Kinds of values under schemas of one ``root``. Each reference is looked up once: the work for all schemas of a
+    root is bounded by its size, whatever refers to what how often."""
 
-    Looks through ``$ref`` into ``root``, ``anyOf``, ``oneOf``, ``allOf``, ``enum`` and ``const``.
-    """
-    if not isinstance(schema, Mapping) or depth > _MAX_SCHEMA_DEPTH:
-        return frozenset()
-    kind = schema.get("type")
-    if isinstance(kind, str):
-        return frozenset((_NAMES.get(kind.lower(), "object" if kind else "string"),))
-    if isinstance(kind, list):
-        return frozenset(_NAMES[one.lower()] for one in kind if isinstance(one, str) and one.lower() in _NAMES)
-    values = schema["enum"] if isinstance(schema.get("enum"), list) else [schema["const"]] if "const" in schema else []
-    if values:
-        return frozenset(_kind_of_value(value) for value in values)
-    if isinstance(schema.get("$ref"), str):
-        return kinds_of(_resolve(schema["$ref"], root), root, depth + 1)
-    found: frozenset[str] = frozenset()
-    for name in ("anyOf", "oneOf", "allOf"):
-        options = schema.get(name)
-        if isinstance(options, list):
-            found = found.union(*(kinds_of(option, root, depth + 1) for option in options))
-    if not found:
-        found = frozenset(name for name, key in (("object", "properties"), ("array", "items")) if key in schema)
-    return found
+    __slots__ = ("_behind", "_num_left", "root")
+
+    def __init__(self, root: Any) -> None:
+        self.root = root
+        self._behind: dict[str, frozenset[str]] = {}  # by reference
+        self._num_left = 0
+
+    def of(self, schema: Any) -> frozenset[str]:
+        """JSON type names that a value under ``schema`` may have; empty when the schema does not say.
+
+        Looks through ``$ref`` into the root, ``anyOf``, ``oneOf``, ``allOf``, ``enum`` and ``const``; at the first
+        ``_MAX_SCHEMAS`` of them.
+        """
+        self._num_left = _MAX_SCHEMAS
+        return self._of(schema, 0)
+
+    def _of(self, schema: Any, depth: int) -> frozenset[str]:
+        if not isinstance(schema, Mapping) or depth > _MAX_SCHEMA_DEPTH or not self._num_left:
+            return frozenset()
+        self._num_left -= 1
+        kind = schema.get("type")
+        if isinstance(kind, str):
+            return frozenset((_NAMES.get(kind.lower(), "object" if kind else "string"),))
+        if isinstance(kind, list):
+            names = [one.lower() for one in kind[:_MAX_SCHEMAS] if isinstance(one, str)]
+            return frozenset(_NAMES[name] for name in names if name in _NAMES)
+        options = schema.get("enum")
+        values = options if isinstance(options, list) else [schema["const"]] if "const" in schema else []
+        if values:
+            return frozenset(_kind_of_value(value) for value in values[:_MAX_SCHEMAS])
+        reference = schema.get("$ref")
+        if isinstance(reference, str):
+            if reference not in self._behind:
+                self._behind[reference] = frozenset()  # a schema that refers to itself says nothing more by that
+                self._behind[reference] = self._of(_resolve(reference, self.root), depth + 1)
+            return self._behind[reference]
+        found: frozenset[str] = frozenset()
+        for name in _UNIONS:
+            options = schema.get(name)
+            if isinstance(options, list):
+                found = found.union(*(self._of(option, depth + 1) for option in options[: self._num_left]))
+        if not found:
+            found = frozenset(name for name, key in (("object", "properties"), ("array", "items")) if key in schema)
+        return found
+
+
+def kinds_of(schema: Any, root: Any = None) -> frozenset[str]:
+    """``Kinds`` for a single schema."""
+    return Kinds(root).of(schema)
 
 
 def parameter_schema(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -83,30 +117,56 @@ def item_schema(schema: Mapping[str, Any], root: Any) -> Mapping[str, Any]:
     return _EMPTY
 
 
-def _alternatives(schema: Any, root: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    if not isinstance(schema, Mapping) or depth > _MAX_SCHEMA_DEPTH:
-        return
-    yield schema
-    if isinstance(schema.get("$ref"), str):
-        yield from _alternatives(_resolve(schema["$ref"], root), root, depth + 1)
-    for name in ("anyOf", "oneOf", "allOf"):
-        options = schema.get(name)
-        for option in options if isinstance(options, list) else ():
-            yield from _alternatives(option, root, depth + 1)
+def _alternatives(schema: Any, root: Any) -> Iterator[Mapping[str, Any]]:
+    """The schema and what may stand in its place, each reference followed once; the first ``_MAX_SCHEMAS`` of them."""
+    waiting, followed = [schema], set[str]()
+    for _ in range(_MAX_SCHEMAS):
+        if not waiting:
+            return
+        one = waiting.pop()
+        if not isinstance(one, Mapping):
+            continue
+        yield one
+        inner = []
+        reference = one.get("$ref")
+        if isinstance(reference, str) and reference not in followed:
+            followed.add(reference)
+            inner.append(_resolve(reference, root))
+        for name in _UNIONS:
+            options = one.get(name)
+            inner += options[:_MAX_SCHEMAS] if isinstance(options, list) else ()
+        waiting += reversed(inner)
 
 
 def value_json(text: str, kinds: frozenset[str]) -> str:
     """JSON text of a value that was written as plain text.
 
-    A value that is JSON of a permitted kind is kept as it was written; Python's names of constants are read too. A
-    value that is something else is a string: the caller's validation sees what the model wrote.
+    A value that is JSON of a permitted kind is kept as it was written; Python's names of constants are read too, and
+    its lists and dictionaries where the schema wants an array or an object. A value that is something else is a string:
+    the caller's validation sees what the model wrote.
     """
     stripped = text.strip()
     candidate = _PYTHON_NAMES.get(stripped, stripped)
     kind = _kind_of_json(candidate)
     if kind is not None and _permits(kinds, kind):
         return candidate
+    if stripped[:1] in _OPENED and _OPENED[stripped[0]] in kinds and (found := _literal_json(stripped)) is not None:
+        return found
     return json.dumps(text, ensure_ascii=False)
+
+
+def _literal_json(text: str) -> str | None:
+    """JSON text of one literal of Python's; None when ``text`` is something else."""
+    cursor = Cursor()
+    cursor.feed(text)
+    cursor.end()
+    parts: list[str] = []
+    try:
+        for _ in read_literal(cursor, parts.append):
+            pass
+    except (Malformed, EndOfText):
+        return None
+    return None if cursor.num_unread else "".join(parts)
 
 
 def _permits(kinds: frozenset[str], kind: str) -> bool:
@@ -117,13 +177,9 @@ def _permits(kinds: frozenset[str], kind: str) -> bool:
 
 def _kind_of_json(text: str) -> str | None:
     try:
-        return _kind_of_value(json.loads(text, parse_constant=_refuse_constant))
+        return _kind_of_value(strict_json(text))
     except (ValueError, RecursionError):
         return None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _kind_of_value(value: Any) -> str:
@@ -134,7 +190,7 @@ def _kind_of_value(value: Any) -> str:
 
 
 def _resolve(reference: str, root: Any) -> Any:
-    if not reference.startswith("#"):
+    if not reference.startswith("#") or len(reference) > _MAX_REFERENCE:
         return None
     found = root
     for part in reference[1:].strip("/").split("/"):
@@ -197,7 +253,7 @@ class ArgumentsWriter:
         except (ValueError, RecursionError):
             return False
         for name, text in items:
-            self.write(name, _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text))
+            self.write(name, escape_halves(text))
         return True
 
     def begin_value(self, key: str) -> None:

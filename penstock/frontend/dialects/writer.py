@@ -159,11 +159,13 @@ class Writer:
         if self.num_completed == self._max_calls:
             raise Enough
 
-    def break_off(self) -> None:
-        """The open call, if there is one, will never be complete."""
-        if self._open:
+    def break_off(self) -> bool:
+        """The open call will never be complete; False when there is none."""
+        was_open = self._open
+        if was_open:
             self._open = False
             self._events.append(CallEnded(self.num_begun - 1, False))
+        return was_open
 
     def finish(self) -> None:
         """The output has ended: what was held goes out, unless it only stood between or behind calls."""

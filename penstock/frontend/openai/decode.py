@@ -26,18 +26,26 @@ _MAX_WARNED = 8
 
 def count_values(body: bytes) -> int:
     """How many JSON values ``body`` has, counted from above. Raises InvalidRequestError when they are too many."""
-    num = body.count(b",") + body.count(b"[") + body.count(b"{") + 1
-    if num <= MAX_VALUES:
-        return num
-    # Texts may have those characters, too.
-    bare = _TEXT.sub(b"", body)
-    num = bare.count(b",") + bare.count(b"[") + bare.count(b"{") + 1
+    num = _num_values(body)
     if num > MAX_VALUES:
         raise InvalidRequestError(
             f"The body has more than {MAX_VALUES} JSON values. Send fewer prompts, messages or token ids at a time.",
             code="too_many_values",
         )
     return num
+
+
+def decoded_bytes(body: bytes) -> int:
+    """Memory that JSON takes when it is decoded, counted from above."""
+    return len(body) + VALUE_BYTES * _num_values(body)
+
+
+def _num_values(body: bytes) -> int:
+    num = body.count(b",") + body.count(b"[") + body.count(b"{") + 1
+    if num <= MAX_VALUES:
+        return num
+    bare = _TEXT.sub(b"", body)  # texts may have those characters, too
+    return bare.count(b",") + bare.count(b"[") + bare.count(b"{") + 1
 
 
 def decode_body(body: bytes, kind: type[T]) -> tuple[T, tuple[str, ...]]:

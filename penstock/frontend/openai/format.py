@@ -64,9 +64,6 @@ class Head:
 
 
 class Format(Protocol):
-    head: Head
-    shown: Shown
-
     def chunk(self, index: int, delta: TextDelta) -> bytes:
         """Complete server-sent events; empty when the news say nothing that the protocol has an event for."""
 
@@ -104,6 +101,19 @@ def _usage_event(head: Head, kind: str, usage: Usage) -> bytes:
 
 def token_name(score: TokenScore, shown: Shown) -> str:
     return f"token_id:{score.token_id}" if shown.tokens_as_ids else score.text
+
+
+def token_logprob(position: PositionScores, shown: Shown) -> ChatLogprob:
+    chosen = position.chosen
+    return ChatLogprob(
+        token=token_name(chosen, shown),
+        logprob=chosen.logprob,
+        bytes=list(chosen.data),
+        top_logprobs=[
+            TopLogprob(token=token_name(top, shown), logprob=top.logprob, bytes=list(top.data))
+            for top in position.top[: shown.max_top]
+        ],
+    )
 
 
 def prompt_logprobs(scores: Sequence[PositionScores], with_first: bool) -> PromptLogprobs:
@@ -225,6 +235,7 @@ class ChatFormat:
     prompts: Sequence[Sequence[int]] = ()
     include_reasoning: bool = True
     _begun: set[int] = field(default_factory=set)
+    _scored: set[int] = field(default_factory=set)  # choices whose prompt has been scored, from its first token on
     _frame: tuple[bytes, bytes] = (b"", b"")
 
     CHUNK_KIND = "chat.completion.chunk"
@@ -263,8 +274,11 @@ class ChatFormat:
             choice.stop_reason = delta.stop_reason
         if shown.logprobs and delta.scores:
             choice.logprobs = self._logprobs(delta)
-        if shown.prompt_logprobs and delta.prompt_scores:
-            choice.prompt_logprobs = prompt_logprobs(delta.prompt_scores, False)
+        if shown.prompt_logprobs:
+            first = index not in self._scored
+            if delta.prompt_scores or (first and delta.finish_reason is not None):  # one token has no scores
+                choice.prompt_logprobs = prompt_logprobs(delta.prompt_scores, first)
+                self._scored.add(index)
         if shown.token_ids:
             choice.token_ids = list(delta.token_ids)
         return choice
@@ -320,16 +334,4 @@ class ChatFormat:
         return ChatMessage(role=self.role, content=delta.text)
 
     def _logprobs(self, delta: TextDelta) -> ChatLogprobs:
-        return ChatLogprobs(content=[self._logprob(position) for position in delta.scores])
-
-    def _logprob(self, position: PositionScores) -> ChatLogprob:
-        shown, chosen = self.shown, position.chosen
-        return ChatLogprob(
-            token=token_name(chosen, shown),
-            logprob=chosen.logprob,
-            bytes=list(chosen.data),
-            top_logprobs=[
-                TopLogprob(token=token_name(top, shown), logprob=top.logprob, bytes=list(top.data))
-                for top in position.top[: shown.max_top]
-            ],
-        )
+        return ChatLogprobs(content=[token_logprob(position, self.shown) for position in delta.scores])

@@ -96,7 +96,7 @@ def _of_tags(structures: Any, triggers: Any) -> StructuredSpec:
         raise InvalidRequestError("structures must be a list of objects with begin, schema and end.")
     if not isinstance(triggers, list) or not triggers or not all(isinstance(one, str) for one in triggers):
         raise InvalidRequestError("triggers must be a list of one or more texts.")
-    return StructuredSpec.structural_tags([_of_structure(one) for one in structures], triggers=tuple(triggers))
+    return StructuredSpec.structural_tags(map(_of_structure, structures), triggers=tuple(triggers))
 
 
 def _of_structure(structure: Mapping[str, Any]) -> StructuralTag:

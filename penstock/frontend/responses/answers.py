@@ -6,22 +6,15 @@ from typing import Any
 
 from msgspec import Struct
 
-from penstock.frontend.openai.answers import TopLogprob
+from penstock.frontend.openai.answers import ChatLogprob
 
 IN_PROGRESS, COMPLETED, INCOMPLETE, FAILED = "in_progress", "completed", "incomplete", "failed"
-
-
-class Logprob(Struct, kw_only=True):
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[TopLogprob]
 
 
 class OutputText(Struct, kw_only=True, tag_field="type", tag="output_text"):
     text: str
     annotations: list[Any] = []
-    logprobs: list[Logprob] = []
+    logprobs: list[ChatLogprob] = []
 
 
 class ReasoningPart(Struct, kw_only=True, tag_field="type", tag="reasoning_text"):

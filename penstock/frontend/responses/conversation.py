@@ -6,14 +6,13 @@ the assistant next to each other stay two.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.errors import InvalidRequestError
+from penstock.frontend.chat.messages import read_arguments, read_content
 
 _ROLES = ("user", "assistant", "system", "developer")
-_TEXT_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 _KINDS = "message, reasoning, function_call or function_call_output"
 
 
@@ -117,7 +116,7 @@ class _Builder:
             return  # its arguments were cut off: nobody has made this call
         call_id = _text(item.get("call_id"), f"{where}.call_id")
         name = _text(item.get("name"), f"{where}.name")
-        arguments = _arguments(item.get("arguments"), f"{where}.arguments")
+        arguments = read_arguments(_text(item.get("arguments"), f"{where}.arguments"), f"{where}.arguments")
         self._names[call_id] = name
         call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
         self._open("function_call").setdefault("tool_calls", []).append(call)
@@ -137,21 +136,10 @@ class _Builder:
 
 
 def _content(content: Any, where: str) -> str | list[dict[str, str]]:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence) or isinstance(content, bytes):
+    found = read_content(content, where)
+    if found is None:
         raise InvalidRequestError(f"{where} must be a string or a list of parts.", param=where)
-    return [{"type": "text", "text": _part(part, f"{where}[{row}]")} for row, part in enumerate(content)]
-
-
-def _part(part: Any, where: str) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    field = _TEXT_PARTS.get(kind) if isinstance(kind, str) else None
-    if field is None:
-        raise InvalidRequestError(
-            f"{where} is a part of type {str(kind)[:64]!r}, but this model takes text only.", param=where
-        )
-    return _text(part.get(field), f"{where}.{field}")
+    return found
 
 
 def _parts(parts: Any, where: str) -> str:
@@ -166,17 +154,6 @@ def _parts(parts: Any, where: str) -> str:
             raise InvalidRequestError(f"{where}[{row}] must be an object with type and text.", param=f"{where}[{row}]")
         texts.append(_text(part.get("text"), f"{where}[{row}].text"))
     return "".join(texts)
-
-
-def _arguments(value: Any, where: str) -> dict[str, Any]:
-    text = _text(value, where)
-    try:
-        arguments = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise InvalidRequestError(f"{where} must be a JSON object, as a string.", param=where)
-    return arguments
 
 
 def _text(value: Any, where: str) -> str:

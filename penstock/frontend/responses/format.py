@@ -9,24 +9,23 @@ from typing import Any
 
 from msgspec import UNSET
 
-from penstock.frontend.openai.answers import TopLogprob, Usage
+from penstock.frontend.openai.answers import Usage
 from penstock.frontend.openai.encode import encode_json
 from penstock.frontend.openai.errors import HttpError
-from penstock.frontend.openai.format import Head, Shown, token_name
+from penstock.frontend.openai.format import Head, Shown, token_logprob
 from penstock.frontend.responses.answers import (
     COMPLETED,
     FAILED,
     INCOMPLETE,
     IncompleteDetails,
     InputTokensDetails,
-    Logprob,
     OutputTokensDetails,
     Response,
     ResponseError,
     ResponseUsage,
 )
 from penstock.frontend.responses.items import ItemWriter
-from penstock.frontend.text.stream import PositionScores, TextDelta
+from penstock.frontend.text.stream import TextDelta
 
 
 def _keep_nothing(_: Response) -> None:
@@ -85,7 +84,9 @@ class ResponseFormat:
         if delta.events is not None:
             items.add(delta.events)
         elif delta.text or delta.scores:
-            items.add_text(delta.text, [self._logprob(one) for one in delta.scores] if self.shown.logprobs else [])
+            items.add_text(
+                delta.text, [token_logprob(one, self.shown) for one in delta.scores] if self.shown.logprobs else []
+            )
         if delta.finish_reason is not None:
             self._finish = delta.finish_reason
             items.close(complete=self._is_complete)
@@ -120,15 +121,3 @@ class ResponseFormat:
         body = encode_json({"type": kind, "sequence_number": self._number, **fields})
         self._number += 1
         return b"event: " + kind.encode() + b"\ndata: " + body + b"\n\n"
-
-    def _logprob(self, position: PositionScores) -> Logprob:
-        shown, chosen = self.shown, position.chosen
-        return Logprob(
-            token=token_name(chosen, shown),
-            logprob=chosen.logprob,
-            bytes=list(chosen.data),
-            top_logprobs=[
-                TopLogprob(token=token_name(top, shown), logprob=top.logprob, bytes=list(top.data))
-                for top in position.top[: shown.max_top]
-            ],
-        )

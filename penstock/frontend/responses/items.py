@@ -19,12 +19,12 @@ from penstock.frontend.dialects.events import (
     Event,
     ReasoningText,
 )
+from penstock.frontend.openai.answers import ChatLogprob
 from penstock.frontend.responses.answers import (
     COMPLETED,
     IN_PROGRESS,
     INCOMPLETE,
     FunctionCall,
-    Logprob,
     OutputItem,
     OutputMessage,
     OutputText,
@@ -44,7 +44,7 @@ class ItemWriter:
     items: list[OutputItem] = field(default_factory=list)
     _news: list[dict[str, Any]] = field(default_factory=list)
     _texts: list[str] = field(default_factory=list)
-    _logprobs: list[Logprob] = field(default_factory=list)
+    _logprobs: list[ChatLogprob] = field(default_factory=list)
     _open: OutputItem | None = None
 
     def take_news(self) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ class ItemWriter:
                 case CallEnded(_, complete):
                     self._end(COMPLETED if complete else INCOMPLETE)
 
-    def add_text(self, text: str, logprobs: list[Logprob]) -> None:
+    def add_text(self, text: str, logprobs: list[ChatLogprob]) -> None:
         """Content, with what is known of its tokens."""
         if not isinstance(self._open, OutputMessage):
             self._end(COMPLETED)

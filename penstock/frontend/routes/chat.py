@@ -62,6 +62,14 @@ async def prepare_chat(
     return prepare(service, request, ids, sampling, arrival=arrival, param="messages", reading=reading)
 
 
+async def count_prompt(exchange: Exchange, service: Service, request: ChatRequest) -> int:
+    """Tokens of the prompt that a conversation becomes, also where the context has no room for them."""
+    use = read_tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
+    check_tools(service.assets, use)
+    text = await service.render(len(request.messages), lambda: render_request(exchange, service, request, use))
+    return len(await service.encode(text, add_special_tokens=bool(request.add_special_tokens)))
+
+
 def render_request(exchange: Exchange, service: Service, request: ChatRequest, use: ToolUse) -> str:
     """The prompt text of a request, with the tools that it shows and the effort that it asks for."""
     template = service.assets.chat_template

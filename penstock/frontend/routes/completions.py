@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from penstock.frontend.service import Service
 from penstock.frontend.text.stream import TokenScore
 from penstock.frontend.text.tokenizer import Tokenizer
 
+_PREPARED_TOGETHER = 16
+"""Prompts of a request that are checked before others have their turn: each takes up to a millisecond."""
+
 
 async def post_completion(exchange: Exchange, service: Service, request: CompletionRequest) -> None:
     arrival = time.monotonic()
@@ -32,13 +36,13 @@ async def post_completion(exchange: Exchange, service: Service, request: Complet
     sampling = completion_sampling(request, service.assets.sampling_defaults, service.server.max_n)
     prompts = split_prompt(request.prompt)
     check_total(len(prompts), sampling.n, service.server.max_queue)
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    encoded = iter(await service.encode_all(texts, add_special_tokens=request.add_special_tokens is not False))
     prepared = []
-    for prompt in prompts:
-        ids: Sequence[int] = (
-            prompt
-            if not isinstance(prompt, str)
-            else await service.encode(prompt, add_special_tokens=request.add_special_tokens is not False)
-        )
+    for number, prompt in enumerate(prompts):
+        if number % _PREPARED_TOGETHER == _PREPARED_TOGETHER - 1:
+            await asyncio.sleep(0)
+        ids: Sequence[int] = next(encoded) if isinstance(prompt, str) else prompt
         chosen = sampling
         if sampling.max_tokens is None:
             room = service.client.info.max_model_len - len(ids)
@@ -46,11 +50,15 @@ async def post_completion(exchange: Exchange, service: Service, request: Complet
         prepared.append(prepare(service, request, ids, chosen, arrival=arrival, param="prompt"))
     tokenizer = service.assets.tokenizer
     all_ids = [one.prompt_token_ids for one in prepared]
+    echoes: Sequence[Echo] = ()
+    if request.echo:
+        pairs = list(zip(prompts, all_ids, strict=True))
+        echoes = await service.compute(sum(map(len, all_ids)), lambda: [_echo(tokenizer, *pair) for pair in pairs])
     form = CompletionFormat(
         head=make_head(exchange, "cmpl-", model),
         shown=make_shown(request, logprobs=request.logprobs is not None, max_top=request.logprobs),
         n=sampling.n,
-        echoes=[_echo(tokenizer, *pair) for pair in zip(prompts, all_ids, strict=True)] if request.echo else (),
+        echoes=echoes,
         prompts=all_ids,
     )
     await write_generation(exchange, service, prepared, form, stream=bool(request.stream))

@@ -158,6 +158,9 @@ class _Answer:
     def on_finished(self) -> None:
         self.end()
 
+    def on_shut_down(self) -> None:
+        """A whole answer waits for nothing but the engine."""
+
 
 class _WholeAnswer(_Answer):
     """One JSON answer: a fold of the deltas per choice."""
@@ -266,6 +269,8 @@ class _StreamedAnswer(_Answer):
         self._exchange.write_piece(piece)
 
     def on_problem(self, problem: HttpError) -> None:
+        if self.ended.done():  # all is written
+            return
         if self._exchange.started:
             self._finish(lambda: self._form.error_events(problem))
         else:
@@ -274,10 +279,18 @@ class _StreamedAnswer(_Answer):
     def on_finished(self) -> None:
         generation = self.generation
         if generation.silent:
-            self.end()
+            if self._after_pending is None:  # else the error follows what the client has not read yet
+                self.end()
             return
         usage = generation.usage()
         self._finish(lambda: self._form.last_events(usage))
+
+    def on_shut_down(self) -> None:
+        """What was not read is thrown away, so that the error may still reach the client."""
+        if not self.ended.done():
+            self._throw_away()
+            if self._after_pending is not None:
+                self._after_pending()
 
     _after_pending: Callable[[], None] | None = None
 

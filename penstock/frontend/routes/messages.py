@@ -17,11 +17,9 @@ from penstock.frontend.anthropic.requests import (
 )
 from penstock.frontend.chat.effort import knows_effort
 from penstock.frontend.chat.naming import renamed
-from penstock.frontend.chat.tools import read_tool_use
-from penstock.frontend.chatting import check_tools
 from penstock.frontend.exchange import Exchange
 from penstock.frontend.openai.encode import encode_json
-from penstock.frontend.routes.chat import prepare_chat, render_request
+from penstock.frontend.routes.chat import count_prompt, prepare_chat
 from penstock.frontend.routes.generate import make_head, warn, write_generation
 from penstock.frontend.service import Service
 
@@ -51,12 +49,8 @@ async def post_count_tokens(exchange: Exchange, service: Service, request: Count
     refuse_unsupported(request)
     messages = chat_messages(request.messages, request.system)
     with renamed(CHAT_NAMES):
-        chat = chat_request(request, messages)
-        use = read_tool_use(chat.tools, chat.tool_choice, chat.parallel_tool_calls)
-        check_tools(service.assets, use)
-        text = await service.render(len(messages), lambda: render_request(exchange, service, chat, use))
-        ids = await service.encode(text, add_special_tokens=False)
-    await exchange.answer(200, encode_json(TokenCount(input_tokens=len(ids))))
+        num_tokens = await count_prompt(exchange, service, chat_request(request, messages))
+    await exchange.answer(200, encode_json(TokenCount(input_tokens=num_tokens)))
 
 
 def _warn_of_ignored(exchange: Exchange, service: Service, request: MessagesRequest) -> None:

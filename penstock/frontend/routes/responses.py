@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from penstock.errors import InvalidRequestError
 from penstock.frontend.chat.naming import renamed
 from penstock.frontend.exchange import Exchange
+from penstock.frontend.openai.decode import decoded_bytes
 from penstock.frontend.openai.encode import encode_json
 from penstock.frontend.openai.errors import HttpError
 from penstock.frontend.openai.format import Head, Shown
@@ -26,10 +27,9 @@ from penstock.frontend.responses.requests import (
     refuse_unsupported,
 )
 from penstock.frontend.responses.store import BrokenChainError, ResponseStore, StoredResponse
-from penstock.frontend.routes.chat import prepare_chat
+from penstock.frontend.routes.chat import count_prompt, prepare_chat
 from penstock.frontend.routes.generate import make_head, warn, write_generation
 from penstock.frontend.service import Service
-from penstock.frontend.text.requests import PreparedRequest
 from penstock.types.request import SamplingParams
 
 PATH = "/v1/responses/"
@@ -44,7 +44,9 @@ async def post_response(exchange: Exchange, service: Service, request: Responses
     refuse_unsupported(request)
     store = _store_for(service, request)
     _warn_of_ignored(exchange, request)
-    prepared = await _prepare(exchange, service, request, arrival)
+    messages = await _messages(exchange, service, request)
+    with renamed(CHAT_NAMES):
+        prepared = await prepare_chat(exchange, service, chat_request(request, messages), arrival=arrival)
     logprobs = LOGPROBS in (request.include or ())
     if logprobs and prepared.reading is not None:
         raise InvalidRequestError(
@@ -67,8 +69,10 @@ async def count_response_tokens(exchange: Exchange, service: Service, request: R
     """The prompt that a request would have, counted."""
     service.model_name(request.model)
     refuse_unsupported(request)
-    prepared = await _prepare(exchange, service, request, time.monotonic())
-    await exchange.answer(200, encode_json(InputTokens(input_tokens=len(prepared.prompt_token_ids))))
+    messages = await _messages(exchange, service, request)
+    with renamed(CHAT_NAMES):
+        num_tokens = await count_prompt(exchange, service, chat_request(request, messages))
+    await exchange.answer(200, encode_json(InputTokens(input_tokens=num_tokens)))
 
 
 async def show_response(exchange: Exchange, service: Service) -> None:
@@ -89,8 +93,12 @@ async def delete_response(exchange: Exchange, service: Service) -> None:
 async def list_input_items(exchange: Exchange, service: Service) -> None:
     """Items of the request itself, not of those before it. ``order``, ``after`` and ``limit`` as in the API."""
     stored = _stored(exchange, service, exchange.path.removeprefix(PATH).removesuffix(INPUT_ITEMS))
-    query, given = exchange.query, _decoded_input(stored)
-    items = [{"id": f"item_{stored.id}_{row}", **listed_item(item)} for row, item in enumerate(given)]
+    exchange.require(decoded_bytes(stored.input))
+    await exchange.answer(200, await service.compute(len(stored.input), lambda: _listed(stored, exchange.query)))
+
+
+def _listed(stored: StoredResponse, query: Mapping[str, str]) -> bytes:
+    items = [{"id": f"item_{stored.id}_{row}", **listed_item(item)} for row, item in enumerate(_decoded_input(stored))]
     if query.get("order", "desc") != "asc":
         items.reverse()
     ids = [str(item["id"]) for item in items]
@@ -107,7 +115,7 @@ async def list_input_items(exchange: Exchange, service: Service) -> None:
         last_id=str(page[-1]["id"]) if page else "",
         has_more=len(rest) > len(page),
     )
-    await exchange.answer(200, encode_json(listed))
+    return encode_json(listed)
 
 
 async def cancel_response(exchange: Exchange, service: Service) -> None:
@@ -121,11 +129,15 @@ async def cancel_response(exchange: Exchange, service: Service) -> None:
     )
 
 
-async def _prepare(exchange: Exchange, service: Service, request: ResponsesRequest, arrival: float) -> PreparedRequest:
-    earlier = _earlier_items(service, request.previous_response_id, exchange.owner)
-    messages = chat_messages(earlier, input_items(request.input), request.instructions)
-    with renamed(CHAT_NAMES):
-        return await prepare_chat(exchange, service, chat_request(request, messages), arrival=arrival)
+async def _messages(exchange: Exchange, service: Service, request: ResponsesRequest) -> list[dict[str, Any]]:
+    """The conversation, with what is stored of it."""
+    chain = _earlier(service, request.previous_response_id, exchange.owner)
+    exchange.require(sum(decoded_bytes(stored.input) + decoded_bytes(stored.body) for stored in chain))
+
+    def messages() -> list[dict[str, Any]]:
+        return chat_messages(_items(chain), input_items(request.input), request.instructions)
+
+    return await service.compute(sum(stored.nbytes for stored in chain), messages)
 
 
 def _warn_of_ignored(exchange: Exchange, request: ResponsesRequest) -> None:
@@ -201,8 +213,8 @@ def _store_for(service: Service, request: ResponsesRequest) -> ResponseStore | N
     return None if refusal or request.store is False else service.responses
 
 
-def _earlier_items(service: Service, response_id: str | None, owner: bytes) -> list[Mapping[str, Any]]:
-    """Input and output of a response and of all before it."""
+def _earlier(service: Service, response_id: str | None, owner: bytes) -> list[StoredResponse]:
+    """A response and all before it."""
     if response_id is None:
         return []
     param = "previous_response_id"
@@ -213,7 +225,7 @@ def _earlier_items(service: Service, response_id: str | None, owner: bytes) -> l
             param=param,
         )
     try:
-        chain = service.responses.chain(response_id, owner)
+        return service.responses.chain(response_id, owner)
     except BrokenChainError as error:
         missing = error.missing_id[:200]
         before = "" if error.missing_id == response_id else f", which {response_id[:200]!r} goes on from,"
@@ -224,10 +236,20 @@ def _earlier_items(service: Service, response_id: str | None, owner: bytes) -> l
             param=param,
             code="previous_response_not_found",
         ) from None
+
+
+class _Output(msgspec.Struct):
+    """What is read of a stored response; decoding skips the rest."""
+
+    output: list[dict[str, Any]]
+
+
+def _items(chain: Sequence[StoredResponse]) -> list[Mapping[str, Any]]:
+    """Input and output of each."""
     items: list[Mapping[str, Any]] = []
     for stored in chain:
         items += _decoded_input(stored)
-        items += msgspec.json.decode(stored.body)["output"]
+        items += msgspec.json.decode(stored.body, type=_Output).output
     return items
 
 

@@ -16,7 +16,9 @@ from penstock.frontend.text.vocabularies import TokenType, Vocabulary, build_byt
 
 _PREFIX = "tokenizer.ggml."
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
-_END_OF_TURN = frozenset({"<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>"})
+_END_OF_MESSAGE = "<|end|>"
+_END_OF_TURN = frozenset({"<|eot_id|>", "<|im_end|>", "<end_of_turn>", _END_OF_MESSAGE})
+_HARMONY_ENDS = frozenset({"<|return|>", "<|call|>"})
 _GEMMA = frozenset({"gemma", "gemma2", "gemma3"})
 
 
@@ -52,16 +54,19 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HubTokenizer:
 def gguf_stop_ids(metadata: Mapping[str, Any]) -> frozenset[int]:
     """Ids of end of sequence, end of turn and end of message, as far as the file names them.
 
-    Older files name no end of turn: there a control token with one of its usual texts is taken.
+    Older files name no end of turn: there a control token with one of its usual texts is taken. Where a model has the
+    ends of harmony, an answer is several messages: it ends with those, whatever the file names, and not with a message.
     """
+    types: Sequence[int] = metadata.get(f"{_PREFIX}token_type", ())
+    tokens: Sequence[str] = metadata.get(f"{_PREFIX}tokens", ())
+    rows = zip(tokens, types, strict=False)
+    controls = {text: row for row, (text, kind) in enumerate(rows) if kind == TokenType.CONTROL}
     found = {_token_id(metadata, key) for key in _END_KEYS}
     if _token_id(metadata, "eot_token_id") is None:
-        types: Sequence[int] = metadata.get(f"{_PREFIX}token_type", ())
-        tokens: Sequence[str] = metadata.get(f"{_PREFIX}tokens", ())
-        controls = zip(tokens, types, strict=False)
-        found |= {
-            row for row, (text, kind) in enumerate(controls) if kind == TokenType.CONTROL and text in _END_OF_TURN
-        }
+        found |= {controls[text] for text in _END_OF_TURN & controls.keys()}
+    if controls.keys() >= _HARMONY_ENDS:
+        found |= {controls[text] for text in _HARMONY_ENDS}
+        found.discard(controls.get(_END_OF_MESSAGE))
     return frozenset(token_id for token_id in found if token_id is not None)
 
 

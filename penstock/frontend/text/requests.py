@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from penstock.frontend.text.load import TextAssets
 
 _PLAIN = frozenset((bool, int, float))
-MAX_STOP_CHARACTERS = 65_536
+MAX_STOP_CHARACTERS = 16_384
 """Over all stop strings of a request: they become an automaton with one node per character."""
+MAX_BAD_WORD_CHARACTERS = 16_384
+"""Over all bad words of a request: each is tokenized twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +139,8 @@ def prepare_request(
     return PreparedRequest(children=children, prompt_token_ids=ids, sampling=resolved, assets=assets)
 
 
-def bad_word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+@lru_cache(maxsize=16)  # all prompts of a request have the same
+def bad_word_ids(tokenizer: Tokenizer, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     """Token sequences of words that must not appear: as written, and as they are after a space.
 
     Raises InvalidRequestError for a word without tokens.
@@ -153,16 +156,19 @@ def bad_word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[tuple[int,
 
 
 def _check_sampling(sampling: SamplingParams, limit: int) -> None:
-    """What depends on the model: ids below ``limit``, and stop strings that an automaton can hold."""
+    """What depends on the model: ids below ``limit``, and texts that become automata or tokens."""
     _check_ids(sampling.logit_bias, limit, "logit_bias")
     _check_ids(sampling.allowed_token_ids, limit, "allowed_token_ids")
     _check_ids(sampling.stop_token_ids, limit, "stop_token_ids")
     for sequence in sampling.bad_token_ids:
         _check_ids(sequence, limit, "bad_token_ids")
-    if sum(map(len, sampling.stop)) > MAX_STOP_CHARACTERS:
-        raise InvalidRequestError(
-            f"stop strings must not be longer than {MAX_STOP_CHARACTERS} characters together.", param="stop"
-        )
+    _check_characters(sampling.stop, MAX_STOP_CHARACTERS, "stop")
+    _check_characters(sampling.bad_words, MAX_BAD_WORD_CHARACTERS, "bad_words")
+
+
+def _check_characters(texts: Sequence[str], limit: int, param: str) -> None:
+    if sum(map(len, texts)) > limit:
+        raise InvalidRequestError(f"{param} must not be longer than {limit} characters together.", param=param)
 
 
 def _resolve_sampling(sampling: SamplingParams, assets: TextAssets, max_tokens: int) -> SamplingParams:

@@ -6,61 +6,98 @@ Knows text only; tokens and requests are not its business.
 from __future__ import annotations
 
 import re
-from collections import deque
+from array import array
 from collections.abc import Sequence
 from functools import lru_cache
+from weakref import WeakValueDictionary
+
+MAX_KEPT_CHARACTERS = 1024
+"""Of stop strings together, whose automaton is kept when no request has them any more."""
 
 
 class StopAutomaton:
     """Aho-Corasick automaton (CACM 18(6), 1975) over stop strings, immutable, shared by equal requests.
 
-    A node stands for a prefix of some stop: ``owner[node][:depth[node]]``. ``found[node]`` is the length of the longest
-    stop that ends there, 0 for none.
+    A node stands for a prefix of some stop: ``owner(node)[:depth[node]]``. ``found[node]`` is the length of the longest
+    stop that ends there, 0 for none. A node takes some 20 bytes: the characters of a stop are nodes one behind the
+    other, and only where stops part is there a table.
     """
 
-    __slots__ = ("depth", "edges", "fail", "first", "found", "owner")
+    __slots__ = (
+        "__weakref__",
+        "_branches",
+        "_characters",
+        "_goes_on",
+        "_owners",
+        "_stops",
+        "depth",
+        "fail",
+        "first",
+        "found",
+    )
 
     def __init__(self, stops: tuple[str, ...]) -> None:
-        self.edges: list[dict[str, int]] = [{}]
-        self.depth: list[int] = [0]
-        self.found: list[int] = [0]
-        self.owner: list[str] = [""]
-        for stop in stops:
-            self._insert(stop)
-        self.fail = self._link()
-        self.first = re.compile("[" + "".join(re.escape(character) for character in self.edges[0]) + "]")
+        self._stops = stops
+        self._branches: dict[tuple[int, str], int] = {}  # where the child of a node is not the next one
+        self._goes_on = bytearray(1)  # whether the next node is a child of this one
+        self._owners = array("I", [0])
+        self.depth = array("I", [0])
+        self.found = array("I", [0])
+        characters, parents = ["\0"], [0]  # by which a node is entered, and from where
+        for position in range(len(stops)):
+            self._insert(position, characters, parents)
+        self._characters = "".join(characters)
+        self.fail = self._link(parents)
+        self.first = re.compile("[" + "".join(re.escape(character) for character in {stop[0] for stop in stops}) + "]")
 
-    def _insert(self, stop: str) -> None:
+    def owner(self, node: int) -> str:
+        """A stop that begins with what the node stands for."""
+        return self._stops[self._owners[node]]
+
+    def _insert(self, position: int, characters: list[str], parents: list[int]) -> None:
         node = 0
-        for character in stop:
-            child = self.edges[node].get(character)
+        for character in self._stops[position]:
+            if self._goes_on[node] and characters[node + 1] == character:
+                node += 1
+                continue
+            child = self._branches.get((node, character))
             if child is None:
-                child = len(self.edges)
-                self.edges[node][character] = child
-                self.edges.append({})
+                child = len(parents)
+                if node == child - 1:
+                    self._goes_on[node] = 1
+                else:
+                    self._branches[node, character] = child
+                characters.append(character)
+                parents.append(node)
+                self._goes_on.append(0)
+                self._owners.append(position)
                 self.depth.append(self.depth[node] + 1)
                 self.found.append(0)
-                self.owner.append(stop)
             node = child
-        self.found[node] = len(stop)
+        self.found[node] = len(self._stops[position])
 
-    def _link(self) -> list[int]:
-        fail = [0] * len(self.edges)
-        queue = deque(self.edges[0].values())
-        while queue:
-            node = queue.popleft()
-            for character, child in self.edges[node].items():
-                back = fail[node]
-                while back and character not in self.edges[back]:
+    def _link(self, parents: list[int]) -> array[int]:
+        fail = array("I", bytes(4 * len(parents)))
+        for node in sorted(range(1, len(parents)), key=self.depth.__getitem__):
+            parent, character = parents[node], self._characters[node]
+            if parent:
+                back = fail[parent]
+                while (child := self._child(back, character)) is None and back:
                     back = fail[back]
-                fail[child] = self.edges[back].get(character, 0)
-                self.found[child] = self.found[child] or self.found[fail[child]]
-                queue.append(child)
+                fail[node] = child or 0
+            self.found[node] = self.found[node] or self.found[fail[node]]
         return fail
+
+    def _child(self, node: int, character: str) -> int | None:
+        if self._goes_on[node] and self._characters[node + 1] == character:
+            return node + 1
+        return self._branches.get((node, character))
 
     def advance(self, node: int, character: str) -> int:
         while True:
-            child = self.edges[node].get(character)
+            if self._goes_on[node] and self._characters[node + 1] == character:
+                return node + 1
+            child = self._branches.get((node, character)) if self._branches else None
             if child is not None:
                 return child
             if node == 0:
@@ -68,8 +105,21 @@ class StopAutomaton:
             node = self.fail[node]
 
 
-@lru_cache(maxsize=256)
+_open: WeakValueDictionary[tuple[str, ...], StopAutomaton] = WeakValueDictionary()
+
+
 def _automaton(stops: tuple[str, ...]) -> StopAutomaton:
+    """One for all streams that have it at the same time; small ones are kept for later requests, too."""
+    if sum(map(len, stops)) <= MAX_KEPT_CHARACTERS:
+        return _kept(stops)
+    automaton = _open.get(stops)
+    if automaton is None:
+        automaton = _open[stops] = StopAutomaton(stops)
+    return automaton
+
+
+@lru_cache(maxsize=256)
+def _kept(stops: tuple[str, ...]) -> StopAutomaton:
     return StopAutomaton(stops)
 
 
@@ -131,7 +181,7 @@ class StopFinder:
         automaton = self._automaton
         assert automaton is not None
         depth = automaton.depth[node]
-        self.matched = automaton.owner[node][depth - length : depth]
+        self.matched = automaton.owner(node)[depth - length : depth]
         self._node = 0
         num_ready = automaton.depth[before] + position - length
         return self._cut(before, text, num_ready) + (self.matched if self._include else ""), self.matched
@@ -142,5 +192,5 @@ class StopFinder:
         held = self._automaton.depth[held_node]
         if held == 0:
             return text[:length]
-        prefix = self._automaton.owner[held_node][: min(held, length)]
+        prefix = self._automaton.owner(held_node)[: min(held, length)]
         return prefix if length <= held else prefix + text[: length - held]

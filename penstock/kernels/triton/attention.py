@@ -8,6 +8,9 @@ scale for its keys and one for its values: an entry stands for its value times t
 A sink is the score of a key that every query of a head sees and whose value is zero: the online softmax begins with it
 instead of with nothing.
 
+Heads of queries and keys may be normalized before they are rotated, with the arithmetic and the rounding of
+``rms_norm``.
+
 ``D`` is the head's size and ``D_PAD`` the power of two that a tile is wide; columns behind D are never read.
 """
 
@@ -71,6 +74,10 @@ class Scoring:
             raise ValueError(f"sinks are not contiguous float32 [{heads}]: {x.dtype} {tuple(x.shape)}")
 
 
+HeadNorms = tuple[torch.Tensor, float]
+"""RMS norms of queries and keys: weights float32 [heads + kv_heads, d], contiguous, and epsilon."""
+
+
 def padded_head_dim(head_dim: int) -> int:
     """Columns of a tile."""
     return max(MIN_TILE, int(triton.next_power_of_2(head_dim)))
@@ -98,6 +105,18 @@ def check_tables(tables: tuple[torch.Tensor, torch.Tensor] | None, tokens: int, 
     for table in tables or ():
         if table.dtype is not torch.float32 or not table.is_contiguous() or table.numel() != tokens * head_dim:
             raise ValueError(f"not a contiguous float32 table of {tokens} x {head_dim}: {table.shape} {table.dtype}")
+
+
+def check_norms(norms: HeadNorms | None, qk: torch.Tensor) -> tuple[torch.Tensor | None, float]:
+    """Weights and epsilon as kernels take them. Raises ValueError unless the weights are those of qk's heads."""
+    if norms is None:
+        return None, 0.0
+    weight, eps = norms
+    if weight.dtype is not torch.float32 or weight.shape != qk.shape[1:] or not weight.is_contiguous():
+        raise ValueError(
+            f"norms are not contiguous float32 {tuple(qk.shape[1:])}: {weight.dtype} {tuple(weight.shape)}"
+        )
+    return weight, eps
 
 
 def float8_way(kv: torch.Tensor) -> str:
@@ -146,11 +165,13 @@ def rotate_and_write(
     kv: torch.Tensor,
     slots: torch.Tensor,
     *,
+    norms: HeadNorms | None = None,
     kv_scales: tuple[float, float] = (1.0, 1.0),
     block_heads: int | None = None,
     num_warps: int = 4,
 ) -> torch.Tensor:
-    """Rotate queries and keys (Su et al. 2021, half-split), then write keys and values to their slots.
+    """Normalize where there are norms and rotate queries and keys (Su et al. 2021, half-split), then write keys and
+    values to their slots.
 
     qk [tokens, heads + kv_heads, d], queries first; v [tokens, kv_heads, d], tokens of both at any stride; tables
     float32 [tokens, 1, d] as ``rotary`` wants them, None leaves qk as it is; kv [blocks, 2, kv_heads, block_tokens, d],
@@ -162,6 +183,7 @@ def rotate_and_write(
     block_tokens = check_pool(kv, kv_heads, head_dim)
     check_heads(qk, v)
     check_tables(tables, tokens, head_dim)
+    weight, eps = check_norms(norms, qk)
     out = torch.empty((tokens, heads, head_dim), dtype=qk.dtype, device=qk.device)
     if tokens == 0:
         return out
@@ -169,10 +191,10 @@ def rotate_and_write(
     cos, sin = tables or (None, None)
     _rotate_and_write[(tokens, triton.cdiv(heads + 2 * kv_heads, block_heads))](
         qk, v, cos, sin, pool_elements(kv), slots, out, qk.stride(0), v.stride(0), kv.stride(0),
-        *write_factors(kv, kv_scales),
+        *write_factors(kv, kv_scales), weight, eps,
         HEADS=heads, KV_HEADS=kv_heads, HALF=head_dim // 2, HALF_PAD=triton.next_power_of_2(head_dim // 2),
-        BLOCK_TOKENS=block_tokens, BLOCK_HEADS=block_heads, ROTATED=tables is not None, FLOAT8=float8_way(kv),
-        num_warps=num_warps,
+        BLOCK_TOKENS=block_tokens, BLOCK_HEADS=block_heads, ROTATED=tables is not None, NORMED=norms is not None,
+        FLOAT8=float8_way(kv), num_warps=num_warps,
     )  # fmt: skip
     return out
 
@@ -180,8 +202,9 @@ def rotate_and_write(
 @triton.jit(do_not_specialize_on_alignment=["slots_ptr"])
 def _rotate_and_write(
     qk_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, slots_ptr, out_ptr, qk_stride, v_stride, block_stride,
-    key_factor, value_factor, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr, BLOCK_HEADS: tl.constexpr, ROTATED: tl.constexpr, FLOAT8: tl.constexpr,
+    key_factor, value_factor, norm_ptr, eps, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr,
+    HALF_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_HEADS: tl.constexpr, ROTATED: tl.constexpr,
+    NORMED: tl.constexpr, FLOAT8: tl.constexpr,
 ):  # fmt: skip
     """One token's heads [BLOCK_HEADS * program, ...): queries, then keys, then values."""
     token = tl.program_id(0).to(tl.int64)
@@ -196,6 +219,12 @@ def _rotate_and_write(
     source = qk_ptr + token * qk_stride + head[:, None] * (2 * HALF) + columns[None, :]
     first = tl.load(source, mask=is_turned, other=0.0)
     second = tl.load(source + HALF, mask=is_turned, other=0.0)
+    if NORMED:
+        weights = norm_ptr + head[:, None] * (2 * HALF) + columns[None, :]
+        a, b = first.to(tl.float32), second.to(tl.float32)
+        factor = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
+        first = (a * factor * tl.load(weights, mask=is_turned, other=0.0)).to(first.dtype)
+        second = (b * factor * tl.load(weights + HALF, mask=is_turned, other=0.0)).to(second.dtype)
     if ROTATED:
         table = token * (2 * HALF) + HALF + columns
         cos = tl.load(cos_ptr + table, mask=columns < HALF, other=0.0)[None, :]
@@ -223,19 +252,36 @@ def _rotate_and_write(
 
 
 @triton.jit
+def plain_rows(x_ptr, starts, valid, D: tl.constexpr, D_PAD: tl.constexpr):
+    """Heads at ``x_ptr + starts``; 0 where not valid."""
+    columns = tl.arange(0, D_PAD)
+    return tl.load(x_ptr + starts[:, None] + columns[None, :], mask=valid[:, None] & (columns < D)[None, :], other=0.0)
+
+
+@triton.jit
 def rotated_rows(
-    x_ptr, starts, cos_ptr, sin_ptr, table_starts, valid, ROTATED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr
+    x_ptr, starts, cos_ptr, sin_ptr, table_starts, norm_ptr, norm_starts, eps, valid, ROTATED: tl.constexpr,
+    NORMED: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
 ):  # fmt: skip
-    """Heads at ``x_ptr + starts``, turned by the tables at ``table_starts`` in float32, in x's type; 0 where not valid.
+    """Heads at ``x_ptr + starts``, normalized with the weights at ``norm_starts`` and turned by the tables at
+    ``table_starts`` in float32, in x's type; 0 where not valid.
 
     Full-width tables have negative sines in the first half, so that every column is x * cos + opposite x * sin.
     """
     columns = tl.arange(0, D_PAD)
     inside = valid[:, None] & (columns < D)[None, :]
-    x = tl.load(x_ptr + starts[:, None] + columns[None, :], mask=inside, other=0.0)
+    x = plain_rows(x_ptr, starts, valid, D, D_PAD)
+    opposite = tl.where(columns < D // 2, columns + D // 2, columns - D // 2)
     if ROTATED:
-        opposite = tl.where(columns < D // 2, columns + D // 2, columns - D // 2)
         y = tl.load(x_ptr + starts[:, None] + opposite[None, :], mask=inside, other=0.0)
+    if NORMED:
+        wide = x.to(tl.float32)
+        factor = tl.rsqrt(tl.sum(wide * wide, 1) / D + eps)[:, None]
+        weights = norm_ptr + norm_starts[:, None]
+        x = (wide * factor * tl.load(weights + columns[None, :], mask=inside, other=0.0)).to(x.dtype)
+        if ROTATED:
+            y = (y.to(tl.float32) * factor * tl.load(weights + opposite[None, :], mask=inside, other=0.0)).to(y.dtype)
+    if ROTATED:
         cos = tl.load(cos_ptr + table_starts[:, None] + columns[None, :], mask=inside, other=0.0)
         sin = tl.load(sin_ptr + table_starts[:, None] + columns[None, :], mask=inside, other=0.0)
         x = (x.to(tl.float32) * cos + y.to(tl.float32) * sin).to(x.dtype)
@@ -344,6 +390,8 @@ AOT: tuple[AotCase, ...] = tuple(
             "qk_stride": "i32:16",
             "v_stride": "i32:16",
             "block_stride": "i32:16",
+            "norm_ptr": "*fp32",
+            "eps": "fp32",
             **dict.fromkeys(("key_factor", "value_factor") if float8 else (), "fp32"),
         },
         constants={
@@ -355,6 +403,7 @@ AOT: tuple[AotCase, ...] = tuple(
             "BLOCK_TOKENS": 16,
             "BLOCK_HEADS": 16,
             "ROTATED": True,
+            "NORMED": True,
             "FLOAT8": float8,
         },
         targets=(target.name,),

@@ -21,16 +21,19 @@ import triton.language as tl
 from penstock.kernels.triton.aot import RESERVED_BYTES, TARGETS, AotCase, Target
 from penstock.kernels.triton.attention import (
     MIN_TILE,
+    HeadNorms,
     PagedRows,
     Scoring,
     aot_pools,
     attend_tile,
     beginning,
     check_heads,
+    check_norms,
     check_pool,
     check_tables,
     float8_way,
     padded_head_dim,
+    plain_rows,
     pool_elements,
     rotated_rows,
     write_factors,
@@ -117,6 +120,7 @@ def decode(
     scoring: Scoring,
     workspace: Workspace,
     *,
+    norms: HeadNorms | None = None,
     kv_scales: tuple[float, float] = (1.0, 1.0),
     block_n: int | None = None,
     num_warps: int | None = None,
@@ -124,16 +128,17 @@ def decode(
 ) -> None:
     """Attend for the rows that have 1 to ``workspace.queries`` queries; others of ``out`` are left as they are.
 
-    With ``v`` [tokens, kv_heads, d]: qk [tokens, heads + kv_heads, d] is rotated by ``tables`` (as ``rotary`` wants
-    them, None: not) and keys and values are written to ``rows.slots`` first. Without: qk starts with rotated queries
-    and the pool holds the keys. kv [blocks, 2, kv_heads, block_tokens, d], any block stride, with ``kv_scales`` (see
-    ``attention``); out [tokens, heads, d].
+    With ``v`` [tokens, kv_heads, d]: qk [tokens, heads + kv_heads, d] is normalized by ``norms``, rotated by ``tables``
+    (as ``rotary`` wants them; None: not) and keys and values are written to ``rows.slots`` first. Without: qk starts
+    with rotated queries and the pool holds the keys. kv [blocks, 2, kv_heads, block_tokens, d], any block stride, with
+    ``kv_scales`` (see ``attention``); out [tokens, heads, d].
     """
     kv_heads, head_dim = kv.shape[2], kv.shape[4]
     block_tokens = check_pool(kv, kv_heads, head_dim)
     check_heads(qk, out, *([] if v is None else [v]))
     check_tables(tables, qk.shape[0], head_dim)
     scoring.check_sinks(out.shape[1])
+    weight, eps = check_norms(norms, qk)
     padded = padded_head_dim(head_dim)
     tile = tile_of(rows.num_rows * kv_heads, padded, qk.element_size(), device_sizes(qk.device)[1])
     group, queries = out.shape[1] // kv_heads, workspace.queries
@@ -147,12 +152,13 @@ def decode(
         rows.query_start, rows.kv_lens, rows.block_table, rows.slots,
         *scoring.arguments(kv_scales[0]), workspace.num_splits,
         qk.stride(0), 0 if v is None else v.stride(0), out.stride(0), kv.stride(0), rows.block_table.stride(0),
-        scoring.sinks, *factors, float(kv_scales[1]) if float8 else None,
+        scoring.sinks, *factors, float(kv_scales[1]) if float8 else None, weight, eps,
         GROUP=group, QUERIES=queries, QUERIES_PAD=triton.next_power_of_2(queries), D=head_dim, D_PAD=padded,
         BLOCK_TOKENS=block_tokens, BLOCK_M=max(MIN_TILE, merged_rows), BLOCK_N=block_n or tile[0],
         MERGED_ROWS=merged_rows, MERGED_PARTS=max(1, min(MAX_SPLITS, MERGED_VALUES // (merged_rows * padded))),
-        WRITES=v is not None, ROTATED=tables is not None, HAS_WINDOW=scoring.window is not None,
-        HAS_CAP=scoring.soft_cap is not None, HAS_SINKS=scoring.sinks is not None, FLOAT8=float8,
+        WRITES=v is not None, ROTATED=tables is not None, NORMED=norms is not None,
+        HAS_WINDOW=scoring.window is not None, HAS_CAP=scoring.soft_cap is not None,
+        HAS_SINKS=scoring.sinks is not None, FLOAT8=float8,
         SPLIT=workspace.num_splits > 1, PDL=pdl, num_warps=num_warps or tile[1], num_stages=num_stages or tile[2],
         **early_launch(pdl),
     )  # fmt: skip
@@ -165,11 +171,11 @@ def decode(
 def _decode(
     q_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, out_ptr, parts_ptr, logs_ptr, counters_ptr, query_start_ptr, kv_lens_ptr,
     table_ptr, slots_ptr, scale, soft_cap, window, num_splits, q_stride, v_stride, out_stride, block_stride,
-    table_stride, sinks_ptr, key_factor, value_factor, value_scale, GROUP: tl.constexpr, QUERIES: tl.constexpr,
-    QUERIES_PAD: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, MERGED_ROWS: tl.constexpr, MERGED_PARTS: tl.constexpr, WRITES: tl.constexpr,
-    ROTATED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SINKS: tl.constexpr,
-    FLOAT8: tl.constexpr, SPLIT: tl.constexpr, PDL: tl.constexpr,
+    table_stride, sinks_ptr, key_factor, value_factor, value_scale, norm_ptr, eps, GROUP: tl.constexpr,
+    QUERIES: tl.constexpr, QUERIES_PAD: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MERGED_ROWS: tl.constexpr, MERGED_PARTS: tl.constexpr,
+    WRITES: tl.constexpr, ROTATED: tl.constexpr, NORMED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr, FLOAT8: tl.constexpr, SPLIT: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One part of one row and KV head."""
     if PDL:
@@ -199,8 +205,8 @@ def _decode(
     if WRITES:
         _write_new(
             q_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, slots_ptr, first_token, num_queries, history, begin, end,
-            q_stride, v_stride, block_stride, key_factor, value_factor, GROUP, QUERIES_PAD, D, D_PAD, BLOCK_TOKENS,
-            ROTATED, FLOAT8,
+            q_stride, v_stride, block_stride, key_factor, value_factor, norm_ptr, eps, GROUP, QUERIES_PAD, D, D_PAD,
+            BLOCK_TOKENS, ROTATED, NORMED, FLOAT8,
         )  # fmt: skip
         tl.debug_barrier()  # the loop below reads them through other threads
 
@@ -210,7 +216,8 @@ def _decode(
     token = first_token + query
     q_head = head * GROUP + line % GROUP
     q = rotated_rows(
-        q_ptr, token * q_stride + q_head * D, cos_ptr, sin_ptr, token * D, valid, ROTATED, D, D_PAD
+        q_ptr, token * q_stride + q_head * D, cos_ptr, sin_ptr, token * D, norm_ptr, q_head * D, eps, valid, ROTATED,
+        NORMED, D, D_PAD,
     )  # fmt: skip
     acc = tl.zeros([BLOCK_M, D_PAD], dtype=tl.float32)
     total, top = beginning(sinks_ptr, q_head, valid, HAS_SINKS, BLOCK_M)
@@ -258,19 +265,22 @@ def _decode(
 @triton.jit
 def _write_new(
     q_ptr, v_ptr, cos_ptr, sin_ptr, kv_ptr, slots_ptr, first_token, num_queries, history, begin, end,
-    q_stride, v_stride, block_stride, key_factor, value_factor, GROUP: tl.constexpr, QUERIES_PAD: tl.constexpr,
-    D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, ROTATED: tl.constexpr, FLOAT8: tl.constexpr,
+    q_stride, v_stride, block_stride, key_factor, value_factor, norm_ptr, eps, GROUP: tl.constexpr,
+    QUERIES_PAD: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_TOKENS: tl.constexpr, ROTATED: tl.constexpr,
+    NORMED: tl.constexpr, FLOAT8: tl.constexpr,
 ):  # fmt: skip
-    """Rotate the row's new keys at the positions [begin, end) and write them and their values to their slots."""
+    """Normalize and rotate the row's new keys at [begin, end), then write them and their values to their slots."""
     head = tl.program_id(0)
     kv_heads = tl.num_programs(0)
     query = tl.arange(0, QUERIES_PAD)
     mine = (query < num_queries) & (history + query >= begin) & (history + query < end)
     token = first_token + query
+    key_head = kv_heads * GROUP + head
     key = rotated_rows(
-        q_ptr, token * q_stride + (kv_heads * GROUP + head) * D, cos_ptr, sin_ptr, token * D, mine, ROTATED, D, D_PAD
-    )
-    value = rotated_rows(v_ptr, token * v_stride + head * D, None, None, token, mine, False, D, D_PAD)
+        q_ptr, token * q_stride + key_head * D, cos_ptr, sin_ptr, token * D, norm_ptr, query * 0 + key_head * D, eps,
+        mine, ROTATED, NORMED, D, D_PAD,
+    )  # fmt: skip
+    value = plain_rows(v_ptr, token * v_stride + head * D, mine, D, D_PAD)
     slot = tl.load(slots_ptr + token, mask=mine, other=0)
     place = slot // BLOCK_TOKENS * block_stride + (head * BLOCK_TOKENS + slot % BLOCK_TOKENS) * D
     column = tl.arange(0, D_PAD)
@@ -341,13 +351,20 @@ _POINTERS = {
     "slots_ptr": "*i64",
 }
 
-_SWITCHED = {"sinks_ptr": "*fp32", "key_factor": "fp32", "value_factor": "fp32", "value_scale": "fp32"}
+_SWITCHED = {
+    "sinks_ptr": "*fp32",
+    "key_factor": "fp32",
+    "value_factor": "fp32",
+    "value_scale": "fp32",
+    "norm_ptr": "*fp32",
+}
 
 AOT_ROWS = (1, 8, 64)  # one for each tile, with 8 KV heads
 
 
 def _case(target: Target, rows: int, float8: str, pool: str) -> AotCase:
-    """Heads of 128 values on as many processors as an H200 has. With a cache in float8 sinks and a window are there."""
+    """Heads of 128 values on as many processors as an H200 has. With a cache in float8 sinks, norms and a window
+    are there."""
     block_n, warps, stages = tile_of(rows * 8, 128, 2, target.processor_bytes)
     split = choose_num_splits(rows, 8, 132) > 1
     workspace = ("parts_ptr", "logs_ptr", "counters_ptr")
@@ -364,6 +381,7 @@ def _case(target: Target, rows: int, float8: str, pool: str) -> AotCase:
         "out_stride": "i32:16",
         "block_stride": "i32:16",
         "table_stride": "i32",
+        "eps": "fp32",
         **_SWITCHED,
     }
     return AotCase(
@@ -383,6 +401,7 @@ def _case(target: Target, rows: int, float8: str, pool: str) -> AotCase:
             "MERGED_PARTS": 16,
             "WRITES": True,
             "ROTATED": True,
+            "NORMED": float8 != "",
             "HAS_WINDOW": float8 != "",
             "HAS_CAP": False,
             "HAS_SINKS": float8 != "",

@@ -29,8 +29,8 @@ from penstock.kernels.triton.attention import (
     check_pool,
     float8_way,
     padded_head_dim,
+    plain_rows,
     pool_elements,
-    rotated_rows,
     write_factors,
 )
 from penstock.kernels.triton.card import NONE, Capability, capability_of, multiplies_from_shared_memory
@@ -137,7 +137,7 @@ def _prefill(
     valid = (query < num_queries) & (line < QUERIES * GROUP)
     token = row_start + query
     q_head = head * GROUP + line % GROUP
-    q = rotated_rows(q_ptr, token * q_stride + q_head * D, None, None, token, valid, False, D, D_PAD)
+    q = plain_rows(q_ptr, token * q_stride + q_head * D, valid, D, D_PAD)
     acc = tl.zeros([BLOCK_M, D_PAD], dtype=tl.float32)
     total, top = beginning(sinks_ptr, q_head, valid, HAS_SINKS, BLOCK_M)
     keys_ptr = kv_ptr + head * (BLOCK_TOKENS * D)

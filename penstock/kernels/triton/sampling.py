@@ -5,6 +5,9 @@ with the whole card on every row. The second has one program for each row. Witho
 token where the cumulated distribution passes the uniform number. A cut is a threshold on the logits, ties included:
 the pieces give a bound that it is not below, and it is bisected over the tokens of the pieces that reach the bound.
 
+A row draws with one uniform number that its seed and its position give, where the largest of the logits with Gumbel
+noise would need one for every token; and it draws what the same number draws on a CPU.
+
 Thresholds are integers of the order of the logits as they came, since a temperature keeps the order: what ties is what
 ties in the model's result. Sums of single tokens are float32, over a piece at most; everything above is float64.
 """

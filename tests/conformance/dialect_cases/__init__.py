@@ -22,6 +22,7 @@ CASE_NAMES = (
     "marker_in_string",  # the dialect's own markers inside a string argument, as its template would write them
     "marker_cut_at_end",  # the output ends inside a marker, behind content
     "call_after_broken_call",
+    "mark_named_in_content",  # every text that opens a call, each in a sentence about it; then a call
     "text_after_call",
     "no_end_marker",  # the call is whole, the marker behind it is missing
     "empty_arguments",
@@ -100,22 +101,24 @@ def no_reasoning(reason: str) -> Cells:
     return dict.fromkeys(names, reason)
 
 
-def around_cells(whole: str) -> Cells:
-    """Cells of what stands around ``whole``, the call of weather in Rome."""
+def around_cells(whole: str, *marks: str) -> Cells:
+    """Cells of what stands around ``whole``, the call of weather in Rome. ``marks`` are the texts that open a call."""
+    said = "".join(f"I use {mark} here. " for mark in marks)
     return {
+        "mark_named_in_content": Case(text=said + whole, content=said, calls=(ROME,)),
         "space_between_calls": Case(text=f"{whole} \n\n {whole}\n", calls=(ROME, ROME)),
         "byte_order_mark": Case(text=f"\ufeff{whole}", content="\ufeff", calls=(ROME,)),
     }
 
 
-def json_cells(call: Callable[[str, str], str]) -> Cells:
-    """Cells of dialects whose arguments are JSON: ``call`` has a name and the arguments' text."""
+def json_cells(call: Callable[[str, str], str], *marks: str) -> Cells:
+    """Cells of dialects whose arguments are JSON: ``call`` has a name and the arguments' text, ``marks`` open it."""
     long_name = call(LONG_NAME, "{}")
     broken = call("weather", '{"days": 01}')
     string = json.dumps(json.dumps({"city": "Rome"}))
     lone = json.dumps('{"text": "\ud83e"}')
     fox = f'{{"text": "{FOX}"}}'
-    return around_cells(call("weather", '{"city": "Rome"}')) | {
+    return around_cells(call("weather", '{"city": "Rome"}'), *marks) | {
         "carriage_returns": Case(
             text=call("weather", '{\n"city": "Rome"}').replace("\n", "\r\n"),
             calls=(("weather", '{\r\n"city": "Rome"}', True),),
@@ -138,13 +141,13 @@ def json_cells(call: Callable[[str, str], str]) -> Cells:
     }
 
 
-def text_cells(call: Callable[..., str], value_end: str, **own: Case | str) -> Cells:
+def text_cells(call: Callable[..., str], value_end: str, *marks: str, **own: Case | str) -> Cells:
     """Cells of dialects with values between tags: ``call`` has a name and values by keyword, ``value_end`` is behind
-    each value."""
+    each value, ``marks`` open a call."""
     whole, long_name = call("weather", city="Rome"), call(LONG_NAME)
     twice = call("note", text="a", text2="b").replace("text2", "text")
     return (
-        around_cells(whole)
+        around_cells(whole, *marks)
         | {
             "carriage_returns": Case(text=whole.replace("\n", "\r\n"), calls=(ROME,)),
             "no_arguments": "A call without arguments is one with no value between tags: empty_arguments.",

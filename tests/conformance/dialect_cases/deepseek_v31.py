@@ -48,7 +48,7 @@ CASES = {
     "unfinished_reasoning": Case(text="<think>\nHm, \n", reasoning="Hm, \n"),
     "call_inside_reasoning": Case(text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, reasoning=WHOLE, content="No."),
 }
-CASES |= json_cells(call) | reasoning_cells("<think>", "</think>", B)
+CASES |= json_cells(call, B, "<｜tool▁call▁begin｜>") | reasoning_cells("<think>", "</think>", B)
 CASES["no_arguments"] = Case(text=call("clock", ""), calls=(("clock", "{}", True),))
 
 

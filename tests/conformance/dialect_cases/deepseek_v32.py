@@ -59,6 +59,8 @@ CASES |= reasoning_cells("<think>", "</think>", B)
 CASES |= text_cells(
     call,
     Q,
+    B,
+    CALL,
     odd_numbers=Case(
         text=call("clock", x="[-0, 1e400]").replace("true", "false"), calls=(("clock", '{"x": [-0, 1e400]}', True),)
     ),

@@ -39,7 +39,7 @@ CASES = {
     "unfinished_reasoning": Case(text="<|channel>thought\nHm, \n", reasoning="Hm, \n"),
     "call_inside_reasoning": Case(text=f"<|channel>thought\n{WHOLE}\n<channel|>No.", content="No.", calls=(ROME,)),
 }
-CASES |= around_cells(WHOLE) | reasoning_cells("<|channel>thought\n", "<channel|>", B)
+CASES |= around_cells(WHOLE, "<|tool_call>") | reasoning_cells("<|channel>thought\n", "<channel|>", B)
 CASES |= {
     "carriage_returns": Case(text=f"{B}weather{{\r\ncity:{Q}Rome{Q}\r\n}}{E}", calls=(ROME,)),
     "no_arguments": Case(text=f"{B}clock{E}", content=f"{B}clock{E}"),

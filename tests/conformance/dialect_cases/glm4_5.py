@@ -50,7 +50,7 @@ def cases(gap: str) -> dict[str, Case | str]:
         "unfinished_reasoning": Case(text="<think>Hm, \n", reasoning="Hm, \n"),
         "call_inside_reasoning": Case(text=f"{whole}</think>\n\nNo.", in_reasoning=True, content="No.", calls=(ROME,)),
         **reasoning_cells("<think>", "</think>", "<tool_call>"),
-        **text_cells(lambda name, **values: call(name, gap, **values), "</arg_value>"),
+        **text_cells(lambda name, **values: call(name, gap, **values), "</arg_value>", "<tool_call>"),
     }
 
 

@@ -62,6 +62,10 @@ CASES = {
 CASES |= json_cells(call) | reasoning_cells(
     A, "<|end|>", "to=functions.weather", answer=f"<|start|>assistant{F}", closes="b\n\nc"
 )
+# What is no header is content to the end of its message.
+CASES["mark_named_in_content"] = Case(
+    text=f"{F}I use <|channel|> here.{NEXT}{WHOLE}", content="I use <|channel|> here.<|end|>", calls=(ROME,)
+)
 CASES["no_arguments"] = Case(text=call("clock", ""), calls=(("clock", "{}", True),))
 
 

@@ -45,7 +45,7 @@ CASES = {
         text=f"<think>{B}[{CALL}]</think>\n<response>No.</response>", reasoning=f"{B}[{CALL}]", content="No."
     ),
 }
-CASES |= json_cells(object_call(f"{B}[", "]")) | reasoning_cells("<think>", "</think>", B)
+CASES |= json_cells(object_call(f"{B}[", "]"), B, "<tool_call>") | reasoning_cells("<think>", "</think>", B)
 CASES["no_arguments"] = CASES["empty_arguments"]
 
 

@@ -49,7 +49,7 @@ def cases(begin: str, end: str) -> Cells:
         ),
         "unfinished_reasoning": Case(text="<think>\nHm, \n", reasoning="Hm, \n"),
         "call_inside_reasoning": Case(text=f"{whole}</think>\n\nNo.", in_reasoning=True, content="No.", calls=(ROME,)),
-        **json_cells(object_call(begin, end)),
+        **json_cells(object_call(begin, end), begin.strip()),
         **reasoning_cells("<think>", "</think>", begin),
         "no_arguments": Case(text=f'{begin}{{"name": "clock"}}{end}', calls=(("clock", "{}", True),)),
     }

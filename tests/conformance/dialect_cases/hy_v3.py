@@ -66,7 +66,9 @@ def cases(suffix: str) -> dict[str, Case | str]:
             text=f"{whole}</think{suffix}>No.", in_reasoning=True, reasoning=whole, content="No."
         ),
         **reasoning_cells(f"<think{suffix}>", f"</think{suffix}>", begin),
-        **text_cells(lambda name, **values: f"{begin}{call(name, **values)}{end}", f"</arg_value{suffix}>"),
+        **text_cells(
+            lambda name, **values: f"{begin}{call(name, **values)}{end}", f"</arg_value{suffix}>", begin.strip(), one
+        ),
     }
 
 

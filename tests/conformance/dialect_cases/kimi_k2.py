@@ -51,7 +51,7 @@ CASES = {
         text=f"Hm.{WHOLE}No.", in_reasoning=True, reasoning="Hm.", content="No.", calls=(ROME,)
     ),
 }
-CASES |= json_cells(call) | reasoning_cells("<think>", "</think>", B)
+CASES |= json_cells(call, B, "<|tool_call_begin|>") | reasoning_cells("<think>", "</think>", B)
 CASES["no_arguments"] = Case(text=call("clock", ""), calls=(("clock", "{}", True),))
 
 

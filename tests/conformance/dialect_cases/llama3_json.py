@@ -40,7 +40,10 @@ CASES = {
 }
 CASES |= json_cells(object_call("", "", "parameters")) | no_reasoning("Llama 3 does not write reasoning.")
 CASES["no_arguments"] = CASES["empty_arguments"]
-# An answer that begins with something else is no call.
+# An answer that begins with something else is no call, but behind the tag.
+CASES["mark_named_in_content"] = Case(
+    text=f"I use <|python_tag|> here. <|python_tag|>{WHOLE}", content="I use <|python_tag|> here. ", calls=(ROME,)
+)
 CASES["byte_order_mark"] = Case(text=f"\ufeff{WHOLE}", content=f"\ufeff{WHOLE}")
 
 

@@ -27,7 +27,12 @@ CASES = {
 }
 CASES |= around_cells(WHOLE) | no_reasoning("Llama 3 and 4 do not write reasoning.")
 CASES |= {
-    # An answer that begins with something else is no call.
+    # An answer that begins with something else is no call, but behind the mark.
+    "mark_named_in_content": Case(
+        text=f"I use <|python_start|> here. <|python_start|>{WHOLE}",
+        content="I use <|python_start|> here. ",
+        calls=(ROME,),
+    ),
     "byte_order_mark": Case(text=f"\ufeff{WHOLE}", content=f"\ufeff{WHOLE}"),
     "carriage_returns": Case(text='[weather(\r\ncity="Rome"\r\n)]', calls=(ROME,)),
     "no_arguments": CASES["empty_arguments"],

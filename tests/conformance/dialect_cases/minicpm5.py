@@ -50,7 +50,9 @@ CASES = {
     "unfinished_reasoning": Case(text="<think>\nHm, \n", reasoning="Hm, \n"),
     "call_inside_reasoning": Case(text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, reasoning=WHOLE, content="No."),
 }
-CASES |= text_cells(call, "</param>") | reasoning_cells("<think>", "</think>", "<function name=")
+CASES |= text_cells(call, "</param>", "<function name=", "<functionname=") | reasoning_cells(
+    "<think>", "</think>", "<function name="
+)
 
 
 def long_call(text: str) -> str:

@@ -54,7 +54,9 @@ CASES = {
     "call_inside_reasoning": Case(text=f"{WHOLE}</think>\n\nNo.", in_reasoning=True, content="No.", calls=(ROME,)),
 }
 CASES |= reasoning_cells("<think>", "</think>", B)
-CASES |= text_cells(lambda name, **values: f"{B}{invoke(name, **values)}{E}", "</parameter>")
+CASES |= text_cells(
+    lambda name, **values: f"{B}{invoke(name, **values)}{E}", "</parameter>", B.strip(), '<invoke name="'
+)
 
 
 def long_call(text: str) -> str:

@@ -52,7 +52,9 @@ CASES = {
     "unfinished_reasoning": Case(text="<mm:think>Hm, \n", reasoning="Hm, \n"),
     "call_inside_reasoning": Case(text=f"<mm:think>{WHOLE}</mm:think>No.", reasoning=WHOLE, content="No."),
 }
-CASES |= reasoning_cells("<mm:think>", "</mm:think>", B) | text_cells(call, f"{M}</text>")
+CASES |= reasoning_cells("<mm:think>", "</mm:think>", B) | text_cells(
+    call, f"{M}</text>", B.strip(), f'{M}<invoke name="'
+)
 # A key is written before its value is read.
 CASES["duplicate_keys"] = Case(
     text=f'{B}{M}<invoke name="note">{M}<text>a{M}</text>{M}<text>b{M}</text>{M}</invoke>\n{E}',

@@ -32,7 +32,7 @@ CASES = {
     "unfinished_reasoning": Case(text="[THINK]Hm, \n", reasoning="Hm, \n"),
     "call_inside_reasoning": Case(text=f"{WHOLE}[/THINK]No.", in_reasoning=True, content="No.", calls=(ROME,)),
 }
-CASES |= json_cells(lambda name, arguments: f"{B}{name}{A}{arguments}") | reasoning_cells("[THINK]", "[/THINK]", B)
+CASES |= json_cells(lambda name, arguments: f"{B}{name}{A}{arguments}", B) | reasoning_cells("[THINK]", "[/THINK]", B)
 # Nothing stands behind arguments, so they may be still to come.
 CASES["no_arguments"] = Case(text=f"{B}clock{A}", content=f"{B}clock{A}")
 

@@ -44,7 +44,7 @@ CASES = {
     "unfinished_reasoning": Case(text="[THINK]Hm, \n", reasoning="Hm, \n"),
     "call_inside_reasoning": Case(text=f"{WHOLE}[/THINK]No.", in_reasoning=True, content="No.", calls=(ROME,)),
 }
-CASES |= json_cells(object_call(B, E)) | reasoning_cells("[THINK]", "[/THINK]", B)
+CASES |= json_cells(object_call(B, E), "[TOOL_CALLS]") | reasoning_cells("[THINK]", "[/THINK]", B)
 CASES["no_arguments"] = Case(text=f'{B}{{"name": "clock"}}{E}', calls=(("clock", "{}", True),))
 
 

@@ -44,7 +44,7 @@ CASES = {
     "unfinished_reasoning": Case(text="<think>Hm, \n", reasoning="Hm, \n"),
     "call_inside_reasoning": Case(text=f"<think>{WHOLE}</think>No.", reasoning=WHOLE, content="No."),
 }
-CASES |= json_cells(object_call(f"{B}[", f"]{E}")) | reasoning_cells("<think>", "</think>", B)
+CASES |= json_cells(object_call(f"{B}[", f"]{E}"), B, "functools[") | reasoning_cells("<think>", "</think>", B)
 CASES["no_arguments"] = CASES["empty_arguments"]
 
 

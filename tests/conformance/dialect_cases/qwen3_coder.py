@@ -50,6 +50,8 @@ CASES |= reasoning_cells("<think>", "</think>", B)
 CASES |= text_cells(
     call,
     "\n</parameter>",
+    B.strip(),
+    "<function=",
     # One newline of either end is the template's; what else is there is the value.
     carriage_returns=Case(text=WHOLE.replace("\n", "\r\n"), calls=(("weather", '{"city": "\\r\\nRome\\r"}', True),)),
 )
