@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from penstock.attention.contract import AttentionSpec
 from penstock.types.decision import YES, Verdict
+from penstock.types.facts import LEAST_CAPABILITY
 
 Version = tuple[int, ...]
 
@@ -20,17 +21,17 @@ def verdict(*needs: Iterable[str]) -> Verdict:
     return Verdict(reasons) if reasons else YES
 
 
-def card(spec: AttentionSpec, least: Version = ()) -> list[str]:
+def card(spec: AttentionSpec, least: Version = LEAST_CAPABILITY) -> list[str]:
     """An NVIDIA GPU of compute capability ``least``."""
     platform = spec.platform
     if platform.name != "cuda":
         return [f"needs platform cuda, found {platform.name}"]
     if not platform.accelerators:
         return ["needs a GPU, found none"]
-    found = platform.accelerators[0].capability
-    if not least or _version(found) >= least:
+    found = platform.accelerators[0]
+    if found.compute_capability >= least:
         return []
-    return [f"needs compute capability {_dotted(least)}, found {found}"]
+    return [f"needs compute capability {_dotted(least)}, found {found.capability}"]
 
 
 def cpu(spec: AttentionSpec) -> list[str]:
@@ -98,7 +99,7 @@ def no_batch_invariance(spec: AttentionSpec, because: str) -> list[str]:
 
 
 def _version(text: str) -> Version:
-    """Numbers at the beginning of "2.8.3.post2" or "9.0"; none of "gfx942"."""
+    """Numbers at the beginning of "2.8.3.post2"; none of "main"."""
     found = re.match(r"\d+(\.\d+)*", text)
     return tuple(map(int, found.group().split("."))) if found else ()
 

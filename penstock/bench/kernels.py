@@ -23,7 +23,7 @@ from penstock.bench.kernel_cases import Call, Candidate, Case, Work, make_cases,
 from penstock.bench.model_shapes import ModelShapes
 from penstock.bench.report import Report
 from penstock.errors import ConfigError
-from penstock.kernels.device import device_of
+from penstock.kernels.device import CPU, device_of, prepare_device
 from penstock.kernels.device_rate import with_measured_rate
 from penstock.kernels.native.extension import set_num_threads
 from penstock.kernels.native.program import RecordingRefusedError, record
@@ -71,6 +71,9 @@ def measure_kernels(
 
     Raises ConfigError when nothing of that name can run here.
     """
+    device = device_of(platform)
+    if device != CPU:
+        prepare_device(platform)
     platform = with_measured_rate(platform)
     threads = workload.threads or platform.num_cores
     torch.set_num_threads(threads)
@@ -81,7 +84,6 @@ def measure_kernels(
         ceilings = measure_ceilings(platform, cache_bytes)
     rows: list[dict[str, Any]] = []
     decisions: dict[str, Decision] = {}
-    device = device_of(platform)
     # Cases make their tensors without naming a device. On a CPU nothing is set: it would cost each call of torch.
     made_on = contextlib.nullcontext() if device.type == "cpu" else device
     with torch.inference_mode(), made_on:

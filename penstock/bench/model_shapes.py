@@ -45,12 +45,15 @@ class ModelShapes:
     attention: tuple[AttentionSpec, ...]
 
 
-def read_shapes(source: ModelSource, platform: PlatformFacts, scheme: str | None = None) -> ModelShapes:
-    """Raises ConfigError for a ``scheme``, the one that weights are to have instead of their own, that does not exist;
-    UnsupportedModelError for a model that no family takes."""
+def read_shapes(
+    source: ModelSource, platform: PlatformFacts, scheme: str | None = None, load_format: str = "auto"
+) -> ModelShapes:
+    """``load_format`` "dummy" reads a configuration and needs no weights. Raises ConfigError for a ``scheme``, the one
+    that weights are to have instead of their own, that does not exist; UnsupportedModelError for a model that no family
+    takes."""
     if scheme is not None and scheme not in SCHEMES:
         raise ConfigError(f"There is no weight scheme {scheme!r}; there are {', '.join(SCHEMES)}.")
-    with closing(open_checkpoint(source)) as checkpoint:
+    with closing(open_checkpoint(source, load_format=load_format)) as checkpoint:
         dtype, _ = resolve_dtype(EngineConfig(), checkpoint.facts(), platform)
         built = build_model(checkpoint, dtype=dtype, platform=platform)
         parameters = built.model.parameters()

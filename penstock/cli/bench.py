@@ -154,6 +154,9 @@ def kernels(
         Option("--threads", minimum=1, help="Threads of kernels. Default: every core."),
     ] = None,
     platform: Annotated[str, Option("--platform", metavar="auto|cpu|cuda", help="What to compute on.")] = "auto",
+    load_format: Annotated[
+        str, Option("--load-format", metavar="auto|dummy", help="dummy: the model's configuration will do.")
+    ] = "auto",
     json_file: JsonOption = None,
 ) -> None:
     """Every op at a model's shapes, every implementation that can run here, beside this machine's measured ceilings.
@@ -179,7 +182,7 @@ def kernels(
         repeats=repeats,
         threads=threads,
     )
-    shapes = read_shapes(fetch_model(model, None), facts, scheme)
+    shapes = read_shapes(fetch_model(model, None), facts, scheme, load_format)
     report = measure_kernels(shapes, facts, cache_bytes, workload, command_line(), say)
     show(report, json_file, in_lines=True)
 

@@ -85,6 +85,15 @@ FOREIGN: tuple[tuple[str, str], ...] = (
     ("HF_TOKEN", "Token for hub models that need one."),
     ("XDG_CACHE_HOME", "Parent of the cache directory when PENSTOCK_CACHE is not set."),
     ("CUDA_VISIBLE_DEVICES", "Accelerators that the probe may see."),
+    (
+        "CUDA_DEVICE_ORDER",
+        "How CUDA counts devices. PCI_BUS_ID unless it is set, as the probe counts; any other order that begins with "
+        "another device is refused.",
+    ),
+    (
+        "TRITON_CACHE_DIR",
+        "Where Triton keeps compiled kernels. The directory triton of the cache directory unless it is set.",
+    ),
     ("CUDA_HOME", "Where the CUDA compiler is, for libraries that compile when they are used, as FlashInfer does."),
     ("FLASHINFER_WORKSPACE_BASE", "Parent of the directory where FlashInfer keeps its compiled kernels."),
     ("NO_COLOR", "No colours in terminal output."),

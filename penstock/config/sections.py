@@ -115,7 +115,10 @@ class BackendConfig:
         choices=PLATFORMS,
     )
     attention_backend: str | None = flag(None, "Attention backend by name; `penstock explain` lists them.")
-    linear_backend: str | None = flag(None, "Linear method by name, for every scheme it can run.")
+    linear_backend: str | None = flag(
+        None,
+        "Linear method by name, for every weight; cuda_fp8 is for quantized ones only, and leaves the others open.",
+    )
     structured_backend: str | None = flag(
         None, "Backend of constrained output by name: llguidance or xgrammar. Default: the first one that can run."
     )

@@ -7,10 +7,12 @@ that a mock engine and ``penstock --help`` never do.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock.config.flags import engine_config_from
@@ -21,6 +23,7 @@ from penstock.engine.constraining import decide_structured, make_constraints
 from penstock.engine.engine import Engine, make_info
 from penstock.engine.mock_engine import build_mock_engine
 from penstock.engine.mock_text import mock_assets
+from penstock.engine.progress import StartProgress
 from penstock.engine.seed import start_seed
 from penstock.engine.threads import prefer_short_spins
 from penstock.errors import NoBackendError
@@ -105,18 +108,21 @@ def build_engine(
     *,
     source: ModelSource | None = None,
     progress: Progress | None = None,
+    parts: Progress | None = None,
 ) -> Engine:
     """Load the model that ``config`` names and make it ready. ``source`` is given when it has been found already.
+    ``progress`` gets lines for people; ``parts`` those about how far a long part of the start is, in its place.
 
     Blocks until ready. Raises ConfigError, ModelSourceError, UnsupportedModelError or NoBackendError.
     """
+    from penstock.executor.load import load_executor
     from penstock.executor.local import LocalExecutor
 
     tell = progress or (lambda _text: None)
     source = source or find_model(config, tell)
     survey = _survey(config, source, None)
     tell(_describe(survey))
-    executor = LocalExecutor(survey.spec)
+    executor = LocalExecutor(survey.spec, load=partial(load_executor, progress=StartProgress(parts or tell)))
     began = time.monotonic()
     capacity = executor.start()
     try:
@@ -169,7 +175,13 @@ def build_for_llm(options: dict[str, Any], *, mock: bool = False) -> tuple[InPro
     prefer_short_spins()
     source = find_model(config)
     assets = load_assets(config, source)
-    return InProcessClient(lambda channel: build_engine(config, channel, source=source)), assets
+    parts = _on_terminal if sys.stderr.isatty() else None
+    return InProcessClient(lambda channel: build_engine(config, channel, source=source, parts=parts)), assets
+
+
+def _on_terminal(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,10 +147,14 @@ class DeviceRunner:
             self.graphs.prepare(key, lambda: self._compute_decode(layout, variant))
 
     @torch.inference_mode()
-    def record_all(self) -> None:
-        """Record greedy decode steps of every row count, the largest first: its memory serves the others."""
-        for num_rows in reversed(self._row_counts if self.graphs.on else []):
+    def record_all(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Record greedy decode steps of every row count, the largest first: its memory serves the others.
+        ``progress(done, total)`` counts them."""
+        counts = self._row_counts if self.graphs.on else []
+        for done, num_rows in enumerate(reversed(counts), 1):
             self.record(num_rows, Variant.GREEDY)
+            if progress is not None:
+                progress(done, len(counts))
 
     @torch.inference_mode()
     def record_one(self) -> bool:

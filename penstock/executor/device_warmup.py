@@ -61,10 +61,11 @@ def compile_kernels(
     pass_tokens: Callable[[], object],
     device: torch.device,
     num_threads: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Compile what steps of every kind launch: each meets kernels that others do not. On a CUDA device nothing of ours
     is launched, and the kernels are compiled by ``num_threads`` threads at once (``kernels/triton/ahead.py``); torch's
-    libraries take part as in any step, so that they are loaded meanwhile."""
+    libraries take part as in any step, so that they are loaded meanwhile. ``progress(done, total)`` counts kernels."""
     powers = [1 << power for power in range(max_num_seqs.bit_length())]
     halfway = [3 * power for power in powers if 3 * power <= max_num_seqs]  # some rungs are narrow
     kinds = [[1] * count for count in (*powers, *halfway)]
@@ -86,6 +87,6 @@ def compile_kernels(
         return
     from penstock.kernels.triton.ahead import compile_ahead
 
-    compile_ahead(compute_all, num_threads)
+    compile_ahead(compute_all, num_threads, progress)
     torch.cuda.synchronize(device)
     torch._C._cuda_clearCublasWorkspaces()  # taken again by the steps that are measured

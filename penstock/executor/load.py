@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -36,7 +37,7 @@ from penstock.executor.seats import max_seat_tokens
 from penstock.executor.spec import ExecutorSpec
 from penstock.executor.warmup import warm_up
 from penstock.executor.weight_plan import WeightPlan, plan_weights
-from penstock.kernels.device import CPU, device_of
+from penstock.kernels.device import CPU, device_of, prepare_device
 from penstock.kernels.device_rate import with_measured_rate
 from penstock.kernels.implementation import OpSpec
 from penstock.kernels.native.attention import most_partial_bytes
@@ -47,7 +48,7 @@ from penstock.loader.weights import load_parameters
 from penstock.models.family import CausalModel, KvGeometry, ModelParts, attention_spec
 from penstock.models.table import family_of
 from penstock.quantization.linear import LinearMethod, LinearSpec
-from penstock.quantization.select import choose_linear
+from penstock.quantization.select import check_used, choose_linear
 from penstock.types.decision import Decision
 from penstock.types.facts import ModelFacts, PlatformFacts
 from penstock.types.kv import KvCapacity, KvGroupSpec
@@ -55,8 +56,8 @@ from penstock.types.kv import KvCapacity, KvGroupSpec
 # Steps of other shapes leave pieces between what they allocate.
 STEP_MARGIN = 1.25
 
-# (weights done, weights in all)
-Progress = Callable[[int, int], None]
+# (what is being made: "weights", "kernels" or "graphs", how many are done, how many there are)
+Progress = Callable[[str, int, int], None]
 
 
 class Choices:
@@ -197,6 +198,7 @@ def plan_executor(spec: ExecutorSpec, checkpoint: Checkpoint, device: torch.devi
     weights = plan_weights(
         built.family.WEIGHTS, built.facts, checkpoint, built.model.parameters(), built.choices.linear
     )
+    check_used(spec.linear_backend, built.choices.linear_names)
     memory = plan_memory(memory_need(built, weights, spec))
     _, sampling = choose_sample_op(spec.platform)
     return ExecutorPlan(
@@ -249,9 +251,12 @@ def load_executor(
     spec: ExecutorSpec, *, progress: Progress | None = None, launches: bool | None = None
 ) -> LoadedExecutor:
     """Build, plan, load, allocate and warm up. The checkpoint is closed at the end: nothing of it is kept but what the
-    prepared weights refer to. ``launches``: with a DeviceRunner, as on every device; on a CPU, for tests of it."""
+    prepared weights refer to. ``progress`` hears of the parts that take long, on this thread. ``launches``: with a
+    DeviceRunner, as on every device; on a CPU, for tests of it."""
+    tell = progress or (lambda _part, _done, _total: None)
     device = device_of(spec.platform)
     if device != CPU:
+        prepare_device(spec.platform)
         claim_device(device)
         with_measured_rate(spec.platform)
     checkpoint = open_checkpoint(spec.source, load_format=spec.load_format, seed=spec.dummy_seed)
@@ -264,7 +269,7 @@ def load_executor(
                 built.facts.num_layers,
                 checkpoint,
                 built.model.parameters(),
-                progress=progress,
+                progress=partial(tell, "weights"),
                 device=device,
             )
     finally:
@@ -277,7 +282,7 @@ def load_executor(
     if not (on_device(spec.platform) if launches is None else launches):
         return _loaded_on_cpu(spec, plan, limits)
     with torch.inference_mode():
-        return _loaded_on_device(spec, plan, limits, device)
+        return _loaded_on_device(spec, plan, limits, device, tell)
 
 
 def _loaded_on_cpu(spec: ExecutorSpec, plan: ExecutorPlan, limits: RunnerLimits) -> LoadedExecutor:
@@ -297,7 +302,7 @@ def _loaded_on_cpu(spec: ExecutorSpec, plan: ExecutorPlan, limits: RunnerLimits)
 
 
 def _loaded_on_device(
-    spec: ExecutorSpec, plan: ExecutorPlan, limits: RunnerLimits, device: torch.device
+    spec: ExecutorSpec, plan: ExecutorPlan, limits: RunnerLimits, device: torch.device, tell: Progress
 ) -> LoadedExecutor:
     """The memory is planned a second time, with what the largest step was seen to take."""
     built, layouts = plan.built, kv_layouts(plan.built, spec.block_size)
@@ -320,7 +325,7 @@ def _loaded_on_device(
 
     memory = plan.memory
     if device.type == "cuda":
-        memory = _measured_plan(spec, plan, forward_over, sample_op, pass_tokens, device)
+        memory = _measured_plan(spec, plan, forward_over, sample_op, pass_tokens, device, tell)
     capacity = memory.capacity
     forward, storage = forward_over(capacity.groups, capacity.num_blocks)
     parts = DeviceParts(
@@ -337,7 +342,7 @@ def _loaded_on_device(
         depth=spec.depth,
     )
     runner = DeviceRunner(parts, limits, make_graphs(built, spec))
-    runner.record_all()
+    runner.record_all(partial(tell, "graphs"))
     warm_up(runner, capacity, limits)
     decisions = (*built.choices.decisions, sampling, runner.graphs.decision())
     lines = (*plan.weights.lines, *memory.lines)
@@ -360,6 +365,7 @@ def _measured_plan(
     sample_op: SampleOp | None,
     pass_tokens: Callable[[], object],
     device: torch.device,
+    tell: Progress,
 ) -> MemoryPlan:
     """Steps of both kinds are covered: the largest prefill, and logits of every row with a draw."""
     forward, _ = forward_over(plan.memory.groups, [1] * len(plan.memory.num_blocks))
@@ -387,6 +393,7 @@ def _measured_plan(
         pass_tokens=pass_tokens,
         device=device,
         num_threads=max(1, spec.platform.num_cores),
+        progress=partial(tell, "kernels"),
     )
     measured = measure_step(
         forward,

@@ -12,7 +12,7 @@ import logging
 
 import torch
 
-from penstock.kernels.device import device_of
+from penstock.kernels.device import device_of, prepare_device
 from penstock.platforms.rates import keep_rate
 from penstock.types.facts import PlatformFacts
 
@@ -29,6 +29,7 @@ def with_measured_rate(platform: PlatformFacts) -> PlatformFacts:
     if device is None or device.kind != "cuda" or device.copied_bytes_per_s:
         return platform
     try:
+        prepare_device(platform)
         rate = copied_bytes_per_s(device_of(platform))
     except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
         log.info("the rate of the device's memory was not measured: %s", error)

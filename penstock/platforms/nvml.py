@@ -43,10 +43,16 @@ class _Memory(ctypes.Structure):
 
 
 def read_accelerators(environ: Mapping[str, str] | None = None) -> tuple[AcceleratorFacts, ...]:
-    """Facts of every accelerator that CUDA_VISIBLE_DEVICES lets this process see, in that order."""
+    """Facts of every accelerator that CUDA_VISIBLE_DEVICES lets this process see, in that order.
+
+    The library counts by place on the bus, CUDA by speed unless CUDA_DEVICE_ORDER says otherwise: it is set here, for
+    this process and its children, unless the user has set it. ``kernels.device`` checks what came of it.
+    """
     library = _load()
     if library is None or library.nvmlInit_v2() != 0:
         return ()
+    if environ is None:
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     try:
         handles = _handles(library)
         visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")

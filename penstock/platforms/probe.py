@@ -18,10 +18,9 @@ from pathlib import Path
 from penstock.errors import NoBackendError
 from penstock.platforms import cgroups, nvml, processor, rates
 from penstock.types.decision import Decision, Rejection
-from penstock.types.facts import AcceleratorFacts, PlatformFacts
+from penstock.types.facts import LEAST_CAPABILITY, AcceleratorFacts, PlatformFacts
 
 DATA_PLANES = ("cpu", "cuda")  # platforms that kernels and KV storage exist for
-LEAST_CAPABILITY = (8, 0)  # of CUDA devices: the first with bfloat16 products and asynchronous copies
 LIBRARIES = (
     "torch",
     "triton",
@@ -135,7 +134,7 @@ def _refusals(kind: str, accelerators: tuple[AcceleratorFacts, ...], libraries: 
         reasons.append(f"this version of Penstock has no kernels and no KV storage for {kind}")
     if not accelerators or accelerators[0].kind != kind:
         reasons.append(f"no {kind} device was found")
-    elif kind == "cuda" and _capability(accelerators[0]) < LEAST_CAPABILITY:
+    elif kind == "cuda" and accelerators[0].compute_capability < LEAST_CAPABILITY:
         least = ".".join(map(str, LEAST_CAPABILITY))
         reasons.append(f"needs compute capability {least}, found {accelerators[0].capability}")
     version = libraries.get("torch")
@@ -148,10 +147,6 @@ def _refusals(kind: str, accelerators: tuple[AcceleratorFacts, ...], libraries: 
     if kind == "cuda" and "triton" not in libraries:
         reasons.append("needs triton, which is not installed")
     return tuple(reasons)
-
-
-def _capability(accelerator: AcceleratorFacts) -> tuple[int, ...]:
-    return tuple(int(part) for part in accelerator.capability.split("."))
 
 
 def installed_libraries(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:

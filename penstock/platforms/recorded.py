@@ -67,6 +67,8 @@ def _cpu_host(cpu: str, *, cores: int, sets: tuple[str, ...], gib: int, machine:
     )
 
 
+_AVX2_LAPTOP = _cpu_host("Intel(R) Core(TM) i5-8250U CPU @ 1.60GHz", cores=4, sets=_AVX2, gib=16)
+
 RECORDED: dict[str, PlatformFacts] = {
     "h200": _gpu_host(
         _gpu(
@@ -126,7 +128,8 @@ RECORDED: dict[str, PlatformFacts] = {
         sets=(*_AVX512, "avx512_bf16"),
         gib=64,
     ),
-    "laptop-avx2": _cpu_host("Intel(R) Core(TM) i5-8250U CPU @ 1.60GHz", cores=4, sets=_AVX2, gib=16),
+    "cpu-avx2": _AVX2_LAPTOP,
+    "laptop-avx2": _AVX2_LAPTOP,
     "laptop-arm64": _cpu_host(
         "Snapdragon X Elite",
         cores=12,

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from penstock.quantization.linear import LinearSpec
+from penstock.types.facts import LEAST_CAPABILITY
 
 COLUMN_MULTIPLE = 16  # so that every row begins where 16 bytes can be read at once
-MIN_CAPABILITY = (8, 0)
-
-
-def capability_of(spec: LinearSpec) -> tuple[int, ...]:
-    """Of the device that is computed on; (0,) where it has none that CUDA names."""
-    device = spec.platform.device
-    parts = device.capability.split(".") if device else []
-    return tuple(map(int, parts)) if parts and all(part.isdigit() for part in parts) else (0,)
 
 
 def reasons_against(spec: LinearSpec) -> list[str]:
@@ -20,8 +13,9 @@ def reasons_against(spec: LinearSpec) -> list[str]:
     platform, reasons = spec.platform, []
     if platform.name != "cuda":
         reasons.append(f"needs platform cuda, found {platform.name}")
-    elif platform.device and capability_of(spec) < MIN_CAPABILITY:
-        reasons.append(f"needs compute capability 8.0, found {platform.device.capability}")
+    elif platform.device and platform.device.compute_capability < LEAST_CAPABILITY:
+        least = ".".join(map(str, LEAST_CAPABILITY))
+        reasons.append(f"needs compute capability {least}, found {platform.device.capability}")
     if "triton" not in platform.libraries:
         reasons.append("needs triton, which is not installed")
     if spec.in_features % COLUMN_MULTIPLE:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from penstock.types.decision import Decision
 
 DENSE_SCHEMES = ("f32", "f16", "bf16")  # canonical schemes of plain values
+LEAST_CAPABILITY = (8, 0)  # of CUDA devices: the first with bfloat16 products and asynchronous copies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,12 @@ class AcceleratorFacts:
     l2_bytes: int = 0  # that one multiprocessor can reach: of one die where dies have a cache each
     driver: str = ""
     uuid: str = ""
+
+    @property
+    def compute_capability(self) -> tuple[int, ...]:
+        """(9, 0) of "9.0"; empty where it is none of CUDA's, as "gfx942" is."""
+        parts = self.capability.split(".")
+        return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

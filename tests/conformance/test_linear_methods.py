@@ -23,7 +23,7 @@ from penstock.kernels.reference import quantize_fp8, quantize_rows
 from penstock.platforms.probe import probe_platform
 from penstock.platforms.recorded import RECORDED
 from penstock.quantization import backends
-from penstock.quantization.backends import linear_native
+from penstock.quantization.backends import linear_fp8, linear_native
 from penstock.quantization.backends.linear_native import NATIVE_METHODS
 from penstock.quantization.dequantize import reference_dequantize
 from penstock.quantization.formats.gguf import GGUF_TYPES, convert_gguf
@@ -237,10 +237,10 @@ def test_cuda_devices_have_a_ladder(dtype):
 
 # (device, scheme, dtype, what multiplies few rows and many)
 FLOAT8_LADDERS = [
-    ("h200", "fp8_row", "bfloat16", ["linear_fp8_dynamic", "torch"]),
-    ("h200", "fp8_row", "float16", ["linear_fp8_dynamic"]),
-    ("h200", "fp8_block", "bfloat16", ["linear_fp8_dynamic"]),
-    ("rtx4090", "fp8_row", "bfloat16", ["linear_fp8_dynamic"]),
+    ("h200", "fp8_row", "bfloat16", ["streamed_fp8", "torch"]),
+    ("h200", "fp8_row", "float16", ["streamed_fp8", "product_fp8"]),
+    ("h200", "fp8_block", "bfloat16", ["streamed_fp8", "product_fp8"]),
+    ("rtx4090", "fp8_row", "bfloat16", ["streamed_fp8", "product_fp8"]),
     ("h200", "fp8_row_only", "bfloat16", ["linear_fp8"]),
     ("a100", "fp8_block", "bfloat16", ["linear_fp8"]),
 ]
@@ -256,6 +256,40 @@ def test_cuda_devices_keep_float8_weights(device, scheme, dtype, rungs):
     assert decision.also_possible == ("cuda_skinny", "cuda_invariant", "dense", "reference")
     scales = IN // (SCHEMES[scheme].scales[0].group_size or IN)
     assert method.prepared_bytes(spec) == OUT * (IN + 4 * scales)
+
+
+@pytest.mark.parametrize(("device", "scheme", "dtype", "rungs"), FLOAT8_LADDERS)
+def test_the_rungs_of_float8_are_what_runs(monkeypatch, device, scheme, dtype, rungs):
+    spec = make_spec(SCHEMES[scheme], dtype, platform=RECORDED[device])
+    method, decision = choose_linear(spec)
+    ran = []
+
+    def dynamic(x, codes, scales, bias, out, streamed_rows):
+        ran.append("streamed_fp8" if x.shape[0] <= streamed_rows else "product_fp8")
+        return x
+
+    monkeypatch.setattr(linear_fp8, "_linear_fp8", lambda x, *_: ran.append("linear_fp8") or x)
+    monkeypatch.setattr(linear_fp8, "_linear_fp8_dynamic", dynamic)
+    monkeypatch.setattr(linear_fp8, "_quantize_fp8", lambda x: (x, x))
+    monkeypatch.setattr(linear_fp8, "product_by_torch", lambda x, *_: ran.append("torch") or x)
+    prepared = linear_fp8.Fp8Weight(make_record(scheme), getattr(torch, dtype), linear_fp8._many(spec))
+    ends = [rung.max_rows for rung in decision.rungs[:-1]]
+    for rows in (1, *ends, *(end + 1 for end in ends), 300):
+        method.apply(prepared, torch.zeros(rows, IN), None)
+        rung = next(rung for rung in decision.rungs if rung.max_rows is None or rows <= rung.max_rows)
+        assert ran.pop() == rung.name, rows
+
+
+def test_the_grounds_of_float8_rungs_are_those_of_the_scheme():
+    """With a scale for each block more than a few rows are slower than a dense copy, and it is said."""
+    few, many = choose_linear(make_spec(SCHEMES["fp8_block"], "bfloat16", platform=RECORDED["h200"]))[1].rungs
+    assert "blocks" in few.why
+    assert "154" in many.why
+    assert "a dense copy 92" in many.why
+    for device, dtype in (("h200", "float16"), ("rtx4090", "bfloat16")):
+        (few, many) = choose_linear(make_spec(SCHEMES["fp8_row"], dtype, platform=RECORDED[device]))[1].rungs
+        assert "one scale a row" in few.why
+        assert "not timed" in many.why
 
 
 @pytest.mark.parametrize("device", ["mi300x", "laptop-avx2"])

@@ -86,6 +86,32 @@ def test_every_module_with_kernels_is_listed() -> None:
 
 
 @needs_triton
+def test_cases_are_what_launches_ask_for() -> None:
+    """Of 16-bit heads of 128 values; early launches where cards have them, of all kernels that can be launched so."""
+    cases = [each for each in outcomes() if each.kernel == "_prefill" and "FLOAT8= ALL_MASKED=False" in each.case]
+    for target, tile in (
+        ("sm_80", "BLOCK_M=64 BLOCK_N=32 4 3"),
+        ("sm_89", "BLOCK_M=64 BLOCK_N=32 4 3"),
+        ("sm_90", "BLOCK_M=256 BLOCK_N=64 8 3"),
+        ("sm_100", "BLOCK_M=256 BLOCK_N=64 8 3"),
+        ("gfx942", "BLOCK_M=64 BLOCK_N=32 4 3"),
+    ):
+        *blocks, warps, stages = tile.split()
+        (case,) = [each.case for each in cases if each.target == target]
+        assert {*blocks, f"num_warps={warps}", f"num_stages={stages}"} <= {*case.split()}
+    decoding = {
+        each.case.split("num_warps")[1] for each in outcomes() if (each.kernel, each.target) == ("_decode", "sm_90")
+    }
+    assert decoding == {"=2 num_stages=4", "=2 num_stages=8", "=2 num_stages=3"}
+    can = {each.kernel for each in outcomes() if "PDL=" in each.case}
+    for target in TARGETS:
+        early = {each.kernel for each in outcomes() if each.target == target and "PDL=True" in each.case}
+        assert early == (can if target in ("sm_90", "sm_100") else set()), target
+    float8 = {each.target for each in outcomes() if "FLOAT8=cast" in each.case}
+    assert float8 == {"sm_89", "sm_90", "sm_100"}
+
+
+@needs_triton
 def test_every_kernel_has_a_case() -> None:
     cased = {(each.module.removeprefix(f"{kernels.__name__}."), each.kernel) for each in outcomes()}
     assert compiled_alone(_sources()) - cased == set()
@@ -137,7 +163,9 @@ def test_a_kernel_is_compiled_for_every_target(tmp_path: Path, monkeypatch: pyte
         assert f"matrix_product {outcome.target}" in " ".join(text_line(outcome).split())
     files = sorted(tmp_path.rglob("*"))
     (again,) = compile_all(("aot_kernels.good",), ("sm_90",), workers=1, cache=tmp_path)
-    assert dataclasses.replace(again.compiled, seconds=0) == dataclasses.replace(found[1].compiled, seconds=0)
+    assert dataclasses.replace(again.compiled, seconds=0) == dataclasses.replace(
+        found[list(TARGETS).index("sm_90")].compiled, seconds=0
+    )
     assert sorted(tmp_path.rglob("*")) == files
 
 

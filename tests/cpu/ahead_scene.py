@@ -106,7 +106,9 @@ def main() -> None:
     driver.set_active(_NoDevice())  # type: ignore[arg-type]
     knobs.compilation.listener = lambda *, src, cache_hit, **_: compiled.update([(src.name, cache_hit)])
     run = JITFunction.run
-    said: dict[str, Any] = {"asked": compile_ahead(compute, 4), "ahead": taken()}
+    told: list[tuple[int, int]] = []
+    asked = compile_ahead(compute, 4, lambda done, total: told.append((done, total)))
+    said: dict[str, Any] = {"asked": asked, "told": told, "ahead": taken()}
     before = files()
     compute()
     said["launch"] = taken()

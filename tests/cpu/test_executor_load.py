@@ -20,10 +20,12 @@ from executor_fixtures import (
 )
 
 from penstock.errors import ConfigError, NoBackendError
+from penstock.executor.device_runner import DeviceRunner, padded_row_counts
 from penstock.executor.load import load_executor, longest_request, plan_executor
 from penstock.executor.local import LocalExecutor
 from penstock.loader.checkpoint import open_checkpoint
 from penstock.loader.weights import load_parameters
+from penstock.platforms.recorded import RECORDED
 from penstock.types.request import SamplingParams
 
 
@@ -136,7 +138,24 @@ def test_dummy_weights_need_a_configuration_alone(tmp_path: Path) -> None:
 
 
 def test_loading_reports_its_progress(directory: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    load_executor(tiny_spec(directory), progress=lambda done, total: seen.append((done, total)))
-    assert seen[0][0] == 0
-    assert seen[-1][0] == seen[-1][1] == len(seen) - 1
+    seen: list[tuple[str, int, int]] = []
+    load_executor(tiny_spec(directory), progress=lambda *at: seen.append(at))
+    total = len(seen) - 1
+    assert seen == [("weights", done, total) for done in range(total + 1)]
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_recording_reports_its_progress(directory: Path, monkeypatch: pytest.MonkeyPatch, records: bool) -> None:
+    seen: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(DeviceRunner, "record", lambda *_: None)
+    spec = tiny_spec(directory, max_num_seqs=4, graphs=records)
+    load_executor(spec, progress=lambda *at: seen.append(at), launches=True)
+    total = len(padded_row_counts(4)) if records else 0
+    assert [at for at in seen if at[0] != "weights"] == [("graphs", done, total) for done in range(1, total + 1)]
+
+
+def test_a_method_for_quantized_weights_is_an_error_where_there_are_none(directory: Path) -> None:
+    spec = tiny_spec(directory, platform=RECORDED["h200"], dtype="bfloat16", linear_backend="cuda_fp8")
+    checkpoint = open_checkpoint(spec.source)
+    with pytest.raises(ConfigError, match="Leave out --linear-backend cuda_fp8"):
+        plan_executor(spec, checkpoint)

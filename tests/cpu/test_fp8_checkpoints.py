@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 from penstock.errors import UnsupportedModelError
+from penstock.executor.load import plan_executor
 from penstock.executor.local import LocalExecutor
 from penstock.kernels.device import CPU
 from penstock.loader.checkpoint import open_checkpoint
 from penstock.loader.dummy_checkpoint import STANDARD_DEVIATION
 from penstock.loader.sources import resolve_source
+from penstock.platforms.recorded import RECORDED
 from penstock.quantization.dequantize import reference_dequantize
 from penstock.quantization.formats.fp8 import Fp8Layout, convert_fp8, read_layout
 from penstock.quantization.records import cut_rows, take_rows
@@ -314,3 +316,13 @@ def test_blocks_want_whole_columns() -> None:
     layout = read_layout(DEEPSEEK)
     with pytest.raises(ValueError, match="130 columns are no whole number of blocks"):
         convert_fp8(layout, torch.zeros(4, 130, dtype=torch.uint8), torch.ones(1, 2))
+
+
+def test_the_float8_method_can_be_named_for_a_usual_checkpoint(tmp_path: Path) -> None:
+    """Its embedding and its LM head are plain: they are left to the table."""
+    save(tmp_path, "fp8-blocks")
+    spec = tiny_spec(tmp_path, platform=RECORDED["h200"], dtype="bfloat16", linear_backend="cuda_fp8")
+    plan = plan_executor(spec, open_checkpoint(spec.source))
+    chosen = {each.subject.split()[1]: each.chosen for each in plan.decisions if each.subject.startswith("linear ")}
+    assert chosen["fp8_block"] == "cuda_fp8"
+    assert {chosen[scheme] for scheme in chosen if scheme != "fp8_block"} == {"cuda_skinny"}

@@ -34,6 +34,7 @@ def test_every_kernel_is_compiled_and_loaded_once_and_none_is_launched(said: dic
     ahead = said["ahead"]
     assert ahead["launched"] == {}
     assert ahead["found"] == {}
+    assert said["told"] == [[done, said["asked"]] for done in range(1, said["asked"] + 1)]
     assert sum(ahead["compiled"].values()) == sum(ahead["loaded"].values()) == said["asked"]
     assert ahead["compiled"] == {
         "_rms_norm_kernel": 1,

@@ -13,7 +13,13 @@ pytest.importorskip("triton")
 from triton import knobs
 
 from penstock.kernels.triton.linear import DotTiling, VectorTiling, arrivals_on
-from penstock.kernels.triton.linear_fp8 import ProductTiling, linear_fp8, linear_fp8_dynamic, quantize_fp8
+from penstock.kernels.triton.linear_fp8 import (
+    ProductTiling,
+    linear_fp8,
+    linear_fp8_dynamic,
+    product_tiling_of,
+    quantize_fp8,
+)
 
 pytestmark = pytest.mark.skipif(not knobs.runtime.interpret, reason="for Triton's interpreter; tests/gpu has the card")
 
@@ -129,9 +135,17 @@ def test_what_does_not_fit_is_refused() -> None:
         linear_fp8(x, codes, scales[:39])
     with pytest.raises(ValueError, match="blocks of 64 columns do not fit scales of 32"):
         linear_fp8(x, *_weight(40, 256, 32), tiling=DotTiling(16, 64, 1, 4, 2))
-    with pytest.raises(ValueError, match="vector units take no scales"):
+    with pytest.raises(ValueError, match="one row and no scales"):
         linear_fp8(x[:1], codes, scales, tiling=VectorTiling(8, 128, 4))
     with pytest.raises(ValueError, match="do not fit scales of 32"):
         linear_fp8_dynamic(x, *_weight(40, 256, 32))
     with pytest.raises(ValueError, match="no whole number of groups"):
         quantize_fp8(x, 100)
+
+
+@pytest.mark.parametrize("shared_bytes", [100 << 10, 164 << 10, 228 << 10])
+def test_tilings_fit_the_shared_memory(shared_bytes: int) -> None:
+    """What is on the way: cards with float8 in their matrix units have as little as 100 KiB."""
+    for rows, outs in ((64, 4096), (65, 4096), (4096, 4096)):
+        tiling = product_tiling_of(rows, outs, shared_bytes)
+        assert tiling.stages * tiling.block_k * (tiling.block_r + tiling.block_n) <= shared_bytes - 1024

@@ -11,7 +11,7 @@ from penstock.kernels import reference
 from penstock.kernels.ops import OPS
 from penstock.platforms.probe import probe_platform
 from penstock.quantization.backends.linear_fp8 import (
-    MAX_STREAMED_ROWS,
+    STREAMED_ROWS,
     Fp8Weight,
     LinearFp8,
     product_by_torch,
@@ -180,7 +180,8 @@ def _prepared(scheme: str, outs: int, columns: int, dtype: str) -> tuple[LinearF
 def test_all_rungs_are_near_the_dense_product(scheme: str, dtype: str, outs: int) -> None:
     method, prepared, _ = _prepared(scheme, outs, 1536, dtype)
     parts, bias = prepared.record.parts, _values(outs, seed=2, dtype=getattr(torch, dtype))
-    for rows in (1, MAX_STREAMED_ROWS, MAX_STREAMED_ROWS + 1, 100, 300):
+    ends = STREAMED_ROWS.values()
+    for rows in (1, *ends, *(end + 1 for end in ends), 100, 300):
         x = _values(rows, 1536, dtype=getattr(torch, dtype))
         dense = reference.linear_fp8(x.float(), parts["codes"], parts["scales"], bias.float())
         rounds = prepared.many != "linear_fp8"

@@ -195,6 +195,29 @@ def test_a_device_is_read_with_its_rates(monkeypatch):
     assert nvml.read_accelerators({"CUDA_VISIBLE_DEVICES": ""}) == ()
 
 
+@pytest.mark.parametrize(("order", "wanted"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST", "FASTEST_FIRST")])
+def test_cuda_counts_devices_as_the_facts_do_unless_the_user_wants_another_order(monkeypatch, order, wanted):
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", order or "")
+    if order is None:
+        monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    monkeypatch.setattr(nvml, "_load", StandInLibrary)
+    probe.probe_platform()
+    assert os.environ["CUDA_DEVICE_ORDER"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "version"), [("9.0", (9, 0)), ("12.1", (12, 1)), ("gfx942", ()), ("gfx90a", ()), ("", ())]
+)
+def test_a_compute_capability_is_of_cuda(text, version):
+    device = dataclasses.replace(recorded.RECORDED["h200"].accelerators[0], capability=text)
+    assert device.compute_capability == version
+
+
+@pytest.mark.parametrize("name", ["h200", "h100", "a100", "rtx4090", "mi300x", "mi355x", "gfx1100", "cpu-avx2"])
+def test_well_known_machines_are_recorded(name):
+    assert recorded.recorded_platform(name).name in ("cuda", "rocm", "cpu")
+
+
 def test_a_measured_rate_is_kept_for_the_device_and_driver_that_it_was_measured_with(monkeypatch, tmp_path):
     monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(rates, "_in_this_process", {})

@@ -20,7 +20,6 @@ from penstock.kernels.triton import lazy
 from penstock.types.decision import Verdict
 
 DTYPES = ("bfloat16", "float16")
-MIN_CAPABILITY = (8, 0)
 LEAST_VERSION, BELOW_VERSION = (2, 8), (3,)  # between them the calls are as they are made here
 HEAD_DIM_MULTIPLE, MAX_HEAD_DIM = 8, 256
 
@@ -52,7 +51,7 @@ class CudaFlashAttn:
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         return needs.verdict(
-            needs.card(spec, MIN_CAPABILITY),
+            needs.card(spec),
             needs.library(spec, "flash-attn", LEAST_VERSION, BELOW_VERSION),
             needs.library(spec, "triton"),
             needs.dtype(spec, DTYPES),

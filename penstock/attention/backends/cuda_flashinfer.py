@@ -30,7 +30,6 @@ from penstock.types.decision import Verdict
 
 DTYPES = ("bfloat16", "float16")
 HEAD_DIMS = (64, 128, 256)
-MIN_CAPABILITY = (8, 0)
 LEAST_VERSION, BELOW_VERSION = (0, 6, 13), (0, 8)  # between them the calls are as they are made here
 KERNELS = "fa2"  # for every capability from 8.0 on
 LARGEST_TILE = 128  # queries, of all heads that share a KV head, of one program
@@ -112,7 +111,7 @@ class CudaFlashinfer:
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         return needs.verdict(
-            needs.card(spec, MIN_CAPABILITY),
+            needs.card(spec),
             needs.library(spec, "flashinfer-python", LEAST_VERSION, BELOW_VERSION),
             _compiler(spec),
             needs.library(spec, "triton"),

@@ -57,7 +57,7 @@ class CudaSdpa:
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         return needs.verdict(
-            needs.card(spec),
+            needs.card(spec, ()),
             needs.dtype(spec, DTYPES),
             needs.kv_dtype(spec, DTYPES),
             needs.equal_groups(spec),

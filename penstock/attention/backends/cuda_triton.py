@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 DTYPES = ("bfloat16", "float16", "float32")
 KV_DTYPES = (*DTYPES, "float8_e4m3fn")
-MIN_CAPABILITY = (8, 0)
 MAX_HEAD_DIM = 256
 MAX_GROUP = 64  # query heads that share a KV head
 INVARIANT_BLOCK_HEADS = 8  # of one program that rotates: one kernel for few tokens and for many
@@ -71,7 +70,7 @@ class CudaTriton:
 
     def can_run(self, spec: AttentionSpec, /) -> Verdict:
         return needs.verdict(
-            needs.card(spec, MIN_CAPABILITY),
+            needs.card(spec),
             needs.library(spec, "triton"),
             needs.dtype(spec, DTYPES),
             needs.kv_dtype(spec, KV_DTYPES),

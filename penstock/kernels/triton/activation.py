@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from penstock.kernels.triton.aot import AotCase
-from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
+from penstock.kernels.triton.early import AOT_LAUNCHES, early_launch, launches_early, wait_for_the_kernel_before
 from penstock.kernels.triton.layout import matrix
 
 SMALL_PROGRAMS = 1024  # so many are spread over the card in small blocks: a step of few rows waits for latency alone
@@ -60,7 +60,9 @@ AOT = tuple(
     AotCase(
         kernel=_gated_kernel,
         signature={"gate_up": "*bf16", "out": "*bf16", "size": "i32", "row_stride": "i32"},
-        constants={"GELU": gelu, "BLOCK": 1024, "PDL": False},
+        constants={"GELU": gelu, "BLOCK": 1024, "PDL": pdl},
+        targets=targets,
     )
+    for pdl, targets in AOT_LAUNCHES
     for gelu in (False, True)
 )

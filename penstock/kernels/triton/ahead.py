@@ -18,7 +18,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
 from triton import knobs
@@ -29,23 +29,28 @@ log = logging.getLogger(__name__)
 _alone = threading.Lock()  # two that restore what the other has set would leave it behind
 
 
-def compile_ahead(compute: Callable[[], object], num_threads: int) -> int:
+def compile_ahead(
+    compute: Callable[[], object], num_threads: int, progress: Callable[[int, int], None] | None = None
+) -> int:
     """Call ``compute`` with nothing launched by this thread, while ``num_threads`` others compile what would have been
     and load it to the device. Returns how many there were, when all are there.
 
     What kernels would have written is as it was allocated: ``compute`` must not let libraries index by it. What cannot
     be compiled is left to its launch, which says why. Launches of other threads are not touched.
+    ``progress(done, total)`` is told of the kernels by this thread, from when it knows of all.
     """
-    asked: set[tuple[JITFunction[Any], str]] = set()
+    asked: dict[tuple[JITFunction[Any], str], Future[None]] = {}
     with _alone, ThreadPoolExecutor(num_threads, "penstock-compile") as threads:
 
         def ask(function: JITFunction[Any], specialization: str) -> None:
             if (function, specialization) not in asked:
-                asked.add((function, specialization))
-                threads.submit(_compile, function, specialization)
+                asked[function, specialization] = threads.submit(_compile, function, specialization)
 
         with _unlaunched(ask):
             compute()
+        for done, _ in enumerate(as_completed(asked.values()), 1):
+            if progress is not None:
+                progress(done, len(asked))
     return len(asked)
 
 

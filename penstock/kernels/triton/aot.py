@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from penstock.kernels.triton.card import NONE, Capability
+
+RESERVED_BYTES = 1 << 10  # of shared memory, which every block of CUDA has besides its own
 POINTER_ALIGNMENT = 16  # bytes; of every tensor that torch allocates, and of every stride that kernels rely on
 
 
@@ -22,15 +25,18 @@ class AotCase:
     Triton writes them ("*bf16", "*i64", "fp32", "i32"); ``constants`` the values of those that are.
 
     Pointers are compiled as divisible by 16, as those of tensors are; of integers only those whose type ends in ":16".
-    Constexprs that have a default and are not in ``constants`` take it. ``targets`` empty means all of ``TARGETS``; a
-    kernel whose blocks differ between devices has a case for each kind of them.
+    Constexprs that have a default and are not in ``constants`` take it. Without ``num_stages`` it is Triton's own, as
+    in launches that name none. ``targets`` empty means all of ``TARGETS``; a kernel whose launches differ between
+    devices has a case for each of them, made from the tables that its launches read; of ROCm's, which nothing is
+    launched on yet, the fewest. ``PDL`` among the constants: it is
+    launched early.
     """
 
     kernel: Any  # triton.JITFunction
     signature: Mapping[str, str]
     constants: Mapping[str, Any] = field(default_factory=dict)
     num_warps: int = 4
-    num_stages: int = 2
+    num_stages: int | None = None
     targets: tuple[str, ...] = ()
 
 
@@ -44,11 +50,21 @@ class Target:
     warp_size: int
     shared_bytes: int
 
+    @property
+    def capability(self) -> Capability:
+        return NONE if isinstance(self.arch, str) else (self.arch // 10, self.arch % 10)
+
+    @property
+    def processor_bytes(self) -> int:
+        """Shared memory of a multiprocessor, of which CUDA keeps a little for itself in every block."""
+        return self.shared_bytes + (RESERVED_BYTES if self.backend == "cuda" else 0)
+
 
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
         Target("sm_80", "cuda", 80, 32, 163 << 10),
+        Target("sm_89", "cuda", 89, 32, 99 << 10),
         Target("sm_90", "cuda", 90, 32, 227 << 10),
         Target("sm_100", "cuda", 100, 32, 227 << 10),
         Target("gfx942", "hip", "gfx942", 64, 64 << 10),
@@ -85,7 +101,7 @@ def compile_case(case: AotCase, target: Target) -> Compiled:
     found = triton.compile(
         ASTSource(case.kernel, signature, constants, attrs),
         target=GPUTarget(target.backend, target.arch, target.warp_size),
-        options={"num_warps": case.num_warps, "num_stages": case.num_stages},
+        options=_options(case),
     )
     seconds = time.perf_counter() - started
     shared = int(found.metadata.shared)
@@ -95,6 +111,15 @@ def compile_case(case: AotCase, target: Target) -> Compiled:
     return Compiled(
         seconds=seconds, registers=registers, spills=spills, shared_bytes=shared, code_bytes=len(found.kernel)
     )
+
+
+def _options(case: AotCase) -> dict[str, int | bool]:
+    options: dict[str, int | bool] = {"num_warps": case.num_warps}
+    if case.num_stages is not None:
+        options["num_stages"] = case.num_stages
+    if case.constants.get("PDL"):
+        options["launch_pdl"] = True
+    return options
 
 
 def bind(case: AotCase) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:

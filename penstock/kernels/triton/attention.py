@@ -22,8 +22,9 @@ import torch
 import triton
 import triton.language as tl
 
-from penstock.kernels.triton.aot import AotCase
-from penstock.kernels.triton.float8 import as_entries, entries_as, has_float8
+from penstock.kernels.triton.aot import TARGETS, AotCase, Target
+from penstock.kernels.triton.card import Capability, capability_of, multiplies_float8
+from penstock.kernels.triton.float8 import as_entries, entries_as
 
 LOG2_E = 1.4426950408889634  # exponentials are powers of two
 MIN_TILE = 16  # tl.dot multiplies nothing smaller
@@ -122,7 +123,11 @@ def float8_way(kv: torch.Tensor) -> str:
     """How kernels read and write the pool, as ``float8.entries_as`` has it."""
     if kv.dtype is not torch.float8_e4m3fn:
         return ""
-    return "cast" if has_float8(kv.device) else "bits"
+    return _way(capability_of(kv.device))
+
+
+def _way(capability: Capability) -> str:
+    return "cast" if multiplies_float8(capability) else "bits"
 
 
 def pool_elements(kv: torch.Tensor) -> torch.Tensor:
@@ -366,12 +371,10 @@ def attend_tile(
     return acc, total, new_top
 
 
-# Of the kernels that read or write a pool, by FLOAT8: which targets, and the type of its elements.
-AOT_POOLS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("", (), "*bf16"),
-    ("cast", ("sm_90", "sm_100"), "*u8"),
-    ("bits", ("sm_80", "gfx942", "gfx950", "gfx1100"), "*u8"),
-)
+def aot_pools(target: Target) -> tuple[tuple[str, str], ...]:
+    """Of the kernels that read or write a pool: FLOAT8 and the type of its elements, in 16 bits and in float8."""
+    return ("", "*bf16"), (_way(target.capability), "*u8")
+
 
 AOT: tuple[AotCase, ...] = tuple(
     AotCase(
@@ -403,7 +406,8 @@ AOT: tuple[AotCase, ...] = tuple(
             "NORMED": True,
             "FLOAT8": float8,
         },
-        targets=targets,
+        targets=(target.name,),
     )
-    for float8, targets, pool in AOT_POOLS
+    for target in TARGETS.values()
+    for float8, pool in aot_pools(target)
 )

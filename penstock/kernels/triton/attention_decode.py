@@ -18,13 +18,13 @@ import torch
 import triton
 import triton.language as tl
 
-from penstock.kernels.triton.aot import AotCase
+from penstock.kernels.triton.aot import RESERVED_BYTES, TARGETS, AotCase, Target
 from penstock.kernels.triton.attention import (
-    AOT_POOLS,
     MIN_TILE,
     HeadNorms,
     PagedRows,
     Scoring,
+    aot_pools,
     attend_tile,
     beginning,
     check_heads,
@@ -38,7 +38,8 @@ from penstock.kernels.triton.attention import (
     rotated_rows,
     write_factors,
 )
-from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
+from penstock.kernels.triton.card import NONE, device_sizes
+from penstock.kernels.triton.early import early_for, early_launch, launches_early, wait_for_the_kernel_before
 from penstock.kernels.triton.float8 import as_entries
 
 MAX_TILE_ROWS = 64  # queries times heads of a group; more is for attention_prefill
@@ -79,11 +80,19 @@ def choose_num_splits(num_rows: int, kv_heads: int, num_processors: int) -> int:
     return max(1, min(MAX_SPLITS, wanted))
 
 
-def tile_of(programs: int, padded_head_dim: int, element_size: int) -> tuple[int, int, int]:
-    """(BLOCK_N, num_warps, num_stages) for so many rows times KV heads."""
+def tile_of(
+    programs: int, padded_head_dim: int, element_size: int, shared_bytes: int = 228 << 10
+) -> tuple[int, int, int]:
+    """(BLOCK_N, num_warps, num_stages) for so many rows times KV heads, on a multiprocessor with so much shared memory:
+    keys and values of all stages but two lie there."""
     if padded_head_dim <= TILES[0][0] and element_size <= TILES[0][1]:
-        return next(tile for least, tile in TILES_BY_ROWS if programs >= least)
-    return next(tile[2:] for tile in TILES if padded_head_dim <= tile[0] and element_size <= tile[1])
+        block_n, warps, stages = next(tile for least, tile in TILES_BY_ROWS if programs >= least)
+    else:
+        block_n, warps, stages = next(
+            tile[2:] for tile in TILES if padded_head_dim <= tile[0] and element_size <= tile[1]
+        )
+    room = (shared_bytes - RESERVED_BYTES) // (2 * block_n * padded_head_dim * element_size)
+    return block_n, warps, min(stages, 2 + room)
 
 
 def make_workspace(
@@ -131,7 +140,7 @@ def decode(
     scoring.check_sinks(out.shape[1])
     weight, eps = check_norms(norms, qk)
     padded = padded_head_dim(head_dim)
-    tile = tile_of(rows.num_rows * kv_heads, padded, qk.element_size())
+    tile = tile_of(rows.num_rows * kv_heads, padded, qk.element_size(), device_sizes(qk.device)[1])
     group, queries = out.shape[1] // kv_heads, workspace.queries
     cos, sin = tables or (None, None)
     pdl = v is not None and launches_early(qk)
@@ -350,27 +359,36 @@ _SWITCHED = {
     "norm_ptr": "*fp32",
 }
 
-# With a cache in float8 sinks, norms and a window are there as well.
-AOT: tuple[AotCase, ...] = tuple(
-    AotCase(
+AOT_ROWS = (1, 8, 64)  # one for each tile, with 8 KV heads
+
+
+def _case(target: Target, rows: int, float8: str, pool: str) -> AotCase:
+    """Heads of 128 values on as many processors as an H200 has. With a cache in float8 sinks, norms and a window
+    are there."""
+    block_n, warps, stages = tile_of(rows * 8, 128, 2, target.processor_bytes)
+    split = choose_num_splits(rows, 8, 132) > 1
+    workspace = ("parts_ptr", "logs_ptr", "counters_ptr")
+    absent = (*(() if float8 else _SWITCHED), *(() if split else workspace))
+    signature = {
+        **_POINTERS,
+        "kv_ptr": pool,
+        "scale": "fp32",
+        "soft_cap": "fp32",
+        "window": "i32",
+        "num_splits": "i32",
+        "q_stride": "i32:16",
+        "v_stride": "i32:16",
+        "out_stride": "i32:16",
+        "block_stride": "i32:16",
+        "table_stride": "i32",
+        "eps": "fp32",
+        **_SWITCHED,
+    }
+    return AotCase(
         kernel=_decode,
-        signature={
-            **_POINTERS,
-            "kv_ptr": pool,
-            "scale": "fp32",
-            "soft_cap": "fp32",
-            "window": "i32",
-            "num_splits": "i32",
-            "q_stride": "i32:16",
-            "v_stride": "i32:16",
-            "out_stride": "i32:16",
-            "block_stride": "i32:16",
-            "table_stride": "i32",
-            "eps": "fp32",
-            **(_SWITCHED if float8 else {}),
-        },
+        signature={name: kind for name, kind in signature.items() if name not in absent},
         constants={
-            **({} if float8 else dict.fromkeys(_SWITCHED)),
+            **dict.fromkeys(absent),
             "GROUP": 4,
             "QUERIES": 1,
             "QUERIES_PAD": 1,
@@ -378,7 +396,7 @@ AOT: tuple[AotCase, ...] = tuple(
             "D_PAD": 128,
             "BLOCK_TOKENS": 16,
             "BLOCK_M": 16,
-            "BLOCK_N": 64,
+            "BLOCK_N": block_n,
             "MERGED_ROWS": 4,
             "MERGED_PARTS": 16,
             "WRITES": True,
@@ -388,12 +406,18 @@ AOT: tuple[AotCase, ...] = tuple(
             "HAS_CAP": False,
             "HAS_SINKS": float8 != "",
             "FLOAT8": float8,
-            "SPLIT": True,
-            "PDL": False,
+            "SPLIT": split,
+            "PDL": early_for(rows, target.capability),
         },
-        num_warps=4,
-        num_stages=2,
-        targets=targets,
+        num_warps=warps,
+        num_stages=stages,
+        targets=(target.name,),
     )
-    for float8, targets, pool in AOT_POOLS
+
+
+AOT: tuple[AotCase, ...] = tuple(
+    _case(target, rows, float8, pool)
+    for target in TARGETS.values()
+    for float8, pool in aot_pools(target)
+    for rows in (AOT_ROWS if target.capability != NONE and not float8 else AOT_ROWS[1:2])
 )

@@ -18,11 +18,11 @@ import torch
 import triton
 import triton.language as tl
 
-from penstock.kernels.triton.aot import AotCase
+from penstock.kernels.triton.aot import TARGETS, AotCase, Target
 from penstock.kernels.triton.attention import (
-    AOT_POOLS,
     PagedRows,
     Scoring,
+    aot_pools,
     attend_tile,
     beginning,
     check_heads,
@@ -33,6 +33,7 @@ from penstock.kernels.triton.attention import (
     pool_elements,
     write_factors,
 )
+from penstock.kernels.triton.card import NONE, Capability, capability_of, multiplies_from_shared_memory
 
 # (padded head_dim up to, bytes of an element of the queries up to, BLOCK_M, BLOCK_N, num_warps, num_stages)
 TILES = (
@@ -42,11 +43,11 @@ TILES = (
     (128, 4, 32, 32, 4, 2),
     (256, 4, 16, 16, 4, 2),
 )
-# Without wgmma, which takes no registers for the operands in shared memory.
-TILES_BEFORE_HOPPER = ((128, 2, 64, 32, 4, 3), (256, 2, 64, 32, 8, 2), *TILES[-2:])
+# Of matrix units that take no operands from shared memory, so that registers are few.
+TILES_OF_REGISTERS = ((128, 2, 64, 32, 4, 3), (256, 2, 64, 32, 8, 2), *TILES[-2:])
 # One each, as the module's docstring has it. 64 lines are the least that wgmma multiplies.
 INVARIANT_TILES = ((128, 2, 64, 64, 4, 3), (256, 2, 64, 32, 4, 3), *TILES[-2:])
-INVARIANT_TILES_BEFORE_HOPPER = ((128, 2, 64, 32, 4, 3), (256, 2, 64, 32, 8, 2), *TILES[-2:])
+INVARIANT_TILES_OF_REGISTERS = ((128, 2, 64, 32, 4, 3), (256, 2, 64, 32, 8, 2), *TILES[-2:])
 SCANNED_ROWS = 128  # lengths that a program reads at once
 
 
@@ -78,10 +79,9 @@ def prefill(
     write_factors(kv, kv_scales)
     float8 = float8_way(kv)
     padded = padded_head_dim(head_dim)
-    older = q.is_cuda and torch.cuda.get_device_capability(q.device) < (9, 0)
-    tile = next(tile for tile in _tiles(batch_invariant, older) if padded <= tile[0] and q.element_size() <= tile[1])
+    tile = tile_of(capability_of(q.device), padded, q.element_size(), batch_invariant=batch_invariant)
     group = heads // kv_heads
-    block_m = max(block_m or tile[2], triton.next_power_of_2(group))
+    block_m = max(block_m or tile[0], triton.next_power_of_2(group))
     # No row leaves more than one tile that is not full.
     max_tiles = tokens // (block_m // group) + rows.num_rows
     _prefill[(max_tiles * kv_heads,)](
@@ -89,16 +89,21 @@ def prefill(
         rows.num_rows, more_than, q.stride(0), out.stride(0), kv.stride(0), rows.block_table.stride(0), scoring.sinks,
         float(kv_scales[1]) if float8 else None,
         KV_HEADS=kv_heads, GROUP=group, D=head_dim, D_PAD=padded, BLOCK_TOKENS=block_tokens, BLOCK_M=block_m,
-        BLOCK_N=block_n or tile[3], SCANNED=SCANNED_ROWS, HAS_WINDOW=scoring.window is not None,
+        BLOCK_N=block_n or tile[1], SCANNED=SCANNED_ROWS, HAS_WINDOW=scoring.window is not None,
         HAS_CAP=scoring.soft_cap is not None, HAS_SINKS=scoring.sinks is not None, FLOAT8=float8,
-        ALL_MASKED=batch_invariant, num_warps=num_warps or tile[4], num_stages=num_stages or tile[5],
+        ALL_MASKED=batch_invariant, num_warps=num_warps or tile[2], num_stages=num_stages or tile[3],
     )  # fmt: skip
 
 
-def _tiles(batch_invariant: bool, older: bool) -> tuple[tuple[int, ...], ...]:
-    if batch_invariant:
-        return INVARIANT_TILES_BEFORE_HOPPER if older else INVARIANT_TILES
-    return TILES_BEFORE_HOPPER if older else TILES
+def tile_of(
+    capability: Capability, padded_head_dim: int, element_size: int, *, batch_invariant: bool = False
+) -> tuple[int, int, int, int]:
+    """(BLOCK_M, BLOCK_N, num_warps, num_stages)."""
+    if multiplies_from_shared_memory(capability):
+        tiles = INVARIANT_TILES if batch_invariant else TILES
+    else:
+        tiles = INVARIANT_TILES_OF_REGISTERS if batch_invariant else TILES_OF_REGISTERS
+    return next(tile[2:] for tile in tiles if padded_head_dim <= tile[0] and element_size <= tile[1])
 
 
 @triton.jit(
@@ -204,9 +209,11 @@ def _find_row(
 
 _SWITCHED = {"sinks_ptr": "*fp32", "value_scale": "fp32"}
 
-# With a cache in float8 sinks and a window are there as well.
-AOT: tuple[AotCase, ...] = tuple(
-    AotCase(
+
+def _case(target: Target, float8: str, pool: str, batch_invariant: bool) -> AotCase:
+    """Heads of 128 values. With a cache in float8 sinks and a window are there as well."""
+    block_m, block_n, warps, stages = tile_of(target.capability, 128, 2, batch_invariant=batch_invariant)
+    return AotCase(
         kernel=_prefill,
         signature={
             "q_ptr": "*bf16",
@@ -234,18 +241,23 @@ AOT: tuple[AotCase, ...] = tuple(
             "D_PAD": 128,
             "BLOCK_TOKENS": 16,
             "BLOCK_M": block_m,
-            "BLOCK_N": 64,
+            "BLOCK_N": block_n,
             "SCANNED": SCANNED_ROWS,
             "HAS_WINDOW": float8 != "",
             "HAS_CAP": False,
             "HAS_SINKS": float8 != "",
             "FLOAT8": float8,
-            "ALL_MASKED": all_masked,
+            "ALL_MASKED": batch_invariant,
         },
         num_warps=warps,
-        num_stages=2,
-        targets=targets,
+        num_stages=stages,
+        targets=(target.name,),
     )
-    for float8, targets, pool in AOT_POOLS
-    for block_m, all_masked, warps in ((128, False, 8), (64, True, 4))
+
+
+AOT: tuple[AotCase, ...] = tuple(
+    _case(target, float8, pool, batch_invariant)
+    for target in TARGETS.values()
+    for float8, pool in aot_pools(target)
+    for batch_invariant in ((False, True) if target.capability != NONE and not float8 else (False,))
 )

@@ -189,7 +189,8 @@ def _kernel_name(case: AotCase) -> str:
 
 def _case_text(case: AotCase) -> str:
     constants = [f"{name}={value}" for name, value in case.constants.items()]
-    return " ".join((*constants, f"num_warps={case.num_warps}", f"num_stages={case.num_stages}"))
+    stages = "" if case.num_stages is None else f" num_stages={case.num_stages}"
+    return " ".join((*constants, f"num_warps={case.num_warps}")) + stages
 
 
 if __name__ == "__main__":

@@ -12,28 +12,35 @@ one that computes: 12.38 and 12.0 at 256 rows, prefill 3% slower.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
+
+from penstock.kernels.triton.aot import TARGETS
+from penstock.kernels.triton.card import Capability, capability_of, launches_dependents
 
 EARLY_ROWS = range(2, 129)
 
 
 def launches_early(x: torch.Tensor) -> bool:
     """Whether kernels of so many rows are launched so, on the device of x [rows, ...]."""
-    return x.shape[0] in EARLY_ROWS and _can(x.device)
+    return early_for(x.shape[0], capability_of(x.device))
 
 
-@functools.cache
-def _can(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+def early_for(rows: int, capability: Capability) -> bool:
+    return rows in EARLY_ROWS and launches_dependents(capability)
 
 
 def early_launch(pdl: bool) -> dict[str, bool]:
     """Options of a launch whose kernel waits."""
     return {"launch_pdl": True} if pdl else {}
+
+
+# Of kernels that may be launched early: (whether it is, for which targets), as in ``AotCase``.
+AOT_LAUNCHES: tuple[tuple[bool, tuple[str, ...]], ...] = (
+    (False, ()),
+    (True, tuple(target.name for target in TARGETS.values() if launches_dependents(target.capability))),
+)
 
 
 @triton.jit

@@ -5,21 +5,18 @@ Half a dozen instructions of integers do what devices without float8, and the in
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import triton
 import triton.language as tl
 
+from penstock.kernels.triton.card import capability_of, multiplies_float8
+
 LARGEST = tl.constexpr(448.0)
 
 
-@cache
 def has_float8(device: torch.device) -> bool:
-    """Whether the device's matrix units multiply e4m3 as the Open Compute Project defines it."""
-    if device.type != "cuda" or torch.version.hip is not None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 9)
+    """Whether the device's matrix units multiply it."""
+    return multiplies_float8(capability_of(device))
 
 
 @triton.jit

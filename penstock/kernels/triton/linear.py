@@ -1,13 +1,10 @@
 """Multiplications of few rows with a weight, which take as long as the weight takes to be read.
 
-``linear_skinny`` and ``linear_gated`` cut the weight in tiles and their columns in blocks, and deal all blocks of all
-tiles out evenly, in order, to as many programs as the device runs at once (stream-K, Osama et al. 2023). So every
-multiprocessor reads the same amount whatever the shape is. A tile whose blocks went to several programs is summed in
-their order by the one that arrives last: one launch, and the same bits in every run.
-
-Which blocks are summed together depends on the shape and on the tiling, never on the values or on the arrival, and a
-row of x has a column of the accumulator of its own. With ``batch_invariant`` the tiling is the same for every number
-of rows up to 64, and with it the bits of a row, whatever rows stand beside it.
+``linear_skinny`` cuts the weight in tiles and their columns in blocks, and deals all blocks of all tiles out evenly, in
+order, to as many programs as the device runs at once (stream-K, Osama et al. 2023). So every multiprocessor reads the
+same amount whatever the shape is. A tile whose blocks went to several programs is summed in their order by the one that
+arrives last: one launch, and the same bits in every run. Which blocks are summed together depends on the shape and on
+the tiling, never on the values or on the arrival.
 
 Weights are dense, or float8 values with float32 scales (``linear_fp8``), which are widened to x's type on the way to
 the matrix units, or multiplied as they are with an x in float8 that has scales as well.
@@ -25,17 +22,15 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
-from penstock.kernels.triton.aot import AotCase
-from penstock.kernels.triton.early import early_launch, launches_early
+from penstock.kernels.triton.aot import RESERVED_BYTES, TARGETS, AotCase, Target
+from penstock.kernels.triton.card import NONE, device_sizes
+from penstock.kernels.triton.early import early_for, early_launch, launches_early
 from penstock.kernels.triton.float8 import widened
 
 MAX_ROWS = 128
 MAX_TILES = 1 << 14  # of one weight: there is a counter for each
 LEAST_UNITS = 4  # blocks of columns that a program takes at least: fewer are not worth the sum over programs
-ACTIVATIONS = ("silu", "gelu")
-RESERVED_BYTES = 1 << 10  # of shared memory, which every program has besides its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +47,8 @@ class DotTiling:
 
 @dataclass(frozen=True, slots=True)
 class VectorTiling:
-    """How the vector units multiply one or two rows of x: a program takes ``block_n`` rows of the weight and all
-    columns, ``block_k`` at a time."""
+    """How the vector units multiply one row of x: a program takes ``block_n`` rows of the weight and all columns,
+    ``block_k`` at a time."""
 
     block_n: int
     block_k: int
@@ -74,65 +69,47 @@ FLOAT8_TILINGS: Mapping[int, DotTiling] = {
     64: DotTiling(128, 128, 2, 4, 3),
     128: DotTiling(128, 128, 1, 8, 4),
 }
-INVARIANT_TILING = DotTiling(128, 64, 2, 4, 3)
 
 
 @triton.jit
-def _rows_of_tile(tile, outs, BLOCK_N: tl.constexpr, GATED: tl.constexpr):
-    """Rows of the weight in a tile [BLOCK_N]; a gated one alternates between rows of the gate and of the other half.
-    Places behind the last row repeat it: what they compute is not stored."""
-    places = tl.arange(0, BLOCK_N)
-    if GATED:
-        half = outs // 2
-        return tl.minimum(tile * (BLOCK_N // 2) + places // 2, half - 1) + (places % 2) * half
-    return tl.minimum(tile * BLOCK_N + places, outs - 1)
+def _rows_of_tile(tile, outs, BLOCK_N: tl.constexpr):
+    """Rows of the weight in a tile [BLOCK_N]. Places behind the last row repeat it: what they compute is not stored."""
+    return tl.minimum(tile * BLOCK_N + tl.arange(0, BLOCK_N), outs - 1)
 
 
 @triton.jit
 def _store_tile(
     sums, tile, scales, x_scales, bias, out, rows, outs, out_stride,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, SCALE_GROUP: tl.constexpr, X_SCALED: tl.constexpr,
-    HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """sums float32 [BLOCK_N, BLOCK_R] -> the tile's columns of out, after scales of rows, bias and activation."""
+    """sums float32 [BLOCK_N, BLOCK_R] -> the tile's columns of out, after scales of rows and bias."""
     row = tl.arange(0, BLOCK_R)
     if SCALE_GROUP == 0:
-        sums *= tl.load(scales + _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != ""))[:, None]
+        sums *= tl.load(scales + _rows_of_tile(tile, outs, BLOCK_N))[:, None]
         if X_SCALED:
             sums *= tl.load(x_scales + row, mask=row < rows, other=0.0)[None, :]
     if HAS_BIAS:
-        added = tl.load(bias + _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != ""))
+        added = tl.load(bias + _rows_of_tile(tile, outs, BLOCK_N))
         sums += added.to(tl.float32)[:, None]
-    if ACTIVATION != "":
-        gate, up = tl.split(tl.permute(tl.reshape(sums, (BLOCK_N // 2, 2, BLOCK_R)), (0, 2, 1)))
-        if ACTIVATION == "silu":
-            result = gate * tl.sigmoid(gate) * up
-        else:  # the tanh form: (1 + tanh(y)) / 2 is sigmoid(2 y)
-            result = gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)) * up
-        column = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
-        width = outs // 2
-    else:
-        result = sums
-        column = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        width = outs
+    column = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     places = out + row.to(tl.int64)[None, :] * out_stride + column[:, None]
-    tl.store(places, result.to(out.dtype.element_ty), mask=(column < width)[:, None] & (row < rows)[None, :])
+    tl.store(places, sums.to(out.dtype.element_ty), mask=(column < outs)[:, None] & (row < rows)[None, :])
 
 
 @triton.jit
-def _ask_for_lines(weight, first, last, outs, k_blocks, columns, weight_stride, BLOCK_N: tl.constexpr,
-                   BLOCK_K: tl.constexpr, GATED: tl.constexpr, AHEAD: tl.constexpr):  # fmt: skip
-    """Brings the first AHEAD blocks of this program into the second-level cache. Nobody waits for them."""
+def _ask_for_lines(
+    weight, unit, outs, k_blocks, columns, weight_stride, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+):  # fmt: skip
+    """Brings a block into the second-level cache. Nobody waits for it."""
     line: tl.constexpr = 64 if BLOCK_K >= 64 else BLOCK_K  # elements of 16 bits in 128 bytes
-    for ahead in tl.static_range(AHEAD):
-        unit = tl.minimum(first + ahead, last - 1)
-        tile = unit // k_blocks
-        of_tile = _rows_of_tile(tile, outs, BLOCK_N, GATED).to(tl.int64)
-        column = (unit - tile * k_blocks) * BLOCK_K + tl.arange(0, BLOCK_K // line) * line
-        places = weight + of_tile[:, None] * weight_stride + tl.minimum(column, columns - 1)[None, :]
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [places], dtype=tl.int32, is_pure=False, pack=1
-        )
+    tile = unit // k_blocks
+    of_tile = _rows_of_tile(tile, outs, BLOCK_N).to(tl.int64)
+    column = (unit - tile * k_blocks) * BLOCK_K + tl.arange(0, BLOCK_K // line) * line
+    places = weight + of_tile[:, None] * weight_stride + tl.minimum(column, columns - 1)[None, :]
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [places], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 @triton.jit
@@ -158,12 +135,11 @@ def _sum_of_parts(parts, first_owner, last_owner, BLOCK_N: tl.constexpr, BLOCK_R
 
 @triton.jit(do_not_specialize=["rows", "units"])
 def _dot_kernel(
-    x, weight, tiles_of_weight, scales, x_scales, bias, out, parts, arrivals,
+    x, weight, scales, x_scales, bias, out, parts, arrivals,
     rows, outs, columns, units, x_stride, weight_stride, scale_stride, out_stride,
     BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr,
     SCALE_GROUP: tl.constexpr, X_SCALED: tl.constexpr, WIDEN: tl.constexpr, HAS_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr,
-    STAGES: tl.constexpr,
+    PDL: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """``units`` blocks of [BLOCK_N, BLOCK_K] for every program, counted through all tiles one after the other.
 
@@ -185,9 +161,7 @@ def _dot_kernel(
     x_places = x + row.to(tl.int64)[None, :] * x_stride + in_block[:, None]
     if PDL:  # weights are there before the kernel in front has ended; x is not, and it may read what is written here
         tl.extra.cuda.gdc_launch_dependents()
-        _ask_for_lines(
-            weight, first, last, outs, k_blocks, columns, weight_stride, BLOCK_N, BLOCK_K, ACTIVATION != "", AHEAD
-        )
+        _ask_for_lines(weight, first, outs, k_blocks, columns, weight_stride, BLOCK_N, BLOCK_K)
         tl.extra.cuda.gdc_wait()
     in_part = _in_part(BLOCK_N, BLOCK_R)
     sums = tl.zeros((BLOCK_N, BLOCK_R), tl.float32)
@@ -195,18 +169,13 @@ def _dot_kernel(
         tile = unit // k_blocks
         k_block = unit - tile * k_blocks
         start = k_block * BLOCK_K
-        if TMA:
-            w = tiles_of_weight.load([tile * BLOCK_N, start])
-        else:
-            of_tile = _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != "").to(tl.int64)
-            w_places = weight + of_tile[:, None] * weight_stride + (start + in_block)[None, :]
-            if EVEN_K:
-                w = tl.load(w_places)
-            else:
-                w = tl.load(w_places, mask=(start + in_block < columns)[None, :], other=0.0)
+        of_tile = _rows_of_tile(tile, outs, BLOCK_N).to(tl.int64)
+        w_places = weight + of_tile[:, None] * weight_stride + (start + in_block)[None, :]
         if EVEN_K:
+            w = tl.load(w_places)
             xs = tl.load(x_places + start, mask=(row < rows)[None, :], other=0.0)
         else:
+            w = tl.load(w_places, mask=(start + in_block < columns)[None, :], other=0.0)
             inside = (row < rows)[None, :] & (start + in_block < columns)[:, None]
             xs = tl.load(x_places + start, mask=inside, other=0.0)
         if k_block == 0:  # in front of the product: behind it, Hopper's code would not wait for the product first
@@ -214,7 +183,7 @@ def _dot_kernel(
         if WIDEN != "":
             w = widened(w, xs.dtype, WIDEN)
         if SCALE_GROUP > 0:
-            scaled_rows = _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != "") * scale_stride
+            scaled_rows = _rows_of_tile(tile, outs, BLOCK_N) * scale_stride
             scale = tl.load(scales + scaled_rows + start // SCALE_GROUP)
             product = tl.dot(w, xs, input_precision="ieee") * scale[:, None]
             if X_SCALED:
@@ -230,7 +199,7 @@ def _dot_kernel(
             if begun_here & ((tile + 1) * k_blocks <= last):
                 _store_tile(
                     sums, tile, scales, x_scales, bias, out, rows, outs, out_stride,
-                    BLOCK_N, BLOCK_R, SCALE_GROUP, X_SCALED, HAS_BIAS, ACTIVATION,
+                    BLOCK_N, BLOCK_R, SCALE_GROUP, X_SCALED, HAS_BIAS,
                 )  # fmt: skip
             else:
                 part = 2 * program + begun_here.to(tl.int32)
@@ -249,50 +218,32 @@ def _dot_kernel(
                 total = _sum_of_parts(parts, first_owner, last_owner, BLOCK_N, BLOCK_R)
                 _store_tile(
                     total, tile, scales, x_scales, bias, out, rows, outs, out_stride,
-                    BLOCK_N, BLOCK_R, SCALE_GROUP, X_SCALED, HAS_BIAS, ACTIVATION,
+                    BLOCK_N, BLOCK_R, SCALE_GROUP, X_SCALED, HAS_BIAS,
                 )  # fmt: skip
                 tl.store(arrivals + tile, 0)
 
 
 @triton.jit
 def _vector_kernel(
-    x, weight, bias, out, outs, columns, x_stride, weight_stride, out_stride,
-    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr, HAS_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr,
+    x, weight, bias, out, outs, columns, weight_stride, out_stride,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """One tile for every program; ROWS is 1 or 2."""
+    """One tile for every program, of one row of x."""
     tile = tl.program_id(0)
     in_block = tl.arange(0, BLOCK_K)
-    of_tile = _rows_of_tile(tile, outs, BLOCK_N, ACTIVATION != "").to(tl.int64)
+    of_tile = _rows_of_tile(tile, outs, BLOCK_N).to(tl.int64)
     w_places = weight + of_tile[:, None] * weight_stride + in_block[None, :]
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        k_blocks = tl.cdiv(columns, BLOCK_K)
-        _ask_for_lines(
-            weight, tile * k_blocks, (tile + 1) * k_blocks, outs, k_blocks, columns, weight_stride,
-            BLOCK_N, BLOCK_K, ACTIVATION != "", AHEAD,
-        )  # fmt: skip
-        tl.extra.cuda.gdc_wait()
     products = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-    products_1 = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     for start in range(0, columns, BLOCK_K):
         if EVEN_K:
             w = tl.load(w_places + start).to(tl.float32)
             products += w * tl.load(x + start + in_block).to(tl.float32)[None, :]
-            if ROWS == 2:
-                products_1 += w * tl.load(x + x_stride + start + in_block).to(tl.float32)[None, :]
         else:
             inside = start + in_block < columns
             w = tl.load(w_places + start, mask=inside[None, :], other=0.0).to(tl.float32)
             products += w * tl.load(x + start + in_block, mask=inside, other=0.0).to(tl.float32)[None, :]
-            if ROWS == 2:
-                more = tl.load(x + x_stride + start + in_block, mask=inside, other=0.0)
-                products_1 += w * more.to(tl.float32)[None, :]
-    if ROWS == 2:
-        sums = tl.join(tl.sum(products, axis=1), tl.sum(products_1, axis=1))
-    else:
-        sums = tl.sum(products, axis=1)[:, None]
-    _store_tile(sums, tile, x, x, bias, out, ROWS, outs, out_stride, BLOCK_N, ROWS, -1, False, HAS_BIAS, ACTIVATION)
+    sums = tl.sum(products, axis=1)[:, None]
+    _store_tile(sums, tile, x, x, bias, out, 1, outs, out_stride, BLOCK_N, 1, -1, False, HAS_BIAS)
 
 
 def linear_skinny(
@@ -300,8 +251,6 @@ def linear_skinny(
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
-    *,
-    batch_invariant: bool = False,
     **choices: Any,
 ) -> torch.Tensor:
     """``x @ weight.T + bias`` for 1 to 128 rows: x [rows, n], weight [m, n], bias [m], one 16-bit type (or float32 in
@@ -309,42 +258,21 @@ def linear_skinny(
 
     ``choices`` are for measurements: see ``launch``.
     """
-    return launch(x, weight, bias, out, "", batch_invariant, **choices)
+    return launch(x, weight, bias, out, **choices)
 
 
 def linear_vector(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """``linear_skinny`` of one or two rows on the vector units."""
-    return launch(x, weight, bias, out, "", False, tiling=vector_tiling_of(*weight.shape))
+    """``linear_skinny`` of one row on the vector units."""
+    return launch(x, weight, bias, out, tiling=vector_tiling_of(*weight.shape))
 
 
-def linear_gated(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    activation: str,
-    bias: torch.Tensor | None = None,
-    out: torch.Tensor | None = None,
-    *,
-    batch_invariant: bool = False,
-    **choices: Any,
-) -> torch.Tensor:
-    """A projection with its gated activation (Shazeer 2020): the upper half of the weight [2m, n] gives the gate, the
-    lower what it is multiplied with. ``activation`` is "silu" or "gelu" (tanh form), in float32, before the only
-    rounding -> [rows, m]."""
-    if activation not in ACTIVATIONS or weight.shape[0] % 2:
-        raise ValueError(f"gates are {' or '.join(ACTIVATIONS)} of an even number of rows, not {activation!r}")
-    return launch(x, weight, bias, out, activation, batch_invariant, **choices)
-
-
-def tiling_of(
-    rows: int, columns: int, batch_invariant: bool = False, shared_bytes: int = 228 << 10, weight_bytes: int = 2
-) -> DotTiling | VectorTiling:
+def tiling_of(rows: int, columns: int, shared_bytes: int = 228 << 10, weight_bytes: int = 2) -> DotTiling:
     """What a multiplication is launched with on a multiprocessor with so much shared memory, by the size of a weight's
     value. Blocks of columns that leave no rest need no masks."""
     room = _room(rows)
-    tilings = FLOAT8_TILINGS if weight_bytes == 1 else DOT_TILINGS
-    tiling = INVARIANT_TILING if batch_invariant else tilings[room]
+    tiling = (FLOAT8_TILINGS if weight_bytes == 1 else DOT_TILINGS)[room]
     fitting = [size for size in (128, 64, 32) if size <= tiling.block_k and columns % size == 0]
     block_k = fitting[0] if fitting else tiling.block_k
     own = shared_bytes // tiling.per_sm - RESERVED_BYTES - 4 * tiling.block_n * room
@@ -366,42 +294,26 @@ def arrivals_on(device: torch.device) -> torch.Tensor:
     return torch.zeros(MAX_TILES, dtype=torch.int32, device=device)
 
 
-@cache
-def device_sizes(device: torch.device) -> tuple[int, int]:
-    """(multiprocessors, shared memory of each in bytes). In the interpreter the former are few and no divisor of usual
-    sizes."""
-    if device.type != "cuda":
-        return 3, 228 << 10
-    facts = torch.cuda.get_device_properties(device)
-    return int(facts.multi_processor_count), int(facts.shared_memory_per_multiprocessor)
-
-
 def launch(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     out: torch.Tensor | None,
-    activation: str,
-    batch_invariant: bool,
     *,
     scales: torch.Tensor | None = None,
     x_scales: torch.Tensor | None = None,
     widen: str = "",
     tiling: DotTiling | VectorTiling | None = None,
     programs: int | None = None,
-    tma: bool = False,
     pdl: bool | None = None,
-    ahead: int = 1,
 ) -> torch.Tensor:
     """``scales`` float32 [m, groups] are those of a weight of float8 values or of their bytes, which is widened by
     ``widen`` (see ``widened``), unless x is float8 too and has ``x_scales`` [rows, groups]: then ``out`` is given.
 
-    ``programs`` share the blocks, at most (default: those that run at once). ``tma``: blocks are copied by the
-    copy engine (compute capability 9.0; not for gates). ``pdl``: the kernel starts before the one in front has ended
-    (where devices can) and asks for ``ahead`` blocks of weights until then."""
+    ``programs`` share the blocks, at most (default: those that run at once). ``pdl``: the kernel starts before the one
+    in front has ended (where devices can) and asks for its first block of weights until then."""
     rows, columns = x.shape
     outs = weight.shape[0]
-    width = outs // 2 if activation else outs
     if not 0 <= rows <= MAX_ROWS or weight.shape[1] != columns:
         raise ValueError(f"cannot multiply {tuple(x.shape)} with {tuple(weight.shape)} in at most {MAX_ROWS} rows")
     kind = x.dtype if x_scales is None or out is None else out.dtype
@@ -410,39 +322,31 @@ def launch(
         raise ValueError("rows must be contiguous and of one type")
     scale_group = -1 if scales is None else _scale_group(scales, x_scales, rows, outs, columns)
     if out is None:
-        out = torch.empty((rows, width), dtype=kind, device=x.device)
-    elif out.shape != (rows, width) or out.stride(1) != 1 or out.dtype != kind:
-        raise ValueError(f"the result is [{rows}, {width}] {kind} with contiguous columns, not {tuple(out.shape)}")
+        out = torch.empty((rows, outs), dtype=kind, device=x.device)
+    elif out.shape != (rows, outs) or out.stride(1) != 1 or out.dtype != kind:
+        raise ValueError(f"the result is [{rows}, {outs}] {kind} with contiguous columns, not {tuple(out.shape)}")
     if rows == 0:
         return out
-    pdl = launches_early(x) if pdl is None else pdl
     num_sms, shared_bytes = device_sizes(x.device)
-    tiling = tiling or tiling_of(rows, columns, batch_invariant, shared_bytes, weight.element_size())
+    tiling = tiling or tiling_of(rows, columns, shared_bytes, weight.element_size())
     fixed: dict[str, Any] = {
         "BLOCK_N": tiling.block_n,
         "BLOCK_K": tiling.block_k,
         "EVEN_K": columns % tiling.block_k == 0,
         "HAS_BIAS": bias is not None,
-        "ACTIVATION": activation,
-        "PDL": pdl,
-        "AHEAD": ahead if pdl else 0,
         "num_warps": tiling.warps,
-        **early_launch(pdl),
     }
     tiles = triton.cdiv(outs, tiling.block_n)
     bias = x if bias is None else bias
     if isinstance(tiling, VectorTiling):
-        if rows > 2:
-            raise ValueError(f"the vector units take 2 rows, not {rows}")
-        if scales is not None:
-            raise ValueError("the vector units take no scales")
-        strides = (x.stride(0), weight.stride(0), out.stride(0))
-        _vector_kernel[(tiles,)](x, weight, bias, out, outs, columns, *strides, ROWS=rows, **fixed)
+        if rows > 1 or scales is not None:
+            raise ValueError(f"the vector units take one row and no scales, not {rows} rows")
+        _vector_kernel[(tiles,)](x, weight, bias, out, outs, columns, weight.stride(0), out.stride(0), **fixed)
         return out
     if scale_group > 0 and scale_group % tiling.block_k:
         raise ValueError(f"blocks of {tiling.block_k} columns do not fit scales of {scale_group}")
-    if tiles > MAX_TILES or (tma and activation):
-        raise ValueError(f"{outs} rows are too many" if tiles > MAX_TILES else "the copy engine takes no gates")
+    if tiles > MAX_TILES:
+        raise ValueError(f"{outs} rows are too many")
     k_blocks = triton.cdiv(columns, tiling.block_k)
     if programs is None:
         most = num_sms * tiling.per_sm
@@ -451,17 +355,17 @@ def launch(
         units = triton.cdiv(tiles * k_blocks, programs)
     programs = triton.cdiv(tiles * k_blocks, units)
     room = _room(rows)
+    pdl = launches_early(x) if pdl is None else pdl
     arrivals = arrivals_on(x.device)
     splits = units % k_blocks != 0
     parts = torch.empty(programs * 2 * tiling.block_n * room if splits else 1, dtype=torch.float32, device=x.device)
-    blocks = TensorDescriptor.from_tensor(weight, [tiling.block_n, tiling.block_k]) if tma else weight
     scales = x if scales is None else scales
     _dot_kernel[(programs,)](
-        x, weight, blocks, scales, x if x_scales is None else x_scales, bias, out, parts, arrivals,
+        x, weight, scales, x if x_scales is None else x_scales, bias, out, parts, arrivals,
         rows, outs, columns, units,
         x.stride(0), weight.stride(0), scales.stride(0), out.stride(0),
-        BLOCK_R=room, SCALE_GROUP=scale_group, X_SCALED=x_scales is not None, WIDEN=widen, TMA=tma,
-        STAGES=tiling.stages, **fixed,
+        BLOCK_R=room, SCALE_GROUP=scale_group, X_SCALED=x_scales is not None, WIDEN=widen,
+        PDL=pdl, STAGES=tiling.stages, **fixed, **early_launch(pdl),
     )  # fmt: skip
     return out
 
@@ -482,39 +386,66 @@ def _room(rows: int) -> int:
 
 
 _POINTERS = dict.fromkeys(("x", "weight", "bias", "out"), "*bf16")
-_SIZES = dict.fromkeys(("outs", "columns", "x_stride", "weight_stride", "out_stride"), "i32:16")  # multiples of 16
-_FIXED = {"EVEN_K": True, "HAS_BIAS": True, "ACTIVATION": "silu", "PDL": False, "AHEAD": 0}
+_SIZES = dict.fromkeys(("outs", "columns", "weight_stride", "out_stride"), "i32:16")  # multiples of 16
+_FIXED = {"EVEN_K": True, "HAS_BIAS": True}
+AOT_SHAPE = (4096, 4096)  # of the weight
 
-AOT: tuple[AotCase, ...] = (
-    AotCase(
+
+def aot_case(
+    target: Target,
+    rows: int,
+    *,
+    x: str = "*bf16",
+    weight: str = "*bf16",
+    scale_group: int = -1,
+    widen: str = "",
+) -> AotCase:
+    """``launch`` on matrix units, with x and weight of these types."""
+    tiling = tiling_of(rows, AOT_SHAPE[1], target.processor_bytes, 2 if weight == "*bf16" else 1)
+    return AotCase(
         kernel=_dot_kernel,
         signature={
             **_POINTERS,
-            "tiles_of_weight": "*bf16",
-            "scales": "*fp32",
-            "x_scales": "*fp32",
+            "x": x,
+            "weight": weight,
+            "scales": "*bf16" if scale_group < 0 else "*fp32",
+            "x_scales": "*bf16" if x == "*bf16" else "*fp32",
             "parts": "*fp32",
             "arrivals": "*i32",
             "rows": "i32",
             "units": "i32",
+            "x_stride": "i32:16",
             "scale_stride": "i32",
             **_SIZES,
         },
         constants={
             **_FIXED,
-            "BLOCK_R": 16,
-            "BLOCK_N": 64,
-            "BLOCK_K": 128,
-            "SCALE_GROUP": -1,
-            "X_SCALED": False,
-            "WIDEN": "",
-            "TMA": False,
-            "STAGES": 3,
+            "BLOCK_R": _room(rows),
+            "BLOCK_N": tiling.block_n,
+            "BLOCK_K": tiling.block_k,
+            "SCALE_GROUP": scale_group,
+            "X_SCALED": x != "*bf16",
+            "WIDEN": widen,
+            "PDL": early_for(rows, target.capability),
+            "STAGES": tiling.stages,
         },
+        num_warps=tiling.warps,
+        targets=(target.name,),
+    )
+
+
+_VECTOR = vector_tiling_of(*AOT_SHAPE)
+
+AOT: tuple[AotCase, ...] = (
+    *(
+        aot_case(target, rows)
+        for target in TARGETS.values()
+        for rows in ((8, 32) if target.capability != NONE else (8,))
     ),
     AotCase(
         kernel=_vector_kernel,
         signature={**_POINTERS, **_SIZES},
-        constants={**_FIXED, "ROWS": 1, "BLOCK_N": 8, "BLOCK_K": 1024},
+        constants={**_FIXED, "BLOCK_N": _VECTOR.block_n, "BLOCK_K": _VECTOR.block_k},
+        num_warps=_VECTOR.warps,
     ),
 )

@@ -12,22 +12,21 @@ float32 throughout. Knows no layer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from penstock.kernels.triton.aot import AotCase
+from penstock.kernels.triton.aot import RESERVED_BYTES, TARGETS, AotCase, Target
+from penstock.kernels.triton.card import NONE, capability_of, device_sizes, multiplies_float8
 from penstock.kernels.triton.float8 import LARGEST, bytes_of, has_float8, widened
 from penstock.kernels.triton.layout import check_rows
-from penstock.kernels.triton.linear import AOT as LINEAR_AOT
-from penstock.kernels.triton.linear import MAX_ROWS, DotTiling, launch
+from penstock.kernels.triton.linear import AOT_SHAPE, MAX_ROWS, DotTiling, aot_case, launch
 
 LEAST = tl.constexpr(2.0**-100)  # taken for the largest of a group of zeros, so that its scale is a number
 QUANTIZED_AT_ONCE = 2048  # values of one program
-STREAMED_ROWS = 64  # in blocks of 128 columns 128 rows of 28672 x 4096 take 145 us, in tiles 256 rows take 154 (H200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +137,16 @@ def linear_fp8(
     More than 128 rows read the weight several times. Bytes of NaN become 480: who has them gives them a scale that is
     NaN. ``widen`` ("cast", "bits" or "asm") and ``choices`` are for measurements: see ``linear.launch``.
     """
-    nvidia = x.device.type == "cuda" and torch.version.hip is None
+    nvidia = capability_of(x.device) != NONE
     widen = widen or ("asm" if nvidia and x.dtype == torch.bfloat16 else "bits")
     weight = codes.view(torch.float8_e4m3fn) if widen == "cast" else codes
     if x.shape[0] <= MAX_ROWS:
-        return launch(x, weight, bias, out, "", False, scales=scales, widen=widen, **choices)
+        return launch(x, weight, bias, out, scales=scales, widen=widen, **choices)
     if out is None:
         out = torch.empty((x.shape[0], codes.shape[0]), dtype=x.dtype, device=x.device)
     for start in range(0, x.shape[0], MAX_ROWS):
         some = slice(start, start + MAX_ROWS)
-        launch(x[some], weight, bias, out[some], "", False, scales=scales, widen=widen, **choices)
+        launch(x[some], weight, bias, out[some], scales=scales, widen=widen, **choices)
     return out
 
 
@@ -178,11 +177,13 @@ def linear_fp8_dynamic(
     bias: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
     *,
+    streamed_rows: int = 0,
     tiling: ProductTiling | DotTiling | None = None,
     widen: str = "",
 ) -> torch.Tensor:
-    """``linear_fp8`` of x in float8, quantized in groups of as many columns as the weight's. Few rows are multiplied as
-    ``linear_fp8`` does, whose kernel reads the weight evenly, others by ``product_fp8``.
+    """``linear_fp8`` of x in float8, quantized in groups of as many columns as the weight's. Up to ``streamed_rows``
+    rows, at most 128, are multiplied as ``linear_fp8`` does, whose kernel reads the weight evenly, if the matrix units
+    have float8; others by ``product_fp8``.
 
     ``widen`` and ``tiling`` are for measurements; the latter's kind says which of the two it is."""
     groups = scales.shape[1]
@@ -191,7 +192,7 @@ def linear_fp8_dynamic(
         out = torch.empty((x.shape[0], codes.shape[0]), dtype=x.dtype, device=x.device)
     if isinstance(tiling, DotTiling):
         return streamed_fp8(x_codes, x_scales, codes, scales, bias, out, tiling=tiling)
-    if tiling is None and x.shape[0] <= STREAMED_ROWS and has_float8(x.device):
+    if tiling is None and x.shape[0] <= streamed_rows and has_float8(x.device):
         return streamed_fp8(x_codes, x_scales, codes, scales, bias, out)
     return product_fp8(x_codes, x_scales, codes, scales, bias, out, tiling=tiling, widen=widen)
 
@@ -208,7 +209,7 @@ def streamed_fp8(
 ) -> torch.Tensor:
     """``product_fp8`` for up to 128 rows, on matrix units that have float8."""
     x, weight = x.view(torch.float8_e4m3fn), codes.view(torch.float8_e4m3fn)
-    return launch(x, weight, bias, out, "", False, scales=scales, x_scales=x_scales, tiling=tiling)
+    return launch(x, weight, bias, out, scales=scales, x_scales=x_scales, tiling=tiling)
 
 
 def product_fp8(
@@ -232,7 +233,7 @@ def product_fp8(
     if rows == 0:
         return out
     groups = scales.shape[1]
-    tiling = tiling or product_tiling_of(rows, outs)
+    tiling = tiling or product_tiling_of(rows, outs, device_sizes(x.device)[1])
     scale_group = 0 if groups == 1 else columns // groups
     if scale_group % tiling.block_k:
         raise ValueError(f"blocks of {tiling.block_k} columns do not fit scales of {scale_group}")
@@ -249,57 +250,67 @@ def product_fp8(
     return out
 
 
-def product_tiling_of(rows: int, outs: int) -> ProductTiling:
-    """Many rows are bound by the matrix units, which want large tiles; few leave multiprocessors without one."""
+def product_tiling_of(rows: int, outs: int, shared_bytes: int = 228 << 10) -> ProductTiling:
+    """Many rows are bound by the matrix units, which want large tiles; few leave multiprocessors without one. With as
+    many stages as a multiprocessor with so much shared memory has room for."""
     if rows <= 64:
-        return ProductTiling(64, 64, 128, 4, 5)
-    if triton.cdiv(rows, 128) * triton.cdiv(outs, 128) < 132:
-        return ProductTiling(64, 128, 128, 4, 4)
-    return ProductTiling(128, 128, 128, 8, 4)
+        tiling = ProductTiling(64, 64, 128, 4, 5)
+    elif triton.cdiv(rows, 128) * triton.cdiv(outs, 128) < 132:
+        tiling = ProductTiling(64, 128, 128, 4, 4)
+    else:
+        tiling = ProductTiling(128, 128, 128, 8, 4)
+    room = (shared_bytes - RESERVED_BYTES) // (tiling.block_k * (tiling.block_r + tiling.block_n))
+    return replace(tiling, stages=max(2, min(tiling.stages, room)))
 
 
-_FLOAT8_TARGETS = ("sm_90", "sm_100", "gfx950")
-_OTHER_TARGETS = ("sm_80", "gfx942", "gfx1100")
 _SIZES = ("outs", "columns", "x_stride", "weight_stride", "out_stride")
-_LINEAR = LINEAR_AOT[0]
 
 
-def _few(kind: str, widen: str, targets: tuple[str, ...], **constants: Any) -> AotCase:
-    return AotCase(
-        kernel=_LINEAR.kernel,
-        signature={**_LINEAR.signature, **({} if widen else {"x": kind}), "weight": kind, "tiles_of_weight": kind},
-        constants={**_LINEAR.constants, "ACTIVATION": "", "SCALE_GROUP": 128, "WIDEN": widen, **constants},
-        targets=targets,
-    )
-
-
-def _quantize(how: str, targets: tuple[str, ...]) -> AotCase:
+def _quantize(target: Target) -> AotCase:
     pointers = {"x": "*bf16", "codes": "*u8", "scales": "*fp32"}
     sizes = {"groups": "i32:16", "group_size": "i32:16", "x_stride": "i32:16", "codes_stride": "i32:16"}
-    constants = {"BLOCK_G": 16, "BLOCK_K": 128, "HOW": how}
-    return AotCase(kernel=_quantize_kernel, signature=pointers | sizes, constants=constants, targets=targets)
+    constants = {"BLOCK_G": 16, "BLOCK_K": 128, "HOW": "cast" if multiplies_float8(target.capability) else "bits"}
+    return AotCase(kernel=_quantize_kernel, signature=pointers | sizes, constants=constants, targets=(target.name,))
 
 
-def _product(kind: str, widen: str, block: int, block_k: int, targets: tuple[str, ...]) -> AotCase:
+def _product(target: Target, rows: int, scale_group: int) -> AotCase:
+    has_float8 = multiplies_float8(target.capability)
+    tiling = product_tiling_of(rows, AOT_SHAPE[0], target.processor_bytes)
+    kind = "*fp8e4nv" if has_float8 else "*u8"
     pointers = {"x": kind, "x_scales": "*fp32", "weight": kind, "scales": "*fp32", "bias": "*bf16", "out": "*bf16"}
     sizes = {"rows": "i32", "x_scale_stride": "i32", "scale_stride": "i32", **dict.fromkeys(_SIZES, "i32:16")}
-    blocks = {"BLOCK_R": block, "BLOCK_N": block, "BLOCK_K": block_k, "GROUP": 8, "STAGES": 2, "EVEN_K": True}
+    blocks = {"BLOCK_R": tiling.block_r, "BLOCK_N": tiling.block_n, "BLOCK_K": tiling.block_k, "GROUP": tiling.group}
     return AotCase(
         kernel=_product_kernel,
         signature=pointers | sizes,
-        constants={**blocks, "SCALE_GROUP": 128, "WIDEN": widen, "HAS_BIAS": True},
-        num_warps=8,
-        targets=targets,
+        constants={
+            **blocks,
+            "EVEN_K": True,
+            "SCALE_GROUP": scale_group,
+            "WIDEN": "" if has_float8 else "bits",
+            "HAS_BIAS": True,
+            "STAGES": tiling.stages,
+        },
+        num_warps=tiling.warps,
+        targets=(target.name,),
     )
 
 
-AOT: tuple[AotCase, ...] = (
-    _few("*u8", "asm", ("sm_80", "sm_90", "sm_100")),
-    _few("*u8", "bits", ("gfx942", "gfx950", "gfx1100")),
-    _few("*fp8e4nv", "cast", _FLOAT8_TARGETS, SCALE_GROUP=0),
-    _few("*fp8e4nv", "", _FLOAT8_TARGETS, X_SCALED=True),
-    _quantize("cast", _FLOAT8_TARGETS),
-    _quantize("bits", _OTHER_TARGETS),
-    _product("*fp8e4nv", "", 128, 128, _FLOAT8_TARGETS),
-    _product("*u8", "bits", 64, 32, _OTHER_TARGETS),
+def _few(target: Target) -> tuple[AotCase, ...]:
+    """x as it is; and in float8 where it is multiplied so."""
+    widen = "bits" if target.capability == NONE else "asm"
+    dense = aot_case(target, 8, weight="*u8", scale_group=128, widen=widen)
+    if not multiplies_float8(target.capability):
+        return (dense,)
+    return dense, aot_case(target, 8, x="*fp8e4nv", weight="*fp8e4nv", scale_group=128)
+
+
+AOT: tuple[AotCase, ...] = tuple(
+    case
+    for target in TARGETS.values()
+    for case in (
+        *_few(target),
+        _quantize(target),
+        _product(target, 1024 if multiplies_float8(target.capability) else 64, 128),
+    )
 )

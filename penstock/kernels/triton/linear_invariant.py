@@ -24,8 +24,8 @@ import torch
 import triton
 import triton.language as tl
 
-from penstock.kernels.triton.aot import AotCase
-from penstock.kernels.triton.linear import RESERVED_BYTES, device_sizes
+from penstock.kernels.triton.aot import RESERVED_BYTES, TARGETS, AotCase
+from penstock.kernels.triton.card import device_sizes
 
 BLOCK_K = 64
 GROUPED_TILES = 8  # tiles of rows whose programs follow each other, so that they read weights at the same time
@@ -145,15 +145,17 @@ AOT: tuple[AotCase, ...] = tuple(
             **dict.fromkeys(("outs", "columns", "x_stride", "weight_stride", "out_stride"), "i32:16"),
         },
         constants={
-            "BLOCK_N": block_n,
-            "BLOCK_R": block_r,
+            "BLOCK_N": tiling.block_n,
+            "BLOCK_R": tiling.block_r,
             "BLOCK_K": BLOCK_K,
             "EVEN_K": True,
             "HAS_BIAS": True,
             "GROUP": GROUPED_TILES,
-            "STAGES": 2,
+            "STAGES": tiling.stages,
         },
-        num_warps=warps,
+        num_warps=tiling.warps,
+        targets=(target.name,),
     )
-    for block_n, block_r, warps in ((64, 16, 4), (128, 128, 8))
+    for target in TARGETS.values()
+    for tiling in (fitted(each, target.processor_bytes) for each in (TILINGS[16], MANY_ROWS))
 )

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from penstock.kernels.triton.aot import AotCase
-from penstock.kernels.triton.early import early_launch, launches_early, wait_for_the_kernel_before
+from penstock.kernels.triton.early import AOT_LAUNCHES, early_launch, launches_early, wait_for_the_kernel_before
 from penstock.kernels.triton.layout import check_rows, matrix, warps_for
 
 MAX_SIZE = 32768  # a program holds a whole row in registers
@@ -106,14 +106,16 @@ def _check_weight(weight: torch.Tensor, size: int, heads: int) -> None:
     check_rows(weight)
 
 
-AOT = (
+AOT = tuple(
+  case for pdl, targets in AOT_LAUNCHES for case in (
     AotCase(
         kernel=_rms_norm_kernel,
         signature={
             "x": "*bf16", "weight": "*fp32", "out": "*bf16", "rows": "i32", "eps": "fp32", "token_stride": "i32",
             "head_stride": "i32", "weight_stride": "i32",
         },
-        constants={"HEADS": 40, "SIZE": 128, "ROWS": 8, "BLOCK": 128, "PDL": False},
+        constants={"HEADS": 40, "SIZE": 128, "ROWS": 8, "BLOCK": 128, "PDL": pdl},
+        targets=targets,
     ),
     AotCase(
         kernel=_add_rms_norm_kernel,
@@ -121,7 +123,9 @@ AOT = (
             "x": "*bf16", "residual": "*bf16", "weight": "*fp32", "out": "*bf16", "total": "*bf16", "eps": "fp32",
             "x_stride": "i32", "residual_stride": "i32",
         },
-        constants={"SIZE": 4096, "BLOCK": 4096, "PDL": False},
+        constants={"SIZE": 4096, "BLOCK": 4096, "PDL": pdl},
         num_warps=8,
+        targets=targets,
     ),
+  )
 )  # fmt: skip

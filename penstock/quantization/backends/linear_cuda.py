@@ -75,11 +75,15 @@ class LinearCuda:
         return result if out is None else out.copy_(result)
 
     def argmax(self, prepared: DenseWeight, x: LinearInput) -> tuple[torch.Tensor, torch.Tensor]:
-        found: tuple[torch.Tensor, torch.Tensor] = _argmax(self.apply(prepared, x, None))
-        return found
+        return largest_of(self.apply(prepared, x, None))
 
     def embed(self, prepared: DenseWeight, token_ids: torch.Tensor) -> torch.Tensor:
         return F.embedding(token_ids, prepared.values)
+
+
+def largest_of(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``LinearMethod.argmax`` of values that are there."""
+    return cast(tuple[torch.Tensor, torch.Tensor], _argmax(values))
 
 
 def _is_small(outs: int, columns: int) -> bool:

@@ -10,31 +10,34 @@ that widen codes do not know them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 
 from penstock.kernels.device import device_of
 from penstock.kernels.triton import lazy
+from penstock.quantization.backends.linear_cuda import largest_of
 from penstock.quantization.backends.linear_dense import dense_verdict, tensor_of
 from penstock.quantization.dequantize import reference_dequantize
 from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
 from penstock.quantization.records import take_rows
 from penstock.quantization.schemes import WeightRecord, record_bytes
-from penstock.quantization.triton_needs import capability_of, reasons_against
+from penstock.quantization.triton_needs import reasons_against
 from penstock.types.decision import YES, Rung, Verdict
 
 DTYPES = ("bfloat16", "float16")
 ROW_MULTIPLE = 16  # of torch's product
-# H200, us: 28672 x 4096 with 16, 32 and 64 rows 42, 47 and 64, by torch 54, 53 and 52; 4096 x 14336 with 64 41 and 46.
-MAX_STREAMED_ROWS = 32
+# By what multiplies many rows: up to how many the kernel that reads the weight evenly is taken instead. H200, us: with
+# one scale a row 28672 x 4096 takes 16, 32 and 64 rows 42, 47 and 64, torch 54, 53 and 52; 4096 x 14336 takes 64 rows
+# 41 and 46. In blocks of 128, 28672 x 4096 takes 128 rows 145, in tiles 256 rows 154.
+STREAMED_ROWS: Mapping[str, int] = {"torch": 32, "product_fp8": 64}
 
 _linear_fp8 = lazy("linear_fp8", "linear_fp8")
 _linear_fp8_dynamic = lazy("linear_fp8", "linear_fp8_dynamic")
 _quantize_fp8 = lazy("linear_fp8", "quantize_fp8")
 _arrivals_on = lazy("linear", "arrivals_on")
-_argmax = lazy("argmax", "argmax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,18 @@ class LinearFp8:
             return (
                 Rung(None, many, "16 rows of 28672 x 4096 take 85 us, a dense copy 63 and twice the memory (H200)"),
             )
-        few = Rung(MAX_STREAMED_ROWS, "linear_fp8_dynamic", "16 rows of 28672 x 4096 take 42 us, dense 63 (H200)")
+        if _has_one_scale(spec):
+            on_few = "one scale a row: 16 rows of 28672 x 4096 take 42 us, a dense copy 63 (H200)"
+            on_many = "what torch does for bfloat16 on compute capability 9.0 and later; not timed"
+        else:
+            on_few = "blocks: 16 and 64 rows of 28672 x 4096 take 44 and 73 us, a dense copy 63 and 66 (H200)"
+            on_many = (
+                "blocks: 256 and 1,024 rows of 28672 x 4096 take 154 and 517 us; a dense copy 92 and 303, in twice the "
+                "memory: --linear-backend cuda_skinny makes one (H200)"
+            )
         if many == "torch":
-            return (few, Rung(None, many, "256 rows of 28672 x 4096 take 62 us, dense 92 (H200)"))
-        return (replace(few, max_rows=None),)
+            on_many = "one scale a row: 256 rows of 28672 x 4096 take 62 us, a dense copy 92 (H200)"
+        return Rung(STREAMED_ROWS[many], "streamed_fp8", on_few), Rung(None, many, on_many)
 
     def prepared_bytes(self, spec: LinearSpec) -> int:
         return record_bytes(spec.scheme, (spec.out_features, spec.in_features))
@@ -89,16 +100,18 @@ class LinearFp8:
         self, prepared: Fp8Weight, x: LinearInput, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         rows, parts = tensor_of(x), prepared.record.parts
-        if prepared.many == "torch" and rows.shape[0] > MAX_STREAMED_ROWS:
+        if prepared.many == "linear_fp8":
+            return cast(torch.Tensor, _linear_fp8(rows, parts["codes"], parts["scales"], bias, out))
+        streamed = STREAMED_ROWS[prepared.many]
+        if prepared.many == "torch" and rows.shape[0] > streamed:
             codes, scales = _quantize_fp8(rows)
             result = product_by_torch(codes, scales, parts["codes"], parts["scales"], bias)
             return result if out is None else out.copy_(result)
-        function = _linear_fp8 if prepared.many == "linear_fp8" else _linear_fp8_dynamic
-        return cast(torch.Tensor, function(rows, parts["codes"], parts["scales"], bias, out))
+        result = _linear_fp8_dynamic(rows, parts["codes"], parts["scales"], bias, out, streamed_rows=streamed)
+        return cast(torch.Tensor, result)
 
     def argmax(self, prepared: Fp8Weight, x: LinearInput) -> tuple[torch.Tensor, torch.Tensor]:
-        found: tuple[torch.Tensor, torch.Tensor] = _argmax(self.apply(prepared, x, None))
-        return found
+        return largest_of(self.apply(prepared, x, None))
 
     def embed(self, prepared: Fp8Weight, token_ids: torch.Tensor) -> torch.Tensor:
         return reference_dequantize(take_rows(prepared.record, token_ids), prepared.dtype)
@@ -127,16 +140,15 @@ def product_by_torch(
 
 
 def _many(spec: LinearSpec) -> str:
-    """What multiplies more than MAX_STREAMED_ROWS rows: torch, which takes one scale a row and devices of compute
+    """What multiplies more than a few rows: torch, which takes one scale a row and devices of compute
     capability 9.0, or a kernel of our own."""
-    if spec.scheme.activation == "dense" or capability_of(spec) < (8, 9):
+    capability = spec.platform.device.compute_capability if spec.platform.device else ()
+    if spec.scheme.activation == "dense" or capability < (8, 9):
         return "linear_fp8"
-    one_scale = spec.scheme.scales[0].group_size == 0
-    if (
-        one_scale
-        and spec.dtype == "bfloat16"
-        and capability_of(spec) >= (9, 0)
-        and spec.out_features % ROW_MULTIPLE == 0
-    ):
-        return "torch"
-    return "linear_fp8_dynamic"
+    for_torch = spec.dtype == "bfloat16" and capability >= (9, 0) and spec.out_features % ROW_MULTIPLE == 0
+    return "torch" if for_torch and _has_one_scale(spec) else "product_fp8"
+
+
+def _has_one_scale(spec: LinearSpec) -> bool:
+    """A row of the weight, not a block of its columns."""
+    return spec.scheme.scales[0].group_size == 0

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from penstock.kernels.triton import lazy
+from penstock.quantization.backends.linear_cuda import largest_of
 from penstock.quantization.backends.linear_dense import DenseWeight, dense_values, dense_verdict, tensor_of
 from penstock.quantization.dequantize import dense_bytes
 from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
@@ -22,7 +23,6 @@ from penstock.types.decision import YES, Verdict
 DTYPES = ("bfloat16", "float16")
 
 _linear_invariant = lazy("linear_invariant", "linear_invariant")
-_argmax = lazy("argmax", "argmax")
 
 
 class LinearInvariant:
@@ -48,8 +48,7 @@ class LinearInvariant:
         return cast(torch.Tensor, _linear_invariant(tensor_of(x), prepared.values, bias, out))
 
     def argmax(self, prepared: DenseWeight, x: LinearInput) -> tuple[torch.Tensor, torch.Tensor]:
-        found: tuple[torch.Tensor, torch.Tensor] = _argmax(self.apply(prepared, x, None))
-        return found
+        return largest_of(self.apply(prepared, x, None))
 
     def embed(self, prepared: DenseWeight, token_ids: torch.Tensor) -> torch.Tensor:
         return F.embedding(token_ids, prepared.values)
