@@ -1,6 +1,6 @@
 """Attacks servers of its own and says what came back: the figures of docs/reliability.md.
 
-    python scripts/measure_reliability.py [--only NAME ...] [--share 1.0] [--model DIRECTORY] [--markdown]
+    python scripts/measure_reliability.py [--only NAME ...] [--share 1.0] [--model DIRECTORY]
 
 Every attack has a server for itself (`penstock serve --mock`; the leaks also on a real model, by default a tiny random
 one), and a client in a process of its own that asks for short streams all the time: its times say whether others are
@@ -58,21 +58,21 @@ def scaled(number: int, share: float) -> int:
 
 async def _sigterm(server: Server, share: float) -> Outcome:
     number = scaled(100, share)
-    outcome = await clients.while_it_ends(server.port, number, 1500, server.signal, ("done",))
+    outcome = await clients.while_it_ends(server.port, number, 1500, server.signal)
     return _ended(server, outcome, 0)
 
 
 async def _drain(server: Server, share: float) -> Outcome:
     begin = time.monotonic()
     number = scaled(100, share)
-    outcome = await clients.while_it_ends(server.port, number, 20_000, server.signal, ("shutting_down",))
+    outcome = await clients.while_it_ends(server.port, number, 20_000, server.signal, "shutting_down", "503")
     outcome.expect(time.monotonic() - begin < 30, "draining took longer than its limit")
     return _ended(server, outcome, 0)
 
 
 async def _death(server: Server, share: float) -> Outcome:
     number = scaled(100, share)
-    outcome = await clients.while_it_ends(server.port, number, 3000, lambda: None, ("engine_dead",))
+    outcome = await clients.while_it_ends(server.port, number, 3000, lambda: None, "engine_dead", "503")
     server.signal()
     return _ended(server, outcome, 1)
 
@@ -119,7 +119,7 @@ ROWS = (
     Row("busy", "streams on all connections, and more",
         lambda server, share: clients.busy_connections(server.port, 100, scaled(200, share)),
         (*MOCK, "--max-connections", "100", "--mock-time", "20ms"), alone=True),
-    Row("stopped readers", "readers that stop, 20 logprobs a token",
+    Row("stopped readers", "clients that read nothing, 20 logprobs a token",
         lambda server, share: clients.stopped_readers(server.port, scaled(64, share), 15_000, 120, logprobs=20),
         LIMITED),
     Row("late readers", "readers that begin after 10 s",
@@ -130,6 +130,12 @@ ROWS = (
         lambda server, share: clients.disconnects(server.port, scaled(2000, share))),
     Row("real disconnects", "the same on a real model with KV blocks",
         lambda server, share: clients.disconnects(server.port, scaled(2000, share), max_tokens=200), ("{model}",)),
+    Row("disconnects in mid-stream", "streams whose clients leave in them",
+        lambda server, share: clients.disconnects(
+            server.port, scaled(2000, share), max_tokens=1500, places=("stream",))),
+    Row("real disconnects in mid-stream", "the same on a real model with KV blocks",
+        lambda server, share: clients.disconnects(server.port, scaled(2000, share), max_tokens=900, places=("stream",)),
+        ("{model}",)),
     Row("overload", "streams at once, 256 may be open",
         lambda server, share: clients.overload(server.port, scaled(2000, share), 100),
         (*MOCK, "--max-queue", "256", "--mock-time", "5ms")),

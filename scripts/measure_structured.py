@@ -4,7 +4,7 @@
 
 Every prompt asks for JSON of one of a dozen schemas. Answers that end by themselves are checked with the package
 jsonschema, which shares nothing with the grammars; those cut by max_tokens must be prefixes that a grammar over bytes
-accepts.
+accepts. Exit code 1 when an answer is neither.
 
 What a constrained token costs is measured by answering the prompts again in parts of ``--concurrency``: each part
 constrained and free, with as many tokens per answer, one right after the other and each of the two first in turn, so
@@ -69,7 +69,7 @@ def main() -> int:
         before = llm.stats()
         answers = llm.chat(messages, sampling, progress=sys.stderr.isatty())
         after = llm.stats()
-        report(answers, asked, schemas, arguments.backend or llm.info.settings["structured_backend"])
+        fit = report(answers, asked, schemas, arguments.backend or llm.info.settings["structured_backend"])
         lengths = [len(answer.outputs[0].token_ids) for answer in answers]
         num_masks = after.constraints.num_masks - before.constraints.num_masks
         mask_s, accept_s = after.constraints.masks_s - before.constraints.masks_s, after.accept_s - before.accept_s
@@ -78,7 +78,7 @@ def main() -> int:
             f"pass, following a token {accept_s / sum(lengths) * 1e6:.0f} us on the engine's thread"
         )
         report_overhead(list(parts(llm, messages, sampling, lengths, arguments.concurrency)))
-    return 0
+    return 0 if fit else 1
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ def schema_of(name: str) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def report(answers: Any, asked: list[str], schemas: dict[str, dict[str, Any]], backend: str) -> None:
+def report(answers: Any, asked: list[str], schemas: dict[str, dict[str, Any]], backend: str) -> bool:
+    """Say how the answers ended. True when each of them fits, or is a prefix of what fits."""
     ended = valid = cut = prefixes = 0
     for answer, name in zip(answers, asked, strict=True):
         output = answer.outputs[0]
@@ -153,6 +154,7 @@ def report(answers: Any, asked: list[str], schemas: dict[str, dict[str, Any]], b
     share = ended / len(answers)
     print(f"{backend}: {len(answers)} answers, {ended} ended by themselves ({share:.1%}), {valid} of them valid;")
     print(f"{cut} cut by max_tokens, {prefixes} of them valid prefixes")
+    return valid == ended and prefixes == cut
 
 
 def is_valid(text: str, schema: dict[str, Any]) -> bool:

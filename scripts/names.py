@@ -22,7 +22,11 @@ _PARTS = (
     "/" + "work/",
 )
 _FORBIDDEN = re.compile("|".join(_PARTS))
-_TEXT = (".py", ".md", ".toml", ".txt", ".html", ".js", ".css", ".json", ".yaml", ".yml", "")
+_SOURCES = (".py", ".cpp", ".hpp", ".inl")
+_TEXT = (
+    ".py", ".md", ".toml", ".txt", ".html", ".js", ".css", ".json", ".yaml", ".yml", ".cpp", ".hpp", ".inl", ".jinja",
+    ".cmake", "",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -30,7 +34,7 @@ def main() -> int:
     problems = []
     for name in listing.splitlines():
         path = Path(name)
-        if path.suffix == ".py" and DRAWERS & {path.stem, *path.parent.parts}:
+        if path.suffix in _SOURCES and DRAWERS & {path.stem, *path.parent.parts}:
             problems.append(f"{name}: this name says nothing; name the concept.")
         if path.suffix in _TEXT and (ROOT / path).is_file():
             problems += _forbidden_text(name)

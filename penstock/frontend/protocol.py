@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
@@ -40,6 +42,8 @@ MAX_PIPELINED = 32
 """Requests that wait behind the one being answered; more, and the connection is not read until one has ended."""
 
 STARTS_PER_TURN = 64
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing discards what is unsent, and resets the connection."""
 
 
 @lru_cache(maxsize=256)
@@ -403,7 +407,9 @@ class HttpConnection(asyncio.Protocol):
             self._unread.start()
 
     def _on_stalled(self) -> None:
-        _LOG.info("a client has read nothing for %g s; its connection is closed", self._starter.server.stall_timeout)
+        _LOG.info("a client has read nothing for %g s; its connection is reset", self._starter.server.stall_timeout)
+        # Closed without a reset, the kernel would keep megabytes of the answer for as long as the client is there.
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
     # -- limits --------------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ import random
 import time
 from typing import Any
 
-from reliability.wire import Answer, Connection, Outcome, ask, get, load_of, post, until_idle
+from reliability.wire import Answer, Connection, Outcome, ask, get, load_of, num_aborted, post, until_idle
 
 STREAM = {"prompt": "abc", "ignore_eos": True, "stream": True}
+ANYWHERE = ("head", "body", "sent", "stream", "stream", "stream", "whole", "half-closed")
 _TINY_BUFFER = 4096
 
 
@@ -102,15 +103,18 @@ async def busy_connections(port: int, limit: int, more: int) -> Outcome:
 
 
 async def stopped_readers(port: int, number: int, max_tokens: int, seconds: float, **fields: Any) -> Outcome:
-    """Streams whose clients stop reading: within ``seconds`` the server has given all of them up."""
+    """Streams whose clients read nothing: within ``seconds`` the server has reset all of their connections, as each
+    client sees of its own socket, and keeps nothing of theirs."""
     outcome = Outcome()
     connections = [Connection(port, _TINY_BUFFER) for _ in range(number)]
     await asyncio.gather(*(connection.__aenter__() for connection in connections))
     for connection in connections:
         connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await connection.send(stream_of(max_tokens, **fields))
+    for is_reset in await asyncio.gather(*(connection.reset_by_server(seconds) for connection in connections)):
+        outcome.add("reset" if is_reset else "kept")
+    outcome.expect(not outcome.counts["kept"], f"{outcome.counts['kept']} connections that nobody reads are kept")
     await until_idle(port, outcome, seconds)
-    outcome.counts["stopped readers"] = outcome.number = number
     for connection in connections:
         connection.writer.transport.abort()
     return outcome
@@ -149,20 +153,34 @@ async def unread_pipelines(port: int, number: int, requests: int, seconds: float
 
 
 async def disconnects(
-    port: int, number: int, concurrency: int = 32, seed: int = 0, max_tokens: int = 500, patience_s: float = 0.2
+    port: int,
+    number: int,
+    concurrency: int = 32,
+    seed: int = 0,
+    max_tokens: int = 500,
+    patience_s: float = 0.2,
+    places: tuple[str, ...] = ANYWHERE,
 ) -> Outcome:
-    """Clients that leave: in a head, in a body, before and in a stream or a whole answer, with an end or a reset."""
+    """Clients that leave: in a head, in a body, before and in a stream or a whole answer, with an end or a reset.
+
+    ``places`` says where, and has those more often where more of them leave. When all of them leave in mid-stream, the
+    server must say of each sequence that it was aborted.
+    """
     outcome = Outcome()
     random_ = random.Random(seed)
     left = iter(range(number))
+    begun = 0
+    aborted_before = await num_aborted(port)
 
     async def client() -> None:
         for _ in left:
-            await one(random_.choice(("head", "body", "sent", "stream", "stream", "stream", "whole", "half-closed")))
+            await one(random_.choice(places))
 
     async def one(where: str) -> None:
+        nonlocal begun
         async with Connection(port) as connection:
-            request = stream_of(max_tokens, n=random_.choice((1, 1, 3)))
+            num_choices = random_.choice((1, 1, 3))
+            request = stream_of(max_tokens, n=num_choices)
             if where == "whole":
                 request = post("/v1/completions", {**STREAM, "stream": False, "max_tokens": max_tokens})
             if where in ("head", "body"):
@@ -170,7 +188,9 @@ async def disconnects(
                 request = request[:cut]
             await connection.send(request)
             if where == "stream":
-                await connection.reader.read(random_.randrange(1, 3000))
+                read = await connection.reader.read(random_.randrange(1, 3000))
+                outcome.expect(b"HTTP/1.1 200"[: len(read)] == read[:12] != b"", f"a stream began with {read[:99]!r}")
+                begun += num_choices
             elif where == "whole":
                 await asyncio.sleep(random_.random() * patience_s)
             elif where == "half-closed":
@@ -182,6 +202,10 @@ async def disconnects(
 
     await asyncio.gather(*(client() for _ in range(concurrency)))
     await until_idle(port, outcome, 60)
+    if set(places) == {"stream"}:
+        aborted = await num_aborted(port) - aborted_before
+        outcome.expect(aborted == begun, f"{begun} sequences were left in mid-stream, {aborted} were aborted")
+        outcome.notes.append(f"{aborted} sequences aborted")
     answer = await ask(port, post("/v1/completions", {"prompt": "abc", "max_tokens": 3}))
     outcome.expect(answer.status == 200, f"after the disconnects a request got {answer.status}")
     return outcome
@@ -205,9 +229,12 @@ async def overload(port: int, number: int, max_tokens: int) -> Outcome:
     return outcome
 
 
-async def while_it_ends(port: int, number: int, max_tokens: int, end_it: Any, allowed: tuple[str, ...]) -> Outcome:
+async def while_it_ends(
+    port: int, number: int, max_tokens: int, end_it: Any, stream_end: str = "done", whole_end: str = "done"
+) -> Outcome:
     """``number`` streams and as many whole answers are open when ``end_it()`` is called; more requests come until
-    nobody listens. Each accepted request has exactly one end, one of ``allowed``."""
+    nobody listens. Each accepted request has exactly one end: ``stream_end``, or ``whole_end``, which is "done" or a
+    status."""
     outcome = Outcome()
 
     async def stream() -> None:
@@ -215,7 +242,7 @@ async def while_it_ends(port: int, number: int, max_tokens: int, end_it: Any, al
             await connection.send(stream_of(max_tokens))
             end = ending(await connection.answer())
             outcome.add(f"stream {end}")
-            outcome.expect(end in allowed, f"a stream ended with {end}")
+            outcome.expect(end == stream_end, f"a stream ended with {end}")
 
     async def whole() -> None:
         async with Connection(port) as connection:
@@ -223,7 +250,7 @@ async def while_it_ends(port: int, number: int, max_tokens: int, end_it: Any, al
             answer = await connection.answer()
             end = "done" if answer.status == 200 and answer.complete else str(answer.status)
             outcome.add(f"whole {end}")
-            outcome.expect(end in (*allowed, "503"), f"a whole answer got {end}: {answer.sentence}")
+            outcome.expect(end == whole_end, f"a whole answer got {end}: {answer.sentence}")
 
     async def latecomers() -> None:
         while True:

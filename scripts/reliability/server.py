@@ -34,24 +34,29 @@ class Server:
         command = [sys.executable, "-m", "penstock.cli", "serve", *self._options, "--port", "0"]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=self._environment)
         self.log: list[str] = []
-        found = None
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self.log.append(line)
-            found = found or re.search(r"http://127\.0\.0\.1:(\d+)", line)
-            if line.startswith("Any OpenAI client"):
-                break
-        if found is None:
-            raise RuntimeError("the server did not start: " + "".join(self.log))
-        self.port = int(found[1])
-        threading.Thread(target=self._read_log, daemon=True).start()
+        self.port = 0
+        started = threading.Event()
+        threading.Thread(target=self._read_log, args=(started,), daemon=True).start()
+        in_time = started.wait(_START_S)
+        if not in_time or not self.port:
+            self._process.kill()
+            self._process.wait()
+            how = "ended instead of starting" if in_time else f"did not start in {_START_S} s"
+            raise RuntimeError(f"the server {how}: {''.join(self.log)}")
         return self
 
-    def _read_log(self) -> None:
+    def _read_log(self, started: threading.Event) -> None:
+        """``started`` is set when the server says that it takes requests, and when it has ended."""
         assert self._process.stderr is not None
         for line in self._process.stderr:
             if len(self.log) < 1000:
                 self.log.append(line)
+            if not started.is_set():
+                if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+                    self.port = self.port or int(found[1])
+                if line.startswith("Any OpenAI client"):
+                    started.set()
+        started.set()
 
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:

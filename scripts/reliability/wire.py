@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import select
 import socket
 import struct
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -145,6 +148,17 @@ class Connection:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
+    async def reset_by_server(self, seconds: float) -> bool:
+        """Whether the server resets the connection within so many seconds. Nothing is read meanwhile."""
+        poll = select.poll()
+        poll.register(self.socket.fileno(), 0)  # errors and the end of both directions are always told
+        end = time.monotonic() + seconds
+        while not poll.poll(0):
+            if time.monotonic() > end:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
 
 async def ask(port: int, request: bytes, *, seconds: float = TIMEOUT_S) -> Answer:
     """One request on a connection of its own."""
@@ -158,6 +172,15 @@ async def load_of(port: int, key: str = "") -> dict[str, Any]:
     answer = await ask(port, get("/debug/load", *headers))
     loaded: dict[str, Any] = json.loads(answer.body)
     return loaded
+
+
+async def num_aborted(port: int) -> int:
+    """Sequences that the server has ended before their time, because their client was gone."""
+    metrics = (await ask(port, get("/metrics"))).body.decode()
+    found = re.findall(
+        r'^[\w:]*request_success_total\{[^}]*finished_reason="abort"[^}]*\} ([\d.]+)', metrics, re.MULTILINE
+    )
+    return round(sum(map(float, found)))
 
 
 async def until_idle(port: int, outcome: Outcome, seconds: float = 30.0) -> None:

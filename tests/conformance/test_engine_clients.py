@@ -22,7 +22,8 @@ from penstock.types.control import CheckIntegrity, ResetPrefixCache
 from penstock.types.output import FailureKind, FinishReason
 from penstock.types.request import GenerateRequest, SamplingParams
 
-CONFIG = engine_config_from(max_model_len=512, max_num_seqs=8, check_integrity=True)
+CONFIG = engine_config_from(max_model_len=8192, max_num_seqs=8, check_integrity=True)
+MANY = 8000  # tokens that nobody waits for: they would take 16 s
 
 
 async def in_process():
@@ -100,7 +101,7 @@ def submit(client, *, num_prompt=5, max_tokens=8, first=1, **sampling):
 
 def test_an_engine_says_what_it_is(run):
     async def scenario(client):
-        assert client.info.max_model_len == 512
+        assert client.info.max_model_len == 8192
         assert client.info.max_num_seqs == 8
         assert client.info.num_blocks
         assert client.health() == ""
@@ -135,11 +136,12 @@ def test_many_requests_at_once_each_get_their_own(run):
 
 def test_abort_ends_a_request_with_its_terminal_and_is_harmless_afterwards(run):
     async def scenario(client):
-        request_id, collected = submit(client, max_tokens=500)
+        request_id, collected = submit(client, max_tokens=MANY)
         await collected.begun.wait()
         client.abort([request_id, 10**9])
         await collected.ended.wait()
-        assert collected.end.reason in (FinishReason.ABORT, FinishReason.LENGTH)
+        assert collected.end.reason is FinishReason.ABORT
+        assert len(collected.tokens) < MANY
         client.abort([request_id])
         _, after = submit(client)
         await after.ended.wait()
@@ -150,7 +152,7 @@ def test_abort_ends_a_request_with_its_terminal_and_is_harmless_afterwards(run):
 
 def test_a_prompt_that_does_not_fit_is_answered_by_its_terminal(run):
     async def scenario(client):
-        _, collected = submit(client, num_prompt=2000)
+        _, collected = submit(client, num_prompt=9000)
         await collected.ended.wait()
         assert collected.end.reason is FinishReason.ERROR
         assert collected.end.failure is FailureKind.TOO_LONG
@@ -195,10 +197,11 @@ def test_stats_arrive_with_the_outputs(run):
 
 def test_close_ends_what_is_open_and_refuses_what_comes_later(run):
     async def scenario(client):
-        _, collected = submit(client, max_tokens=500)
+        _, collected = submit(client, max_tokens=MANY)
         await client.close()
         await collected.ended.wait()
-        assert collected.end.reason in (FinishReason.ERROR, FinishReason.LENGTH)
+        assert (collected.end.reason, collected.end.failure) == (FinishReason.ERROR, FailureKind.ENGINE_DEAD)
+        assert len(collected.tokens) < MANY
         assert client.health() != ""
         with pytest.raises(EngineDeadError):
             submit(client)

@@ -15,12 +15,10 @@ import torch
 from penstock.attention.context import ForwardContext, forward_context
 from penstock.attention.contract import AttentionBackend, AttentionSpec, GroupStep
 from penstock.attention.select import choose_attention
-from penstock.layers.parameter import Parameter
 from penstock.loader.config_reader import ConfigReader
-from penstock.loader.weight_map import WeightTable
 from penstock.models.family import KvGeometry, ModelParts, attention_spec
 from penstock.quantization.linear import InputFormat, LinearInput, LinearSpec
-from penstock.quantization.schemes import WeightRecord, dense_record
+from penstock.quantization.schemes import WeightRecord
 from penstock.types.decision import YES, Verdict
 from penstock.types.facts import PlatformFacts
 
@@ -78,28 +76,6 @@ def make_parts(backend: str | None = None, dtype: torch.dtype = torch.float32) -
         attention_backend=lambda spec: choose_attention(spec, backend)[0],
         kv_dtype=str(dtype).removeprefix("torch."),
     )
-
-
-def fill_from_state(
-    table: WeightTable, num_layers: int, parameters: Mapping[str, Parameter], state: Mapping[str, torch.Tensor]
-) -> None:
-    """Fill parameters by the hub column of a WEIGHTS table; every tensor of ``state`` but a tied copy must be used."""
-    unused = set(state)
-    for weight in table:
-        for layer in range(num_layers) if "{i}" in weight.target else (0,):
-            target = weight.target.format(i=layer)
-            names = [name.format(i=layer) for name in weight.hub]
-            unused.difference_update(names)
-            if target not in parameters:
-                continue
-            folds = weight.hub_folds or ("",) * len(names)
-            parameters[target].load([_record(state[n], fold) for n, fold in zip(names, folds, strict=True)])
-    assert not unused, f"no target takes {sorted(unused)}"
-
-
-def _record(values: torch.Tensor, fold: str) -> WeightRecord:
-    values = {"": lambda v: v, "add_one": lambda v: v.float() + 1.0}[fold](values)
-    return dense_record(values)
 
 
 @dataclass

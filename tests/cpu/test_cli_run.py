@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tool_fixtures import TEMPLATE
 
 from penstock.cli.main import main
 from penstock.platforms.probe import probe_platform
@@ -75,8 +77,31 @@ def test_explain_json_has_every_decision_with_its_reasons(call, tiny):
     subjects = " ".join(decision["subject"] for decision in record["decisions"])
     assert "attention" in subjects
     assert "linear" in subjects
+    assert "dialect" in subjects
     refused = [reason for decision in record["decisions"] for reason in decision["rejected"]]
     assert all(each["reasons"] for each in refused)
+
+
+@pytest.mark.parametrize(
+    ("template", "flags", "dialect", "why"),
+    [
+        (None, (), None, "no dialect is recognised: output is text only"),
+        (TEMPLATE, (), "hermes", "reasoning in <think>"),
+        (TEMPLATE, ("--tool-dialect", "none"), None, "--tool-dialect none"),
+        (None, ("--tool-dialect", "hermes"), "hermes", "named by --tool-dialect"),
+    ],
+)
+def test_explain_shows_the_dialect_and_why_it_is_that(call, tiny, tmp_path, template, flags, dialect, why):
+    if template is not None:
+        tiny = shutil.copytree(tiny, tmp_path / "with-template")
+        (tiny / "chat_template.jinja").write_text(template)
+    record = json.loads(call("explain", str(tiny), *FLAGS, *flags, "--json")[0])
+    (decision,) = [one for one in record["decisions"] if one["subject"] == "dialect"]
+    assert decision["chosen"] == dialect
+    assert why in decision["why"]
+    out, _ = call("explain", str(tiny), *FLAGS, *flags)
+    (line,) = [line for line in out.splitlines() if "dialect:" in line]
+    assert line.startswith(f"  dialect: {dialect or 'nothing'} ({decision['why']}")
 
 
 def test_explain_for_another_machine(call, tiny):

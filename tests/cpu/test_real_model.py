@@ -29,9 +29,9 @@ def gguf_path() -> Path:
 
 @pytest.fixture(scope="module")
 def token_ids(gguf_path: Path) -> list[int]:
-    """Technical prose and licence text of this repository, cut to a fixed length by transformers' own tokenizer."""
+    """The text of the licence, which nobody edits, cut to a fixed length by transformers' own tokenizer."""
     tokenizer = transformers_tokenizer(gguf_path)
-    text = (ROOT / "docs" / "structure.md").read_text() + (ROOT / "LICENSE").read_text()
+    text = (ROOT / "LICENSE").read_text()
     ids: list[int] = tokenizer(text)["input_ids"][:NUM_TOKENS]
     assert len(ids) == NUM_TOKENS
     return ids
@@ -66,7 +66,7 @@ def _by_transformers(gguf_path: Path, token_ids: list[int]) -> torch.Tensor:
 
 @pytest.fixture(scope="module", params=["reference_torch", "cpu_sdpa", "cpu_native"])
 def llm(request: pytest.FixtureRequest) -> Iterator[LLM]:
-    """Weights dequantized: what is computed in float32 from end to end agrees with transformers to four digits."""
+    """Weights dequantized: what is computed in float32 from end to end agrees with transformers to five digits."""
     with LLM(
         "smollm2",
         dtype="float32",
@@ -87,8 +87,10 @@ def test_logprobs_agree_with_transformers(llm: LLM, token_ids: list[int], expect
     ours = torch.tensor([entry.chosen.logprob for entry in answer.prompt_logprobs])
     assert ours.shape == expected.shape
     differences = (ours - expected).abs()
-    assert differences.mean().item() < 1e-3
-    assert differences.max().item() < 1e-2
+    # Five times what three attention backends give on AVX-512, AVX2 and SSE4: at most 3.2e-6 on average on each of
+    # them; the largest of 2,100 differences depends on the order of sums, and is 2.6e-5 to 9.4e-5.
+    assert differences.mean().item() < 1.6e-5
+    assert differences.max().item() < 5e-4
 
 
 def test_capital_of_france(llm: LLM) -> None:
@@ -118,7 +120,7 @@ def start_native() -> Iterator[Callable[..., LLM]]:
 def test_native_logprobs_stay_near_transformers(
     start_native: Callable[..., LLM], token_ids: list[int], expected: torch.Tensor
 ) -> None:
-    """int8 activations and bfloat16 keys and values move a token's log-probability by 0.040 nats on average, and the
+    """int8 activations and bfloat16 keys and values move a token's log-probability by 0.041 nats on average, and the
     perplexity of the whole by nothing. Wrong codes, zeros or minima move both by far more."""
     params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
     (answer,) = start_native(max_num_batched_tokens=768).generate([token_ids], params)

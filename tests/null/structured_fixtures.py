@@ -24,10 +24,6 @@ def byte_vocabulary() -> Vocabulary:
     return vocabulary_of(mock_assets(), mock_facts().vocab_size)
 
 
-def is_allowed(mask: bytes, token_id: int) -> bool:
-    return bool(mask[token_id // 8] >> token_id % 8 & 1)
-
-
 @dataclass
 class GatedBackend:
     """llguidance, but compiles only what the gate lets through; ``compiled`` counts. Text "broken" is refused, "crash"

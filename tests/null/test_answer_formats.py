@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.frontend.anthropic.format import MessageFormat
+from penstock.frontend.anthropic.partial_json import partial_object
 from penstock.frontend.dialects.events import ArgumentText, CallBegun, CallEnded, ContentText, ReasoningText
 from penstock.frontend.generation import delta_of, fold_deltas
 from penstock.frontend.openai.answers import OutputDetails, TokensDetails, Usage
@@ -145,12 +146,12 @@ def test_a_message_is_the_fold_of_its_events(deltas, joined, thinks):
                 block[field] += delta[field]
         elif event["type"] == "message_delta":
             message |= {**event["delta"], "usage": event["usage"]}
-    for index, text in arguments.items():
-        block = message["content"][index]
-        try:
-            block["input"] = json.loads(text)
-        except ValueError:
-            block["input"] = whole["content"][index]["input"]
+    calls = [index for index, block in enumerate(message["content"]) if block["type"] == "tool_use"]
+    assert arguments.keys() <= set(calls)
+    ended = [event.complete for delta in deltas for event in delta.events or () if isinstance(event, CallEnded)]
+    for index, complete in zip(calls, ended, strict=True):
+        text = arguments.get(index, "")
+        message["content"][index]["input"] = json.loads(text) if complete else partial_object(text)
     assert message == whole
     assert (whole["usage"]["input_tokens"], whole["usage"]["cache_read_input_tokens"]) == (4, 3)
     assert thinks or all(block["type"] != "thinking" for block in whole["content"])

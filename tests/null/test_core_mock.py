@@ -14,6 +14,7 @@ from penstock.mock.clock import VirtualClock
 from penstock.mock.executor import MockExecutor, mock_token
 from penstock.mock.performance import FixedDelay, LinearDelay, MeasuredDelay, StepShape
 from penstock.mock.rig import full_group
+from penstock.mock.specs import parse_faults
 from penstock.mock.tier import MockTier
 from penstock.mock.tokenizer import SPECIAL_TOKENS, ByteTokenizer
 from penstock.types.plan import Admission, StepPlan
@@ -76,6 +77,20 @@ def test_steps_take_their_time_one_after_the_other():
     second.result()
     assert clock.now() == 4.0
     assert first.done()
+
+
+def test_a_stalled_step_holds_up_itself_and_those_behind_it():
+    clock = VirtualClock()
+    executor = MockExecutor(
+        (full_group(),), (4,), depth=3, performance=FixedDelay(2.0), faults=parse_faults(["stall=1:0.25"]), clock=clock
+    )
+    handles = [executor.step(StepPlan(step_id=i)) for i in range(3)]
+    ends = []
+    for handle in handles:
+        handle.result()
+        ends.append(clock.now())
+    assert ends == [2.0, 4.25, 6.25]
+    assert [handle.timings.forward_s for handle in handles] == [2.0, 2.25, 2.0]
 
 
 def admission(**changes) -> Admission:

@@ -19,8 +19,10 @@ from penstock.errors import ConfigError, EngineDeadError, InvalidRequestError, R
 from penstock.mock.faults import MockFaults
 from penstock.types.control import ResetPrefixCache
 from penstock.types.decision import Decision, Rejection
+from penstock.types.output import FinishReason
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
+MANY = 4000  # tokens that nobody waits for: they would take 8 s
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,34 @@ def llm():
 def wait_until_idle(llm):
     while llm.stats().num_running or llm.stats().num_waiting:
         time.sleep(0.001)
+
+
+def watch_terminals(monkeypatch, llm):
+    """The terminal of each request from now on, by its id: also of those that nobody listens to any more."""
+    terminals = {}
+    submit = llm._client.submit
+
+    def watched(request, sink):
+        def told(updates, terminal):
+            if terminal is not None:
+                terminals[request.request_id] = terminal
+            sink(updates, terminal)
+
+        submit(request, told)
+
+    monkeypatch.setattr(llm._client, "submit", watched)
+    return terminals
+
+
+def wait_for_terminals(terminals, number):
+    """Requests that are not aborted end by themselves, so that this does too."""
+    while len(terminals) < number:
+        time.sleep(0.001)
+
+
+def assert_aborted(terminal):
+    assert terminal.reason is FinishReason.ABORT
+    assert terminal.num_output_tokens < MANY
 
 
 def test_one_prompt_is_one_answer(llm):
@@ -98,11 +128,14 @@ def test_a_stream_is_the_answer_in_pieces(llm):
     assert chat[-1].finish_reason == "length"
 
 
-def test_a_stop_string_ends_the_answer_and_frees_the_request(llm):
-    (answer,) = llm.generate("Hello", SamplingParams(max_tokens=4000, stop=(" ",)))
+def test_a_stop_string_ends_the_answer_and_frees_the_request(llm, monkeypatch):
+    terminals = watch_terminals(monkeypatch, llm)
+    (answer,) = llm.generate("Hello", SamplingParams(max_tokens=MANY, stop=(" ",)))
     assert answer.outputs[0].finish_reason == "stop"
     assert answer.outputs[0].stop_reason == " "
     assert " " not in answer.text
+    (terminal,) = terminals.values()
+    assert_aborted(terminal)
     wait_until_idle(llm)
 
 
@@ -114,10 +147,14 @@ def test_a_reset_forgets_the_prefixes(llm):
     assert llm.generate(prompt, GREEDY)[0].num_cached_tokens == 0
 
 
-def test_leaving_a_stream_early_aborts_its_request(llm):
-    stream = llm.stream("Hello", SamplingParams(max_tokens=4000))
+def test_leaving_a_stream_early_aborts_its_request(llm, monkeypatch):
+    terminals = watch_terminals(monkeypatch, llm)
+    stream = llm.stream("Hello", SamplingParams(max_tokens=MANY))
     next(stream)
     stream.close()
+    wait_for_terminals(terminals, 1)
+    (terminal,) = terminals.values()
+    assert_aborted(terminal)
     wait_until_idle(llm)
 
 
@@ -222,9 +259,14 @@ def faulty(monkeypatch, faults):
 
 def test_a_failed_request_raises_its_own_sentence_and_the_others_are_aborted(monkeypatch):
     with faulty(monkeypatch, MockFaults(failed_requests={2: "the logits are not finite"})) as llm:
+        terminals = watch_terminals(monkeypatch, llm)
         with pytest.raises(RequestFailedError, match="not finite") as caught:
-            llm.generate(["a", "b", "c"], SamplingParams(max_tokens=4000))
+            llm.generate(["a", "b", "c"], SamplingParams(max_tokens=MANY))
         assert caught.value.kind == "internal"
+        wait_for_terminals(terminals, 3)
+        assert terminals[2].reason is FinishReason.ERROR
+        assert_aborted(terminals[1])
+        assert_aborted(terminals[3])
         wait_until_idle(llm)
         assert len(llm.generate("d", GREEDY)[0].outputs[0].token_ids) == 12
 
@@ -232,7 +274,7 @@ def test_a_failed_request_raises_its_own_sentence_and_the_others_are_aborted(mon
 def test_an_executor_that_dies_ends_what_runs_and_what_comes(monkeypatch):
     with faulty(monkeypatch, MockFaults(die_at_step=5)) as llm:
         with pytest.raises(EngineDeadError, match="died at step 5") as caught:
-            llm.generate(["a", "b"], SamplingParams(max_tokens=4000))
+            llm.generate(["a", "b"], SamplingParams(max_tokens=MANY))
         assert "died at step 5" in str(caught.value.__cause__)
         assert caught.value.__cause__.__traceback__ is not None
         with pytest.raises(EngineDeadError, match="died at step 5"):

@@ -313,11 +313,11 @@ def test_a_slow_reader_gets_everything_in_fewer_chunks_and_delays_nobody():
             while piece := connection.recv(1 << 20):
                 received.append(piece)
         answer = b"".join(received)
-        events = [line for line in answer.decode().split("\r\n") if line.startswith("data: ")]
         text = answer.decode()
         assert text.count("data: {") < 6_000
-        assert "data: [DONE]" in events[-1] or "data: [DONE]" in text
-        pieces = [json.loads(part) for part in _events(text)]
+        *events, last = _events(text)
+        assert last == "[DONE]"
+        pieces = [json.loads(event) for event in events]
         tokens = [name for piece in pieces for name in piece["choices"][0]["logprobs"]["tokens"]]
         assert len(tokens) == 6_000
         with server.http() as http:
@@ -335,10 +335,11 @@ def _events(raw: str) -> list[str]:
         end = begin + int(data[at : begin - 2], 16)
         chunks.append(data[begin:end])
         at = end + 2
-    joined = b"".join(chunks)
-    return [
-        part.removeprefix("data: ") for part in joined.decode().split("\n\n") if part and not part.endswith("[DONE]")
-    ]
+    assert chunks[-1] == b"", "the chunk that ends the answer"
+    *events, rest = b"".join(chunks).decode().split("\n\n")
+    assert rest == ""
+    assert all(event.startswith("data: ") for event in events)
+    return [event.removeprefix("data: ") for event in events]
 
 
 # -- starting, draining, dying ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import replace
 import jsonschema
 import pytest
 from http_fixtures import mock_server
-from tool_fixtures import CALL, OTHER, TEMPLATE, USER, WEATHER, says
+from tool_fixtures import CALL, OTHER, TEMPLATE, USER, WEATHER, prompt_length, says
 
 from penstock import LLM, SamplingParams, StructuredSpec
 from penstock.engine import llm as llm_module
@@ -61,7 +61,7 @@ def both(monkeypatch):
             assert output.message["content"] == message["content"]
             assert output.reasoning == (message.get("reasoning") or "")
             assert output.finish_reason == choice.finish_reason
-            said.append((output.finish_reason, output.text, calls))
+            said.append((output.finish_reason, output.reasoning, output.text, calls))
         pieces = list(llm.stream_chat([USER], replace(sampling, n=1), **options, **kwargs))
         assert "".join(piece.text for piece in pieces) == outputs[0].text
         assert "".join(piece.reasoning for piece in pieces) == outputs[0].reasoning
@@ -74,18 +74,18 @@ def both(monkeypatch):
 @pytest.mark.parametrize("max_tokens", [500, 70, 10])
 def test_calls_and_reasoning_stand_apart(both, max_tokens):
     with mock_server(chat_template=TEMPLATE, token_of=says(THINKING)) as server:
-        ((reason, text, calls),) = both(server, replace(GREEDY, max_tokens=max_tokens), tools=[WEATHER])
+        ((reason, thought, text, calls),) = both(server, replace(GREEDY, max_tokens=max_tokens), tools=[WEATHER])
     if max_tokens == 500:
-        assert (reason, text) == ("tool_calls", "Let me see.")
+        assert (reason, thought, text) == ("tool_calls", "Hmm.", "Let me see.")
         assert [json.loads(call["arguments"])["city"] for call in calls] == ["Köln 🦊", "Rom"]
 
 
 def test_one_call_at_most_and_none_at_all(both):
     with mock_server(chat_template=TEMPLATE, token_of=says(f"{CALL}\n{OTHER}")) as server:
-        ((_, _, calls),) = both(server, tools=[WEATHER], parallel_tool_calls=False)
+        ((_, _, _, calls),) = both(server, tools=[WEATHER], parallel_tool_calls=False)
         assert len(calls) == 1
     with mock_server(chat_template=TEMPLATE, token_of=says(CALL, tools=())) as server:
-        assert both(server, tools=[WEATHER], tool_choice="none") == [("stop", CALL, [])]
+        assert both(server, tools=[WEATHER], tool_choice="none") == [("stop", "", CALL, [])]
 
 
 @needs_llguidance
@@ -95,7 +95,7 @@ def test_a_call_that_is_demanded_comes(both, choice):
     with mock_server(
         chat_template=TEMPLATE, token_of=lambda seed, _, position: mock_token(seed, 0, position)
     ) as server:
-        for reason, _, calls in both(
+        for reason, _, _, calls in both(
             server, sampling, tools=[CLOCK], tool_choice=choice, parallel_tool_calls=False, chat_template_kwargs=CLOSED
         ):
             assert reason == "tool_calls"
@@ -105,15 +105,21 @@ def test_a_call_that_is_demanded_comes(both, choice):
 @needs_llguidance
 @pytest.mark.parametrize("thinks", [True, False])
 def test_a_form_holds_behind_the_reasoning(both, thinks):
-    def ponders(seed: int, _request: int, position: int) -> int:
-        return mock_token(seed, 0, position)
+    """The prompt opens the reasoning, or closes it at once; the model rambles on behind it, as far as it may."""
+    kwargs = {"enable_thinking": thinks}
+    thought = list(b"Hm, {}.\n</think>\n\n") if thinks else []
+    start = prompt_length(tools=(), **kwargs)
 
-    with mock_server(chat_template=TEMPLATE, token_of=ponders) as server:
-        options = {"response_format": FORM, "chat_template_kwargs": {"enable_thinking": thinks}}
-        ((reason, text, _),) = both(server, SamplingParams(temperature=0, max_tokens=400), **options)
-    assert reason in ("stop", "length")
-    if not thinks:
-        jsonschema.validate(json.loads(text), TIMES)
+    def rambles(seed: int, _request: int, position: int) -> int:
+        told = position - start
+        return thought[told] if told < len(thought) else mock_token(seed, 0, position)
+
+    with mock_server(chat_template=TEMPLATE, token_of=rambles) as server:
+        options = {"response_format": FORM, "chat_template_kwargs": kwargs}
+        ((reason, reasoning, text, _),) = both(server, SamplingParams(temperature=0, max_tokens=400), **options)
+    assert reason == "stop"
+    assert reasoning == ("Hm, {}." if thinks else "")
+    jsonschema.validate(json.loads(text), TIMES)
 
 
 @needs_llguidance
@@ -121,7 +127,9 @@ def test_a_model_may_think_before_a_form_and_need_not(both):
     times = '{"zone": "CET", "hours": 3}'
     for thought in ("", "<think>\nHm, {}.\n</think>\n\n"):
         with mock_server(chat_template=TEMPLATE, token_of=says(thought + times, tools=())) as server:
-            assert both(server, response_format=FORM) == [("stop", times, [])]
+            ((reason, reasoning, text, calls),) = both(server, response_format=FORM)
+            assert (reason, text, calls) == ("stop", times, [])
+            assert bool(reasoning) == bool(thought)
 
 
 def test_an_answer_is_a_message_to_go_on_with(monkeypatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,3 +114,49 @@ def test_the_prompt_is_read_twice_at_most_however_many_media_it_has(num_items):
     expanded = expand_prompt(prompt, [image(columns=3)] * num_items)
     assert prompt.reads <= 2 * len(prompt)
     assert len(expanded.token_ids) == len(prompt) + 3 * num_items
+
+
+NOISE = 1024  # bytes: tracing itself allocates less between two bytecodes
+
+
+def work_of(call):
+    """Bytecodes that the module executes in ``call``, and bytes that they allocate, those that are given back at once
+    included: a copy is one bytecode, however long it is."""
+    operations = allocated = held = 0
+
+    def trace(frame, event, argument):
+        nonlocal operations, allocated, held
+        if event == "call" and frame.f_globals.get("__name__") != expand_prompt.__module__:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        operations += event == "opcode"
+        grown = tracemalloc.get_traced_memory()[1] - held
+        allocated += grown if grown > NOISE else 0
+        tracemalloc.reset_peak()
+        held = tracemalloc.get_traced_memory()[0]
+        return trace
+
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 delivers opcodes only if a frame asked before settrace
+    tracemalloc.start()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+        tracemalloc.stop()
+    return operations, allocated
+
+
+def test_work_per_token_does_not_grow_with_the_number_of_media():
+    """Nothing that was expanded already is walked through or copied for the next medium."""
+
+    def per_token(num_items):
+        prompt, items = ([1] * 15 + [IMAGE]) * num_items, [image(columns=3)] * num_items
+        return [work / (len(prompt) + 3 * num_items) for work in work_of(lambda: expand_prompt(prompt, items))]
+
+    (few_operations, few_bytes), (many_operations, many_bytes) = per_token(64), per_token(256)
+    assert many_operations < 1.2 * few_operations
+    # 8 for the list and 8 for the tuple, with room for a list that grows: a copy for each medium makes it hundreds.
+    assert 8 < few_bytes < 32
+    assert 8 < many_bytes < 32

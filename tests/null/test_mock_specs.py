@@ -133,6 +133,11 @@ def test_garbage_is_said_to_the_letter(dialect):
     assert said == set(GARBAGE[dialect])
 
 
+def test_a_mock_engine_plans_a_step_ahead():
+    """Also where the probed platform is a CPU, on which a real engine plans none ahead."""
+    assert mock_info(engine_config_from(), MockOrder()).settings["async_depth"] == "2"
+
+
 def test_the_ceiling_mode_has_no_faults():
     with pytest.raises(ConfigError, match="Leave out"):
         MockOrder(config=mock_config_from(mock_ceiling=True, mock_fault=["die=1"])).check()

@@ -187,6 +187,26 @@ def test_batch_sizes(flat, machine, expected):
     assert named == set(flat)
 
 
+@pytest.mark.parametrize(
+    ("asked", "machine", "is_mock", "expected"),
+    [
+        (None, "cpu", False, 1),
+        (None, "cuda", False, 2),
+        (None, "cpu", True, 2),
+        (None, "cuda", True, 2),
+        (3, "cpu", False, 3),
+        (1, "cpu", True, 1),
+    ],
+)
+def test_async_depth(asked, machine, is_mock, expected):
+    """A mock step passes without a core, whatever the platform is: the next one can be planned meanwhile."""
+    result, decisions = resolve(config(async_depth=asked), model(), platform(machine), KV, is_mock=is_mock)
+    assert result.async_depth == expected
+    (decision,) = [one for one in decisions if one.subject == "async_depth"]
+    assert decision.chosen == str(expected)
+    assert decision.why.startswith("named by") == (asked is not None)
+
+
 @pytest.mark.parametrize(("asked", "expected"), [(None, 16), (16, 16), (64, 64)])
 def test_block_size(asked, expected):
     assert resolved(block_size=asked)[0].block_size == expected

@@ -38,9 +38,13 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln 🦊"}}\n<
 OTHER = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rom"}}\n</tool_call>'
 
 
-def says(text, *, tools=(WEATHER,), messages=(USER,), **kwargs):
+def prompt_length(*, tools=(WEATHER,), messages=(USER,), **kwargs):
+    """The position of an answer's first token."""
+    return len(ByteTokenizer().encode(ChatTemplate(TEMPLATE, {}).render(messages, tools=tools, **kwargs)))
+
+
+def says(text, **conversation):
     """A token function of a model that answers this conversation with ``text`` and stops."""
-    prompt = ChatTemplate(TEMPLATE, {}).render(messages, tools=tools, **kwargs)
     ids = [*ByteTokenizer().encode(text), ByteTokenizer.eos_token_id]
-    start = len(ByteTokenizer().encode(prompt))
+    start = prompt_length(**conversation)
     return lambda _seed, _request, position: ids[min(position - start, len(ids) - 1)]
