@@ -112,13 +112,13 @@ class Starter:
 
 
 class HttpConnection(asyncio.Protocol):
-    """One connection of a client. With ``refusal`` it is one too many: that is all that it gets."""
+    """One connection of a client. ``make_room`` is asked when it begins: a refusal is all that one too many gets."""
 
-    def __init__(self, starter: Starter, refusal: HttpError | None = None) -> None:
+    def __init__(self, starter: Starter, make_room: Callable[[], HttpError | None] = lambda: None) -> None:
         self._starter = starter
         self._connections = starter.connections
         self._loop = starter.loop
-        self._refusal = refusal
+        self._make_room = make_room
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: dict[str, str] = {}
@@ -163,11 +163,12 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=CONGESTED_BYTES)
-        self._connections.add(self)
         self._starter.num_coming -= 1
+        refusal = self._make_room()
+        self._connections.add(self)
         self._expect(HEAD_TIMEOUT_S)
-        if self._refusal is not None:
-            self._refuse(self._refusal)
+        if refusal is not None:
+            self._refuse(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)

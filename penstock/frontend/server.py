@@ -166,13 +166,12 @@ class DrainingServer:
                 self._loop.remove_reader(listener.fileno())
                 self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again, listener)
                 return
-            refusal = self._make_room()
-            if refusal is not None and self._num_connections >= self._max_connections + _MAX_REFUSED:
+            if self._num_connections >= self._max_connections + _MAX_REFUSED:
                 client.close()
                 continue
             assert self._starter is not None
             self._starter.num_coming += 1
-            task = self._loop.create_task(self._connect(client, refusal))
+            task = self._loop.create_task(self._connect(client))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 
@@ -186,10 +185,13 @@ class DrainingServer:
         return starter.num_coming + len(starter.connections) if starter is not None else 0
 
     def _make_room(self) -> HttpError | None:
-        """Close idle connections where there are too many; what to tell the new one when none is idle."""
-        if self._num_connections < self._max_connections:
-            return None
+        """Close idle connections where there are too many; what to tell the new one when none is idle.
+
+        Asked when a connection begins: those that came in the same turn before it have begun, and may be idle, too.
+        """
         assert self._starter is not None
+        if len(self._starter.connections) < self._max_connections:
+            return None
         if self._starter.close_idle(max(1, self._max_connections // _IDLE_SHARE)):
             return None
         return HttpError(
@@ -198,14 +200,14 @@ class DrainingServer:
             code="too_many_connections",
         )
 
-    async def _connect(self, client: socket.socket, refusal: HttpError | None) -> None:
+    async def _connect(self, client: socket.socket) -> None:
         starter = self._starter
         assert starter is not None
         try:
             client.setblocking(False)
             with contextlib.suppress(OSError):  # a socket of another kind than TCP
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await starter.loop.connect_accepted_socket(lambda: HttpConnection(starter, refusal), client)
+            await starter.loop.connect_accepted_socket(lambda: HttpConnection(starter, self._make_room), client)
         except OSError as error:  # it has gone already
             _LOG.debug("a connection ended before it began: %s", error)
             starter.num_coming -= 1
