@@ -100,16 +100,18 @@ class Generation:
         service = self.service
         service.admission.acquire(self._num_open)
         service.generations.add(self)
-        if self._num_open > 1:
-            service.client.claim([sequence.request.request_id for sequence in self._sequences])
-        for position, sequence in enumerate(self._sequences):
-            try:
+        submitted = 0
+        try:
+            if self._num_open > 1:
+                service.client.claim([sequence.request.request_id for sequence in self._sequences])
+            for sequence in self._sequences:
                 service.client.submit(sequence.request, sequence)
-            except Exception:
-                self.abort()  # first: whoever hears of the last end must not take it for a success
-                for _ in self._sequences[position:]:
-                    self.sequence_ended()
-                raise
+                submitted += 1
+        except Exception:
+            self.abort()  # first: whoever hears of the last end must not take it for a success
+            for _ in self._sequences[submitted:]:
+                self.sequence_ended()
+            raise
         for request in self.prepared:
             service.metrics.on_submitted(request.sampling.n, request.sampling.max_tokens)
 
