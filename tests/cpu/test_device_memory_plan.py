@@ -101,7 +101,7 @@ def test_nothing_is_kept_for_recorded_steps_where_none_is(
     monkeypatch.setattr(load, "compile_kernels", lambda *_, **__: None)
     monkeypatch.setattr(load, "measure_step", lambda *_, **__: SEEN)
     over: Any = lambda *_: (None, None)  # noqa: E731
-    memory = load._measured_plan(spec, plan, over, None, lambda: None, torch.device("cpu"))
+    memory = load._measured_plan(spec, plan, over, None, lambda: None, torch.device("cpu"), lambda *_: None)
     recorded = 0 if changes else int(SEEN.step * spec.max_num_seqs / spec.max_num_batched_tokens)
     recorded += load.graph_bytes(plan.built, spec)
     assert (recorded == 0) == bool(changes)
