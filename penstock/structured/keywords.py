@@ -46,24 +46,8 @@ ANNOTATIONS = frozenset(
     ]
 )
 
-# Every keyword of the drafts 3 to 2020-12 and of OpenAPI's dialect that changes what is valid.
-ASSERTIONS = frozenset(
+NOT_OF_TEXT = frozenset(
     [
-        "$ref",
-        "$dynamicRef",
-        "$dynamicAnchor",
-        "$recursiveRef",
-        "$recursiveAnchor",
-        "type",
-        "enum",
-        "const",
-        "allOf",
-        "anyOf",
-        "oneOf",
-        "not",
-        "if",
-        "then",
-        "else",
         "properties",
         "patternProperties",
         "additionalProperties",
@@ -85,19 +69,41 @@ ASSERTIONS = frozenset(
         "minItems",
         "maxItems",
         "uniqueItems",
-        "minLength",
-        "maxLength",
-        "pattern",
-        "format",
         "minimum",
         "maximum",
         "exclusiveMinimum",
         "exclusiveMaximum",
         "multipleOf",
+        "divisibleBy",
         "nullable",
+    ]
+)
+"""Keywords that say something about objects, lists or numbers alone."""
+
+# Every keyword of the drafts 3 to 2020-12 and of OpenAPI's dialect that changes what is valid.
+ASSERTIONS = NOT_OF_TEXT | frozenset(
+    [
+        "$ref",
+        "$dynamicRef",
+        "$dynamicAnchor",
+        "$recursiveRef",
+        "$recursiveAnchor",
+        "type",
+        "enum",
+        "const",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "if",
+        "then",
+        "else",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "format",
         "extends",
         "disallow",
-        "divisibleBy",
     ]
 )
 

@@ -9,43 +9,11 @@ from typing import Any
 
 from penstock.frontend.dialects.contract import Tool
 from penstock.frontend.dialects.values import MAX_SCHEMA_DEPTH, MAX_SCHEMAS, Kinds, kinds_of, referred_schema
-from penstock.structured.keywords import ASSERTIONS, asks_nothing
+from penstock.structured.keywords import ASSERTIONS, NOT_OF_TEXT, asks_nothing
 
 _FOLLOWED = frozenset({"$ref", "type", "enum", "const", "allOf", "anyOf", "oneOf"})
-_OF_OTHERS = frozenset(
-    [
-        "properties",
-        "patternProperties",
-        "additionalProperties",
-        "unevaluatedProperties",
-        "propertyNames",
-        "required",
-        "minProperties",
-        "maxProperties",
-        "dependentRequired",
-        "dependentSchemas",
-        "dependencies",
-        "items",
-        "prefixItems",
-        "additionalItems",
-        "unevaluatedItems",
-        "contains",
-        "minContains",
-        "maxContains",
-        "minItems",
-        "maxItems",
-        "uniqueItems",
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "multipleOf",
-        "divisibleBy",
-        "nullable",
-    ]
-)
 """What says nothing of strings."""
-_OF_KNOWN = _FOLLOWED | _OF_OTHERS
+_OF_KNOWN = _FOLLOWED | NOT_OF_TEXT
 _OF_PARAMETERS = frozenset({"type", "properties", "required", "additionalProperties"})
 _MAX_AGAIN = 1 << 18
 """Characters of listed texts that references bring once more, over all values of a tool; a text counts 8 besides."""
