@@ -6,22 +6,16 @@ import asyncio
 import threading
 
 import pytest
+from test_ipc_channel import INFO
 
 from penstock.ipc.client import IpcClient
 from penstock.ipc.endpoints import PrivateEndpoints
 from penstock.ipc.server import IpcServer
 from penstock.types.control import CheckIntegrity, ControlReply
-from penstock.types.facts import EngineInfo, ModelFacts, PlatformFacts
 from penstock.types.output import FailureKind, FinishReason, OutputBatch, Terminal
 from penstock.types.request import GenerateRequest, SamplingParams
 
 MAX_OPEN = 4
-INFO = EngineInfo(
-    model=ModelFacts(name="m", source="", format="mock", architecture="", family="", identity="i",
-                     num_parameters=0, weight_bytes=0),
-    platform=PlatformFacts(name="cpu", machine="x"),
-    max_model_len=64, max_num_seqs=2, num_blocks=(4,), block_tokens=(16,),
-)  # fmt: skip
 
 
 class WaitingEngine:
